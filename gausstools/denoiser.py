@@ -1,0 +1,107 @@
+"""The denoiser: the one protocol that models, networks and samplers share.
+
+A denoiser is any callable ``D(x, sigma) -> E[x0 | x]`` for ``x = x0 + sigma·n``. Tweedie's formula ties it to the score
+of the noised distribution, ``∇ log p(x; σ) = (D(x, σ) − x) / σ²`` (Robbins 1956; Miyasawa 1961), so whoever has one has
+the other.
+"""
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Denoiser", "Sigma", "score"]
+
+Sigma = float | Tensor
+"""A noise level: a number, or a tensor with one value for all or one per row of the batch."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Any callable that maps a noised batch and its noise level to the posterior mean of the clean batch.
+
+    Shapes: ``x`` is ``(batch, *event)`` and ``sigma`` a float or ``(batch,)``, in the units of ``x``; the result has
+    the shape of ``x``.
+    """
+
+    def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return ``E[x0 | x0 + sigma·n = x]``."""
+        ...
+
+
+def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+    """Return the score ``(D(x, σ) − x) / σ²`` of the distribution that a denoiser belongs to.
+
+    The difference loses digits when σ is far below the scale of ``x``; the analytic models' own ``.score`` does not.
+
+    Args:
+        denoiser: any denoiser.
+        x: ``(batch, *event)``.
+        sigma: noise level > 0, a float or ``(batch,)``.
+
+    Raises:
+        ValueError: if sigma is 0, where the score of a general distribution is not defined by its denoiser.
+
+    >>> prior = lambda x, sigma: x / (1 + sigma**2)      # the denoiser of a standard normal
+    >>> score(prior, torch.ones(1, 2), 2.0)              # −x / (1 + σ²)
+    tensor([[-0.2000, -0.2000]])
+    """
+    level = along_batch(check_sigma(sigma, x), x)
+    if (level == 0).any():
+        raise ValueError("sigma is 0 in the batch, expected sigma > 0: (D(x, σ) − x) / σ² has no value there")
+    return (denoiser(x, sigma) - x) / level**2
+
+
+def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> Tensor:
+    """Return ``x`` if it is a finite floating-point batch ``(batch, *event_shape)``, else raise.
+
+    Raises:
+        TypeError: if it is no floating-point tensor.
+        ValueError: if its shape does not fit, or it holds NaN or infinity.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is {type(x).__name__}, expected a torch.Tensor of shape {_batch_of(event_shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}, expected a floating-point tensor; images live in [-1, 1]")
+    if x.ndim == 0 or (event_shape is not None and x.shape[1:] != event_shape):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {_batch_of(event_shape)}")
+    if not x.detach().isfinite().all():
+        bad = x.numel() - int(x.detach().isfinite().sum())
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite, of {x.numel()}")
+    return x
+
+
+def check_sigma(sigma: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
+    """Return the noise level as a tensor ``(1,)`` or ``(batch,)`` with the dtype and device of ``x``, else raise.
+
+    Raises:
+        TypeError: if it is neither a number nor a tensor of numbers.
+        ValueError: if it is negative, NaN or infinite, or has neither one value nor one per row of ``x``.
+    """
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float, Tensor)):
+        raise TypeError(f"{name} is {type(sigma).__name__}, expected a float or a tensor of shape ({len(x)},)")
+    if isinstance(sigma, Tensor) and (sigma.dtype == torch.bool or sigma.is_complex()):
+        raise TypeError(f"{name} has dtype {sigma.dtype}, expected real numbers")
+    if not isinstance(sigma, Tensor):
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"{name} is {sigma}, expected a finite number >= 0")
+        return x.new_full((1,), float(sigma))
+    if sigma.numel() != 1 and sigma.shape != x.shape[:1]:
+        raise ValueError(
+            f"{name} has shape {tuple(sigma.shape)}, expected one value or one per row of the batch: ({len(x)},)"
+        )
+    values = sigma.detach()
+    if not (values.isfinite() & (values >= 0)).all():
+        raise ValueError(f"{name} lies between {values.min():g} and {values.max():g}, expected finite numbers >= 0")
+    return sigma.reshape(-1).to(x)
+
+
+def along_batch(values: Tensor, x: Tensor) -> Tensor:
+    """Reshape ``(1,)`` or ``(batch,)`` so that it multiplies ``x``, ``(batch, *event)``, row by row."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _batch_of(event_shape: torch.Size | None) -> str:
+    return "(batch, *event)" if event_shape is None else f"(batch, {', '.join(map(str, event_shape))})"

@@ -1,0 +1,66 @@
+"""Plots that the chapters share. Each takes results and an axes, draws, and returns nothing; none computes a result."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+from torch import Tensor
+
+__all__ = ["draw_covariance", "image_grid", "vector_field"]
+
+
+def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, float] = (-1, 1), gap: int = 1) -> None:
+    """Draw images ``(n, channels, height, width)`` as a grid without axes, row by row; 1 channel is grey, 3 are RGB.
+
+    Args:
+        ax: where.
+        images: with values in ``limits``; what lies outside is clipped.
+        columns: images in a row; a last row that is not full ends in white.
+        limits: the values drawn as black and as white.
+        gap: white pixels between images.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}, expected (n >= 1, 1 or 3, height, width)")
+    if columns < 1:
+        raise ValueError(f"columns is {columns}, expected at least 1")
+    low, high = limits
+    tiles = ((images.detach().cpu().float() - low) / (high - low)).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    count, height, width, channels = tiles.shape
+    rows = -(-count // columns)
+    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), dtype=tiles.dtype)
+    for i, tile in enumerate(tiles):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = tile
+    ax.imshow(sheet.squeeze(-1) if channels == 1 else sheet, vmin=0, vmax=1)
+    ax.set_axis_off()
+
+
+def draw_covariance(ax: Axes, mean: Tensor, covariance: Tensor, **style) -> None:
+    """Draw the one- and two-deviation ellipses of a two-dimensional normal distribution.
+
+    Args:
+        ax: where.
+        mean, covariance: ``(2,)`` and ``(2, 2)``.
+        style: of the patches, e.g. ``edgecolor``, ``linewidth``, ``label``.
+    """
+    if mean.shape != (2,) or covariance.shape != (2, 2):
+        raise ValueError(
+            f"mean has shape {tuple(mean.shape)} and covariance {tuple(covariance.shape)}, expected (2,) and (2, 2)"
+        )
+    variances, axes = np.linalg.eigh(covariance.detach().cpu().double().numpy())
+    angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1]))
+    label = style.pop("label", None)
+    for deviations in (1, 2):
+        width, height = 2 * deviations * np.sqrt(variances.clip(0))[::-1]
+        center = tuple(mean.detach().cpu().tolist())
+        ax.add_patch(Ellipse(center, width, height, angle=angle, fill=False, label=label, **style))
+        label = None
+
+
+def vector_field(ax: Axes, points: Tensor, vectors: Tensor, **style) -> None:
+    """Draw vectors ``(n, 2)`` at points ``(n, 2)`` as arrows of that length, in the axes' units."""
+    if points.shape != vectors.shape or points.shape[1:] != (2,):
+        raise ValueError(f"points have shape {tuple(points.shape)} and vectors {tuple(vectors.shape)}, expected (n, 2)")
+    x, y = points.detach().cpu().unbind(1)
+    u, v = vectors.detach().cpu().unbind(1)
+    style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004, **style}
+    ax.quiver(x.numpy(), y.numpy(), u.numpy(), v.numpy(), **style)

@@ -1,0 +1,229 @@
+"""The noise conventions against textbook formulas in numpy, and against each other through the VE flow."""
+
+import numpy as np
+import pytest
+import scipy.integrate
+import torch
+from cases import gaussians
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gausstools as gt
+
+DOUBLE = torch.float64
+PROCESSES = [gt.VE(), gt.VP(), gt.VP(0.5, 5.0), gt.DDPM.linear(), gt.FlowMatching()]
+TIMES = {gt.VE: (0.01, 80.0), gt.VP: (0.02, 1.0), gt.DDPM: (1.0, 998.0), gt.FlowMatching: (0.01, 0.99)}
+
+processes = st.sampled_from(PROCESSES)
+fractions = st.floats(0.01, 0.99)
+
+
+def time_of(process, fraction):
+    low, high = TIMES[type(process)]
+    return torch.tensor([low + fraction * (high - low)], dtype=DOUBLE)
+
+
+def posterior(case, a, b):
+    """E[x0 | x_t] and E[n | x_t] for x_t = a·x0 + b·n, by conditioning the joint Gaussian; x_t is the case's x."""
+    mean, dim = case.model.mean.numpy().ravel(), case.model.dim
+    gain = np.linalg.inv(a**2 * case.covariance + b**2 * np.eye(dim))
+    innovation = (case.x.reshape(len(case.x), dim).numpy() - a * mean) @ gain
+    return mean + a * innovation @ case.covariance, b * innovation
+
+
+# ---- the schedules
+
+
+@given(processes, fractions)
+def test_sigma_is_noise_over_signal_and_time_inverts_it(process, fraction):
+    t = time_of(process, fraction)
+    sigma = process.sigma(t)
+    torch.testing.assert_close(sigma, process.noise(t) / process.signal(t))
+    torch.testing.assert_close(process.time(sigma), t, rtol=1e-9, atol=1e-12)
+
+
+@given(processes, fractions)
+def test_the_rates_are_derivatives(process, fraction):
+    t = time_of(process, fraction).requires_grad_()
+    for value, rate in ((process.signal, process.signal_rate), (process.noise, process.noise_rate)):
+        result = value(t)
+        expected = torch.autograd.grad(result.sum(), t)[0] if result.requires_grad else torch.zeros_like(t)
+        torch.testing.assert_close(rate(t).detach(), expected, rtol=1e-9, atol=1e-12)
+
+
+@given(st.sampled_from([gt.VP(), gt.DDPM.linear()]), fractions)
+def test_variance_is_preserved(process, fraction):
+    t = time_of(process, fraction)
+    torch.testing.assert_close(process.signal(t) ** 2 + process.noise(t) ** 2, torch.ones_like(t))
+
+
+def test_vp_is_song_et_al():
+    """α = exp(−¼t²(β_max−β_min) − ½tβ_min), eq. 33 of Song et al. 2021."""
+    t = torch.linspace(0.01, 1, 50, dtype=DOUBLE)
+    torch.testing.assert_close(gt.VP().signal(t), torch.exp(-0.25 * t**2 * 19.9 - 0.5 * t * 0.1))
+
+
+def test_ddpm_is_the_running_product_of_its_betas():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    process = gt.DDPM.linear()
+    steps = torch.arange(1000, dtype=DOUBLE)
+    alpha_bar = np.cumprod(1 - betas)
+    np.testing.assert_allclose(process.signal(steps).numpy(), np.sqrt(alpha_bar), rtol=1e-9)
+    np.testing.assert_allclose(process.noise(steps).numpy(), np.sqrt(1 - alpha_bar), rtol=1e-9)
+    np.testing.assert_allclose(process.time(process.sigma(steps)).numpy(), steps.numpy(), atol=1e-6)
+
+
+def test_ddpm_agrees_with_diffusers_tables():
+    from diffusers import DDPMScheduler
+
+    table = DDPMScheduler(beta_schedule="linear").alphas_cumprod
+    ours = gt.DDPM.linear().alphas_cumprod
+    torch.testing.assert_close(ours.float(), table, rtol=1e-5, atol=0)
+
+
+def test_karras_grid():
+    """Eq. 5 of Karras et al. 2022, and their 18-step CIFAR-10 grid's first steps."""
+    sigmas = gt.karras_sigmas(18)
+    index = np.arange(18)
+    expected = (80 ** (1 / 7) + index / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(sigmas[:-1].numpy(), expected, rtol=1e-12)
+    assert sigmas.shape == (19,)
+    assert sigmas[0] == 80
+    assert sigmas[-2] == 0.002
+    assert sigmas[-1] == 0
+    assert gt.karras_sigmas(1).tolist() == [80.0, 0.0]
+    assert gt.karras_sigmas(1, 1.0, 1.0).tolist() == [1.0, 0.0]
+
+
+@given(st.integers(2, 200), st.floats(1e-4, 1), st.floats(1.5, 1e3), st.floats(1, 20))
+def test_karras_grids_decrease_from_end_to_end(n, sigma_min, sigma_max, rho):
+    sigmas = gt.karras_sigmas(n, sigma_min, sigma_max, rho)
+    assert (sigmas.diff() < 0).all()
+    assert sigmas[[0, -2, -1]].tolist() == [sigma_max, sigma_min, 0.0]
+
+
+# ---- translation
+
+
+@given(gaussians(), processes, fractions)
+def test_to_and_from_ve_are_inverse(case, process, fraction):
+    t = time_of(process, fraction)
+    x_ve, sigma = process.to_ve(case.x, t)
+    back, time = process.from_ve(x_ve, sigma)
+    torch.testing.assert_close(back, case.x)
+    torch.testing.assert_close(time, t, rtol=1e-9, atol=1e-12)
+
+
+@given(gaussians(), processes, fractions)
+def test_velocity_is_the_conditional_expectation(case, process, fraction):
+    """For Gaussian data, a'·E[x0|x_t] + b'·E[n|x_t] by conditioning in numpy."""
+    t = time_of(process, fraction)
+    clean, noise = posterior(case, process.signal(t).item(), process.noise(t).item())
+    expected = process.signal_rate(t).item() * clean + process.noise_rate(t).item() * noise
+    actual = process.velocity(case.model, case.x, t).reshape(expected.shape).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+
+
+@given(gaussians(), fractions)
+def test_vp_velocity_is_the_probability_flow_of_the_vp_sde(case, fraction):
+    """−½β(t)·(x + score), eq. 13 of Song et al. 2021 with f = −½βx and g² = β."""
+    process = gt.VP()
+    t = time_of(process, fraction)
+    a, b = process.signal(t).item(), process.noise(t).item()
+    spread = a**2 * case.covariance + b**2 * np.eye(case.model.dim)
+    rows = case.x.reshape(len(case.x), -1).numpy()
+    score = -(rows - a * case.model.mean.numpy().ravel()) @ np.linalg.inv(spread)
+    beta = 0.1 + 19.9 * t.item()
+    expected = -0.5 * beta * (rows + score)
+    actual = process.velocity(case.model, case.x, t).reshape(rows.shape).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-8 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("process", [p for p in PROCESSES if not isinstance(p, gt.DDPM)], ids=repr)
+@given(case=gaussians(), start=fractions, end=fractions)
+def test_every_process_flows_as_ve_does(process, case, start, end):
+    """Solving the process's own flow adaptively equals: to VE, the closed form, and back."""
+    t0, t1 = time_of(process, start), time_of(process, end)
+    model, shape = case.model, case.x.shape
+
+    def velocity(t, flat):
+        return process.velocity(model, torch.from_numpy(flat.reshape(shape)), t).numpy().ravel()
+
+    flat = case.x.numpy().ravel()
+    scale = np.abs(flat).max()
+    solved = scipy.integrate.solve_ivp(
+        velocity, (t0.item(), t1.item()), flat, method="DOP853", rtol=1e-11, atol=1e-12 * scale
+    )
+    x_ve, sigma = process.to_ve(case.x, t0)
+    expected, _ = process.from_ve(model.flow(x_ve, sigma, process.sigma(t1)), process.sigma(t1))
+    tolerance = 1e-8 * max(scale, float(expected.abs().max()))
+    np.testing.assert_allclose(solved.y[:, -1], expected.numpy().ravel(), rtol=1e-8, atol=tolerance)
+
+
+@given(gaussians(), processes, fractions, st.sampled_from(["epsilon", "sample", "v_prediction", "velocity"]))
+def test_a_perfect_network_becomes_the_exact_denoiser(case, process, fraction, predicts):
+    """The network answers from numpy's posterior in its own convention; the wrapped one must be the Gaussian itself."""
+    seen = []
+
+    def network(x_t, t):
+        seen.append(t.shape)
+        a, b = process.signal(t[:1]).item(), process.noise(t[:1]).item()
+        rates = process.signal_rate(t[:1]).item(), process.noise_rate(t[:1]).item()
+        at_t = type(case)(case.model, case.covariance, x_t, case.sigma)
+        clean, noise = posterior(at_t, a, b)
+        answer = {
+            "epsilon": noise,
+            "sample": clean,
+            "v_prediction": a * noise - b * clean,
+            "velocity": rates[0] * clean + rates[1] * noise,
+        }[predicts]
+        return torch.from_numpy(answer.reshape(x_t.shape))
+
+    sigma = process.sigma(time_of(process, fraction)).item()
+    wrapped = process.denoiser(network, predicts)(case.x, sigma)
+    scale = float(case.x.abs().max()) * (1 + sigma)
+    torch.testing.assert_close(wrapped, case.model(case.x, sigma), rtol=1e-7, atol=1e-9 * scale)
+    assert seen == [(len(case.x),)]
+
+
+def test_a_batch_of_times_is_its_rows():
+    model = gt.Gaussian.isotropic(torch.zeros(3, dtype=DOUBLE), 2.0)
+    x = torch.randn(4, 3, dtype=DOUBLE)
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=DOUBLE)
+    for process in (gt.VP(), gt.FlowMatching()):
+        together = process.velocity(model, x, t)
+        for i in range(4):
+            torch.testing.assert_close(together[i : i + 1], process.velocity(model, x[i : i + 1], t[i].item()))
+
+
+# ---- bad input
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: gt.karras_sigmas(0), ValueError, "n is 0, expected an integer >= 1"),
+        (lambda: gt.karras_sigmas(2.0), ValueError, "n is 2.0"),
+        (lambda: gt.karras_sigmas(5, sigma_min=0.0), ValueError, "sigma_min is 0.0 and sigma_max 80.0"),
+        (lambda: gt.karras_sigmas(5, 2.0, 1.0), ValueError, "expected 0 < sigma_min <= sigma_max"),
+        (lambda: gt.karras_sigmas(5, 1.0, 1.0), ValueError, "are both 1.0, but 5 decreasing levels"),
+        (lambda: gt.karras_sigmas(5, rho=0), ValueError, "rho is 0"),
+        (lambda: gt.VP(2.0, 1.0), ValueError, "beta_min is 2.0 and beta_max 1.0"),
+        (lambda: gt.DDPM(torch.ones(1)), ValueError, r"alphas_cumprod has shape \(1,\)"),
+        (lambda: gt.DDPM(torch.linspace(1e-4, 0.02, 10)), ValueError, "use DDPM.from_betas"),
+        (lambda: gt.DDPM.linear().time(torch.tensor([0.001])), ValueError, "expected within the 1000-step table"),
+        (lambda: gt.DDPM.linear().sigma(torch.tensor([1000.0])), ValueError, "expected 0 to 999"),
+        (lambda: gt.FlowMatching().to_ve(torch.zeros(1, 2), 1.0), ValueError, "no signal left at t = 1"),
+        (lambda: gt.VE().velocity(lambda x, s: x, torch.zeros(1, 2), 0.0), ValueError, "no noise at time t"),
+        (
+            lambda: gt.VP().denoiser(lambda x, t: x, "noise"),
+            ValueError,
+            "predicts is 'noise', expected one of 'epsilon'",
+        ),
+        (lambda: gt.score(lambda x, s: x, torch.zeros(1, 2), 0.0), ValueError, "sigma is 0 in the batch"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
