@@ -34,12 +34,15 @@ def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, f
     ax.set_axis_off()
 
 
-def draw_covariance(ax: Axes, mean: Tensor, covariance: Tensor, **style) -> None:
-    """Draw the one- and two-deviation ellipses of a two-dimensional normal distribution.
+def draw_covariance(
+    ax: Axes, mean: Tensor, covariance: Tensor, *, deviations: tuple[float, ...] = (1, 2), **style
+) -> None:
+    """Draw ellipses of equal density of a two-dimensional normal distribution.
 
     Args:
         ax: where.
         mean, covariance: ``(2,)`` and ``(2, 2)``.
+        deviations: how many standard deviations from the mean, an ellipse for each.
         style: of the patches, e.g. ``edgecolor``, ``linewidth``, ``label``.
     """
     if mean.shape != (2,) or covariance.shape != (2, 2):
@@ -49,8 +52,8 @@ def draw_covariance(ax: Axes, mean: Tensor, covariance: Tensor, **style) -> None
     variances, axes = np.linalg.eigh(covariance.detach().cpu().double().numpy())
     angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1]))
     label = style.pop("label", None)
-    for deviations in (1, 2):
-        width, height = 2 * deviations * np.sqrt(variances.clip(0))[::-1]
+    for distance in deviations:
+        width, height = 2 * distance * np.sqrt(variances.clip(0))[::-1]
         center = tuple(mean.detach().cpu().tolist())
         ax.add_patch(Ellipse(center, width, height, angle=angle, fill=False, label=label, **style))
         label = None

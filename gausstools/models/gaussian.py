@@ -1,7 +1,7 @@
 """The Gaussian score model, solved.
 
 For data with mean μ and covariance ``Σ = U diag(λ) Uᵀ + tail·(I − UUᵀ)``, everything along the noising path
-``x_σ = x0 + σ·n`` is a function of Σ that acts on each eigendirection by itself (Wang & Vastola 2024, section 4):
+``x_σ = x0 + σ·n`` is a function of Σ that acts on each eigendirection by itself (Wang & Vastola 2024):
 
 * denoiser  ``D(x, σ) = μ + Σ (Σ + σ²I)⁻¹ (x − μ)``, per direction ``λ/(λ+σ²)``;
 * score     ``−(Σ + σ²I)⁻¹ (x − μ)``, per direction ``−1/(λ+σ²)``;
@@ -255,7 +255,7 @@ class Gaussian(nn.Module):
         """Return where the probability flow ``dx/dσ = (x − D(x, σ))/σ`` carries ``x``: exactly, in either direction.
 
         ``x_σ = μ + Σ_k √((σ²+λ_k)/(σ_T²+λ_k)) u_k u_kᵀ (x_T − μ)``, and the same factor with the tail off the span
-        (Wang & Vastola 2024, eq. 12). Down from σ_T it is sampling; from ``sigma_max`` to ``sigma_skip`` it is
+        (Wang & Vastola 2024). Down from σ_T it is sampling; from ``sigma_max`` to ``sigma_skip`` it is
         analytical teleportation.
 
         Args:

@@ -1,0 +1,419 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 · The Gaussian model, solved
+#
+# [Chapter 1](01_noise_and_score.ipynb) ended with a hint: at high noise, the score of any data is nearly the score of one
+# Gaussian. So suppose the data *were* Gaussian. What would a diffusion model do then?
+#
+# > *Everything, in closed form.* The denoiser, the whole path from noise to sample, and each denoised image on the way
+# > are one-line formulas. No solver, no steps, no network.
+#
+# This chapter derives the formulas in the plane and tests each against a solver that knows nothing of them.
+
+# %% tags=["parameters"]
+SIGMA_MAX = 80.0  # where sampling starts, as in EDM
+VARIANCES = [1.0, 0.04]  # of the data, along its two principal axes
+SEEDS = [0, 1, 2, 3, 4]
+STEPS = [8, 16, 32, 64, 128, 256, 512]
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import torch
+
+import gausstools as gt
+from gausstools import figures
+
+figures.set_style()
+torch.set_default_dtype(torch.float64)  # errors down to 1e-12 are read off below
+
+# %% [markdown]
+# ## A Gaussian in its own axes
+#
+# The data are normal with mean $\mu$ and covariance $\Sigma$. Write $\Sigma$ by its **eigenpairs**: variances
+# $\lambda_k$ along orthonormal directions $u_k$. For images, $u_k$ are the principal components; here they are the two
+# axes of a tilted ellipse, one with standard deviation 1, the other with 0.2.
+
+# %%
+tilt = math.radians(30)
+basis = torch.tensor(
+    [[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]]
+)
+gaussian = gt.Gaussian(mean=torch.tensor([0.4, -0.2]), variances=VARIANCES, basis=basis)
+print(gaussian)
+print(gaussian.covariance)
+
+# %% [markdown]
+# Noise adds $\sigma^2$ to every variance, so the noised density is normal with covariance $\Sigma + \sigma^2 I$. Its
+# score is linear in $x$, and by Tweedie's formula so is the denoiser:
+#
+# $$
+# \nabla\log p(x;\sigma) = -(\Sigma+\sigma^2 I)^{-1}(x-\mu), \qquad
+# D(x,\sigma) = \mu + \sum_k \frac{\lambda_k}{\lambda_k+\sigma^2}\; u_k u_k^\top (x-\mu).
+# $$ (eq-gaussian-denoiser)
+#
+# Read the sum one direction at a time: along $u_k$, keep the fraction $\lambda_k/(\lambda_k+\sigma^2)$ of what you see and
+# give up the rest. Where the noise is much narrower than the data, keep everything. Where it is much wider, keep nothing
+# and answer with the mean. The switch happens at $\sigma = \sqrt{\lambda_k}$. Signal processing knows this as the Wiener
+# filter.
+
+# %% mystnb={"figure": {"caption": "Left: the share of a noisy deviation that the denoiser keeps, along the wide axis (λ₁ = 1) and the narrow one (λ₂ = 0.04). Each is one half at σ = √λ (dotted). Right: noisy points at σ = 0.5 and what the denoiser makes of them. Across the narrow axis it keeps 14 %, along the wide one 80 %, so the cloud turns into a line.", "name": "fig-shrinkage"}, "image": {"alt": "Left, two falling S-shaped curves on a logarithmic noise axis, crossing one half at 1 and at 0.2. Right, a round grey cloud with short lines that lead each point into a flat tilted band of red points."}}
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
+sigmas = torch.logspace(-2.5, 2, 200)
+for variance, color in zip(
+    gaussian.variances, (figures.COLORS["gaussian"], figures.COLORS["highlight"])
+):
+    left.semilogx(
+        sigmas,
+        variance / (variance + sigmas**2),
+        color=color,
+        label=f"λ = {variance:g}",
+    )
+    left.axvline(variance.sqrt(), ls=":", color=color, lw=1)
+left.set(xlabel="noise level σ", ylabel="share kept")
+left.legend()
+x = gaussian.sample(150, 0.5, generator=torch.Generator().manual_seed(0))
+for start, end in zip(x, gaussian(x, 0.5)):
+    right.plot(*torch.stack([start, end]).T, color=figures.COLORS["noise"], lw=0.6)
+right.scatter(*x.T, s=5, color=figures.COLORS["data"], linewidths=0)
+right.scatter(
+    *gaussian(x, 0.5).T, s=9, color=figures.COLORS["numerical"], linewidths=0, zorder=3
+)
+figures.draw_covariance(
+    right, gaussian.mean, gaussian.covariance, color=figures.COLORS["gaussian"]
+)
+right.set(aspect="equal", xlim=(-2.6, 3.4), ylim=(-2.4, 2.2))
+plt.show()
+
+# %%
+kept = (gaussian.variances / (gaussian.variances + 0.5**2)).tolist()
+print(
+    f"share kept at σ = 0.5: {kept[0]:.0%} along the wide axis, {kept[1]:.0%} along the narrow one"
+)
+assert [round(100 * share) for share in kept] == [80, 14]
+
+# %% [markdown]
+# ## The path from noise to sample
+#
+# Sampling follows the probability flow $\mathrm dx/\mathrm d\sigma = (x - D)/\sigma$. Put the Gaussian's denoiser in, and
+# look along one direction, $y_k = u_k^\top(x-\mu)$:
+#
+# $$
+# \frac{\mathrm dy_k}{\mathrm d\sigma} = \frac{\sigma}{\lambda_k+\sigma^2}\, y_k
+# \quad\Longrightarrow\quad
+# y_k(\sigma) = \sqrt{\frac{\sigma^2+\lambda_k}{\sigma_T^2+\lambda_k}}\; y_k(\sigma_T).
+# $$ (eq-gaussian-flow)
+#
+# The directions do not talk to each other, and each is a separable equation. The solution says: *keep your
+# position in units of the noised standard deviation* $\sqrt{\sigma^2+\lambda_k}$. A point that starts 1.3 deviations out
+# along $u_k$ ends 1.3 deviations out.
+#
+# In the library this is `gaussian.flow(x, sigma_from, sigma_to)`. The independent witness is Heun's method, which only
+# asks the denoiser, with steps small enough to trust.
+
+
+# %%
+def worst_deviation(seed, steps=4000):
+    start = gaussian.mean + SIGMA_MAX * torch.randn(
+        50, 2, generator=torch.Generator().manual_seed(seed)
+    )
+    grid = torch.logspace(math.log10(SIGMA_MAX), -3, steps + 1)
+    states = gt.samplers.heun(gaussian, start, grid)
+    return max(
+        (state.x - gaussian.flow(start, SIGMA_MAX, state.sigma)).abs().max().item()
+        for state in states
+    )
+
+
+deviations = [worst_deviation(seed) for seed in SEEDS]
+print(
+    f"largest distance between solver and formula, anywhere on {50 * len(SEEDS)} paths: {max(deviations):.0e}"
+)
+assert max(deviations) < 1e-3
+
+# %% mystnb={"figure": {"caption": "Closed-form paths from σ = 80, seen in the last part of their way. Left: paths (blue) and the noised Gaussian's two-deviation ellipse at σ = 2, 1, 0.5 and 0 (grey to black). Far out the paths are straight lines to the mean; they bend when σ comes down to the wide axis' deviation, 1. Right: the factor of [the flow](#eq-gaussian-flow) for four variances, relative to where it starts. Each follows the noise down (slope one) until σ = √λ, and then stays.", "name": "fig-flow"}, "image": {"alt": "Left, straight blue lines converge from all sides and bend along a tilted ellipse near its centre. Right, four curves on logarithmic axes fall together along a diagonal and level off one after the other, the largest variance first."}}
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
+angles = torch.linspace(0, 2 * math.pi, 17)[:-1]
+start = gaussian.mean + SIGMA_MAX * 1.5 * torch.stack([angles.cos(), angles.sin()], 1)
+path = torch.stack(
+    [gaussian.flow(start, SIGMA_MAX, s) for s in torch.logspace(1, -3, 200)]
+)
+for line in path.unbind(1):
+    left.plot(*line.T, color=figures.COLORS["gaussian"], lw=0.9)
+left.scatter(
+    *path[-1].T, s=12, color=figures.COLORS["numerical"], linewidths=0, zorder=3
+)
+for sigma, shade in zip((2.0, 1.0, 0.5, 0.0), ("0.75", "0.6", "0.4", "0")):
+    spread = gaussian.covariance + sigma**2 * torch.eye(2)
+    figures.draw_covariance(
+        left, gaussian.mean, spread, deviations=(2,), color=shade, linewidth=1
+    )
+left.set(aspect="equal", xlim=(-4.6, 5.4), ylim=(-4.6, 4.2))
+levels = torch.logspace(-2, math.log10(SIGMA_MAX), 200)
+colors = plt.get_cmap(figures.LEVELS)(torch.linspace(0, 0.85, 4).numpy())
+for variance, color in zip((10.0, 1.0, 0.1, 0.01), colors):
+    factor = torch.hypot(levels, torch.tensor(variance**0.5)) / math.hypot(
+        SIGMA_MAX, variance**0.5
+    )
+    right.loglog(levels, factor, color=color, label=f"λ = {variance:g}")
+right.set(xlabel="noise level σ", ylabel="$y_k(σ)/y_k(80)$")
+right.invert_xaxis()
+right.legend()
+plt.show()
+
+# %% [markdown]
+# ## What the denoiser shows on the way
+#
+# At each moment the denoiser has an opinion of the final image. Along the path, that opinion is also closed:
+#
+# $$
+# D(x_\sigma,\sigma) = \mu + \sum_k c_k(\sigma)\, u_k u_k^\top (x_T-\mu), \qquad
+# c_k(\sigma) = \frac{\lambda_k}{\sqrt{(\lambda_k+\sigma^2)(\lambda_k+\sigma_T^2)}}.
+# $$ (eq-denoiser-path)
+#
+# As a function of $\ln\sigma$ this is a sigmoid that climbs from 0 to its final value. It is half way
+# where $\lambda_k/(\lambda_k+\sigma^2) = 1/4$, that is at
+#
+# $$
+# \sigma_{1/2} = \sqrt{3\lambda_k}.
+# $$ (eq-half-way)
+#
+# Directions with large variance appear first, at high noise; fine detail comes last. Nothing in the training puts that
+# order there. It follows from the spectrum of the data.
+
+# %%
+start = (
+    gaussian.mean + SIGMA_MAX * torch.tensor([[1.0, 1.3]]) @ basis.T
+)  # 1 and 1.3 deviations out
+levels = torch.logspace(math.log10(SIGMA_MAX), -3, 4000)
+opinion = torch.cat([gaussian(gaussian.flow(start, SIGMA_MAX, s), s) for s in levels])
+share = (opinion - gaussian.mean) @ basis
+share = share / share[-1]
+for k, variance in enumerate(gaussian.variances):
+    half_way = levels[(share[:, k] - 0.5).abs().argmin()].item()
+    predicted = (3 * variance).sqrt().item()
+    print(
+        f"λ = {variance:<5g} half way at σ = {half_way:.4f}, predicted √(3λ) = {predicted:.4f}"
+    )
+    assert abs(half_way / predicted - 1) < 0.005
+
+# %% mystnb={"figure": {"caption": "Left: the denoised point's coordinates along one path, each as a share of its final value; dotted lines stand at √(3λ). Right: the same path in the plane. The denoised point (red) leaves the mean along the wide axis first and turns to the narrow one late; the state itself (blue) comes in from far outside.", "name": "fig-denoiser-path"}, "image": {"alt": "Left, two S-shaped curves rising as the noise falls, the wide axis first. Right, a red curve with a bend, from the mean to the sample, and a blue curve that arrives from outside at the same end point."}}
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
+for k, color in enumerate((figures.COLORS["gaussian"], figures.COLORS["highlight"])):
+    variance = gaussian.variances[k]
+    left.semilogx(levels, share[:, k], color=color, label=f"λ = {variance:g}")
+    left.axvline((3 * variance).sqrt(), color=color, ls=":", lw=1)
+left.set(xlabel="noise level σ", ylabel="share of the final value")
+left.invert_xaxis()
+left.legend()
+state = torch.cat([gaussian.flow(start, SIGMA_MAX, s) for s in levels])
+right.plot(*state.T, color=figures.COLORS["gaussian"], label="state")
+right.plot(*opinion.T, color=figures.COLORS["numerical"], label="denoised point")
+figures.draw_covariance(
+    right,
+    gaussian.mean,
+    gaussian.covariance,
+    color=figures.COLORS["noise"],
+    linewidth=0.8,
+)
+right.set(aspect="equal", xlim=(-1.7, 2.5), ylim=(-1.5, 1.6))
+right.legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# ## Three conventions, one path
+#
+# Papers disagree on what "noise" means. All of them write $x_t = a(t)\,x_0 + b(t)\,n$ and choose $a$ and $b$:
+#
+# | convention | signal $a$ | noise $b$ | time |
+# |---|---|---|---|
+# | variance exploding (VE), EDM | $1$ | $\sigma$ | $\sigma$ itself |
+# | variance preserving (VP), DDPM | $\sqrt{1-b^2}$ | from $\int\beta$ | $0 \le t \le 1$ |
+# | flow matching | $1-t$ | $t$ | $0 \le t \le 1$ |
+#
+# Divide $x_t$ by $a$ and you have a VE point at noise level $\sigma = b/a$. So a denoiser of one is a denoiser of
+# all, and their probability flows are one path in three coordinate systems. The library keeps VE inside and translates at
+# its border, by `to_ve` and `from_ve`.
+#
+# Each convention has its own differential equation, $\dot x_t = \dot a\,\mathbb E[x_0|x_t] + \dot b\,\mathbb E[n|x_t]$. We
+# solve all three, each in its own time and coordinates, and bring the ends home to compare.
+
+# %%
+processes = {"VE": gt.VE(), "VP": gt.VP(), "flow matching": gt.FlowMatching()}
+high, low = 20.0, 0.05
+x_high = gaussian.mean + high * torch.randn(
+    6, 2, generator=torch.Generator().manual_seed(4)
+)
+
+
+def own_path(process, steps=2000):
+    """Integrate a process's own flow between two noise levels, by the midpoint rule in its own time."""
+    x, t_start = process.from_ve(x_high, high)
+    t_end = process.time(torch.tensor([low]))
+    fraction = torch.linspace(0, 1, steps + 1)
+    times = (t_start.log() + fraction * (t_end / t_start).log()).exp()
+    states = [x]
+    for t, t_next in zip(times[:-1], times[1:]):
+        half = x + (t_next - t) / 2 * process.velocity(gaussian, x, t)
+        x = x + (t_next - t) * process.velocity(gaussian, half, (t + t_next) / 2)
+        states.append(x)
+    return times, torch.stack(states)
+
+
+paths = {name: own_path(process) for name, process in processes.items()}
+exact = gaussian.flow(x_high, high, low)
+for name, (times, states) in paths.items():
+    home, sigma = processes[name].to_ve(states[-1], times[-1])
+    deviation = (home - exact).abs().max().item()
+    print(
+        f"{name:<14} ends at σ = {sigma.item():.3f}, {deviation:.0e} from the closed form"
+    )
+    assert deviation < 1e-4
+
+# %% mystnb={"figure": {"caption": "The same six paths, first coordinate against time, in the three conventions. VE points start far out and shrink; VP points keep unit scale; flow matching's nearly straight lines explain its name. Translated to VE they are the same curves.", "name": "fig-conventions"}, "image": {"alt": "Three panels with six lines each. In VE the lines start spread over tens of units and run together; in VP they stay within a few units and curve; in flow matching they are nearly straight."}}
+fig, axes = plt.subplots(1, 3, figsize=(7, 2.6))
+labels = ("noise level σ", "time t", "time t")
+for ax, (name, (times, states)), label in zip(axes, paths.items(), labels):
+    ax.plot(times, states[:, :, 0])
+    ax.set(title=name, xlabel=label)
+    ax.invert_xaxis()
+axes[0].set_xscale("log")
+axes[0].set_ylabel("first coordinate of $x_t$")
+plt.show()
+
+# %% [markdown]
+# ## A solver converges to the formula
+#
+# A real network has no closed form, so we step. How good are the steps? Here we know the truth, and can see
+# a method's **order**: if halving the steps divides the error by $2^p$, the order is $p$. Theory says one for Euler's method
+# and two for Heun's, and Heun pays two network calls a step. A fair axis therefore counts calls (NFE, number of function
+# evaluations).
+
+
+# %%
+def errors(sampler, seed):
+    start = SIGMA_MAX * torch.randn(
+        64, 2, generator=torch.Generator().manual_seed(seed)
+    )
+    exact = gaussian.flow(start, SIGMA_MAX, 0.01)
+    ends = (
+        list(
+            sampler(gaussian, start, torch.logspace(math.log10(SIGMA_MAX), -2, n + 1))
+        )[-1].x
+        for n in STEPS
+    )
+    return torch.stack([(end - exact).square().sum(1).mean().sqrt() for end in ends])
+
+
+curves = {
+    sampler.__name__: torch.stack([errors(sampler, seed) for seed in SEEDS])
+    for sampler in (gt.samplers.euler, gt.samplers.heun)
+}
+for name, expected in (("euler", 1), ("heun", 2)):
+    fine = curves[name][:, -3:].log2()
+    order = -(fine[:, -1] - fine[:, 0]) / 2
+    print(f"{name}: order {order.mean():.2f} ± {order.std():.2f}, theory {expected}")
+    assert (order - expected).abs().max() < 0.1
+
+# %% mystnb={"figure": {"caption": "Root-mean-square error of Euler's and Heun's methods against the number of denoiser calls, on a grid uniform in ln σ, with lines of slope −1 and −2 through their last points. The closed form (cross) makes no call at all and has no error; it is drawn at the frame's lower left.", "name": "fig-convergence"}, "image": {"alt": "Two falling lines on logarithmic axes with dashed reference lines of slope minus one and minus two; Heun's falls more steeply and crosses below Euler's."}}
+fig, ax = plt.subplots(figsize=(7, 3))
+for (name, curve), slope, calls, color in zip(
+    curves.items(),
+    (1, 2),
+    (1, 2),
+    (figures.COLORS["highlight"], figures.COLORS["second"]),
+):
+    nfe = calls * torch.tensor(STEPS)
+    mean = curve.mean(0)
+    ax.loglog(nfe, mean, "o-", ms=4, color=color, label=name)
+    ax.loglog(nfe, mean[-1] * (nfe[-1] / nfe) ** slope, "--", lw=0.9, color=color)
+ax.plot(
+    0.02,
+    0.05,
+    "x",
+    ms=9,
+    mew=2,
+    color=figures.COLORS["gaussian"],
+    transform=ax.transAxes,
+    label="closed form",
+)
+ax.set(xlabel="denoiser calls (NFE)", ylabel="error")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# Mind the left end of the plot: with few calls, both methods are far off, and almost all of their error is made where the
+# exact answer is known. If a network's score *is* nearly Gaussian at high noise, one closed-form jump can replace the
+# first steps of any solver. That is **analytical teleportation**, and Part III of this book is about it.
+#
+# ## What we saw
+#
+# - For Gaussian data the denoiser is a Wiener filter, direction by direction.
+# - The sampling path is closed: each coordinate keeps its place in units of $\sqrt{\sigma^2+\lambda_k}$.
+# - Features appear in order of variance, half way at $\sigma = \sqrt{3\lambda_k}$.
+# - VE, VP and flow matching are one path in three coordinate systems.
+#
+# [The paper](https://arxiv.org/abs/2412.09726) (Wang & Vastola 2024) derives the same solution and tests it on image networks.
+# [Chapter 6](06_image_statistics.ipynb) uses it on images.
+#
+# ## Exercises
+#
+# **1. No variance at all.** Give the narrow axis variance 0, so that the data lie on a line. What does the flow do to a point
+# off that line? Can one run it backwards from $\sigma = 0$?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+line = gt.Gaussian(gaussian.mean, [1.0, 0.0], basis)
+end = line.flow(line.mean + torch.randn(5, 2) * SIGMA_MAX, SIGMA_MAX, 0.0)
+off_the_line = ((end - line.mean) @ basis)[:, 1].abs().max().item()
+print(f"distance from the line at σ = 0: {off_the_line:.0e}")
+assert off_the_line < 1e-12
+# Every point lands on the line, wherever it came from: the factor √(σ²+0) vanishes. So the way back is lost, and the
+# library says so instead of dividing by zero.
+try:
+    line.flow(end, 0.0, 1.0)
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# **2. Which grid?** Compare Euler's method with 20 steps on three grids from 80 to 0.01: uniform in $\ln\sigma$, Karras' with
+# $\rho = 7$, uniform in $\sigma$. Explain the order by [the right-hand panel](#fig-flow) above.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+start = SIGMA_MAX * torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+exact = gaussian.flow(start, SIGMA_MAX, 0.01)
+grids = {
+    "uniform in ln σ": torch.logspace(math.log10(SIGMA_MAX), -2, 21),
+    "Karras, ρ = 7": gt.karras_sigmas(21, sigma_min=0.01, sigma_max=SIGMA_MAX)[:-1],
+    "uniform in σ": torch.linspace(SIGMA_MAX, 0.01, 21),
+}
+error_on = {}
+for name, grid in grids.items():
+    end = list(gt.samplers.euler(gaussian, start, grid))[-1].x
+    error_on[name] = (end - exact).square().sum(1).mean().sqrt().item()
+    print(f"{name:<16} error {error_on[name]:.3f}")
+assert error_on["uniform in σ"] > 2 * max(
+    error_on["uniform in ln σ"], error_on["Karras, ρ = 7"]
+)
+# The factors bend only around σ = √λ, here 1 and 0.2. A grid that is uniform in σ puts one or two of its 20 levels there.
+
+# %% [markdown]
+# **3. Two jumps.** Show that jumping from 80 to 5 and from 5 to 0 is the same as jumping from 80 to 0. Why must it be?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+at_once = gaussian.flow(start, SIGMA_MAX, 0.0)
+by_way = gaussian.flow(gaussian.flow(start, SIGMA_MAX, 5.0), 5.0, 0.0)
+print(f"largest difference: {(at_once - by_way).abs().max():.0e}")
+assert torch.allclose(at_once, by_way, atol=1e-12)
+# The factors √((σ²+λ)/(σ_T²+λ)) telescope. They must: a path through a point does not depend on where you pause.
