@@ -1,15 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 1 · Noise and score
 #
@@ -37,6 +25,11 @@ from gausstools import figures
 figures.set_style()
 torch.set_default_dtype(torch.float64)  # the checks below go down to rounding error
 
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 # %% [markdown]
 # ## Noise
 #
@@ -55,8 +48,7 @@ data = torch.from_numpy(points) / 1.5 - torch.tensor([0.33, 0.17])
 
 
 def noised(data, sigma, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return data + sigma * torch.randn(data.shape, generator=generator)
+    return data + sigma * torch.randn(data.shape, generator=seeded(seed))
 
 
 # %% mystnb={"figure": {"caption": "The data, and the same data at three noise levels. Each panel is as wide as its own cloud, so the shapes can be compared: at σ = 2 nothing is left of the crescents but a round cloud.", "name": "fig-noising"}, "image": {"alt": "Four scatter plots side by side. Two interleaved crescents; the same crescents slightly blurred; a lumpy oval cloud; a round cloud without structure."}}
@@ -81,7 +73,7 @@ plt.show()
 
 # %%
 def covariance_error(sigma, seed):
-    """Largest deviation of the noised cloud's covariance from Σ + σ²I, in standard errors."""
+    """Largest deviation of the cloud's covariance from Σ + σ²I, in standard errors."""
     many = data.repeat(N_NOISY // N_POINTS, 1)
     expected = torch.cov(data.T, correction=0) + sigma**2 * torch.eye(2)
     found = torch.cov(noised(many, sigma, seed).T, correction=0)
@@ -248,7 +240,7 @@ plt.show()
 
 # %%
 sigmas = gt.karras_sigmas(120, sigma_min=1e-4, sigma_max=10.0)
-start = sigmas[0] * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+start = sigmas[0] * torch.randn(200, 2, generator=seeded(0))
 path = [state.x for state in gt.samplers.heun(denoiser, start, sigmas)]
 
 # %% mystnb={"figure": {"caption": "Left: 24 paths of the probability flow, from pure noise at σ = 10 (where they start far outside the frame) to σ = 0. Right: where 200 of them end (red) on the data (grey). Every one ends on a data point.", "name": "fig-memorised"}, "image": {"alt": "Left, curved lines that come in from outside, meet near the centre and then bend out to the crescents. Right, red dots lying exactly on grey dots of the two crescents."}}
@@ -328,9 +320,8 @@ at_width = curves["Gaussian"][:, (levels - gaussian.variances[0].sqrt()).abs().a
 at_twice = curves["Gaussian"][
     :, (levels - 2 * gaussian.variances[0].sqrt()).abs().argmin()
 ]
-print(
-    f"at σ = √λ₁ the Gaussian leaves {at_width.mean():.1%} unexplained, at 2√λ₁ {at_twice.mean():.2%}"
-)
+print("the Gaussian leaves unexplained:")
+print(f"{at_width.mean():.1%} at σ = √λ₁, {at_twice.mean():.2%} at σ = 2√λ₁")
 assert at_width.max() < 0.10
 assert at_twice.max() < 0.01
 better = curves["Gaussian"].mean(0) < curves["isotropic Gaussian"].mean(0)
@@ -356,10 +347,10 @@ assert better[levels > 0.1].all()
 # then $\mathbb E[x_0 \mid x_t] = (x_t + b^2\, \nabla\log p_t(x_t))/a$, and check it at $a = 0.6$, $b = 0.8$.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-# x_t / a = x0 + (b/a)·n is a VE sample at σ = b/a, so E[x0 | x_t] = D(x_t / a, b/a).
-# Densities transform as log p_t(x) = log p(x/a; b/a) + const, so ∇log p_t(x) = ∇log p(x/a; b/a) / a.
+# x_t / a = x0 + (b/a)·n is noised data at σ = b/a, so E[x0 | x_t] = D(x_t / a, b/a).
+# log p_t(x) = log p(x/a; b/a) + const, so ∇log p_t(x) = ∇log p(x/a; b/a) / a.
 a, b = 0.6, 0.8
-x_t = a * data + b * torch.randn(data.shape, generator=torch.Generator().manual_seed(5))
+x_t = a * data + b * torch.randn(data.shape, generator=seeded(5))
 score_t = score_by_autograd(x_t / a, b / a) / a
 by_formula = (x_t + b**2 * score_t) / a
 by_translation = denoiser(x_t / a, b / a)
@@ -381,22 +372,21 @@ by_least_squares = torch.cat([probe, torch.ones(3, 1)], dim=1) @ line
 print("least squares:", *by_least_squares.numpy().round(3))
 print("Gaussian:     ", *gaussian(probe, 0.4).numpy().round(3))
 assert torch.allclose(by_least_squares, gaussian(probe, 0.4), atol=0.02)
-# They agree up to the sampling error: the Gaussian's denoiser is the best linear one, for any data.
-# A network that first learns what is linear learns this Gaussian first. Chapter 10 watches that happen.
+# They agree up to the sampling error: the Gaussian's denoiser is the best linear one,
+# for any data. A network that first learns what is linear learns this Gaussian first.
 
 # %% [markdown]
 # **3. More data.** Set `N_POINTS` to 4,000 in the parameters and run the chapter again. Which of its statements change?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-# None. The samples are still data points, only there are more of them: the score memorises whatever it is given.
-# The Gaussian's curve does not move either, since the mean and the covariance were already known well from 400 points:
+# None. The samples are still data points, only there are more of them: the score
+# memorises whatever it is given. The Gaussian's curve does not move either, since the
+# mean and the covariance were already known well from 400 points:
 more = torch.from_numpy(
     make_moons(4000, noise=0.04, random_state=1)[0]
 ) / 1.5 - torch.tensor([0.33, 0.17])
 change = (
     gt.Gaussian.fit(more).covariance - gaussian.covariance
 ).abs().max() / gaussian.variances[0]
-print(
-    f"covariance from ten times the data: entries change by at most {change:.1%} of λ₁"
-)
+print(f"with ten times the data, the covariance changes by at most {change:.1%} of λ₁")
 assert change < 0.05

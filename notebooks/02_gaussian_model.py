@@ -1,15 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 2 · The Gaussian model, solved
 #
@@ -38,6 +26,11 @@ from gausstools import figures
 
 figures.set_style()
 torch.set_default_dtype(torch.float64)  # errors down to 1e-12 are read off below
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
 
 # %% [markdown]
 # ## A Gaussian in its own axes
@@ -84,7 +77,7 @@ for variance, color in zip(
     left.axvline(variance.sqrt(), ls=":", color=color, lw=1)
 left.set(xlabel="noise level σ", ylabel="share kept")
 left.legend()
-x = gaussian.sample(150, 0.5, generator=torch.Generator().manual_seed(0))
+x = gaussian.sample(150, 0.5, generator=seeded(0))
 for start, end in zip(x, gaussian(x, 0.5)):
     right.plot(*torch.stack([start, end]).T, color=figures.COLORS["noise"], lw=0.6)
 right.scatter(*x.T, s=5, color=figures.COLORS["data"], linewidths=0)
@@ -99,9 +92,7 @@ plt.show()
 
 # %%
 kept = (gaussian.variances / (gaussian.variances + 0.5**2)).tolist()
-print(
-    f"share kept at σ = 0.5: {kept[0]:.0%} along the wide axis, {kept[1]:.0%} along the narrow one"
-)
+print(f"kept at σ = 0.5: {kept[0]:.0%} along the wide axis, {kept[1]:.0%} across it")
 assert [round(100 * share) for share in kept] == [80, 14]
 
 # %% [markdown]
@@ -126,9 +117,7 @@ assert [round(100 * share) for share in kept] == [80, 14]
 
 # %%
 def worst_deviation(seed, steps=4000):
-    start = gaussian.mean + SIGMA_MAX * torch.randn(
-        50, 2, generator=torch.Generator().manual_seed(seed)
-    )
+    start = gaussian.mean + SIGMA_MAX * torch.randn(50, 2, generator=seeded(seed))
     grid = torch.logspace(math.log10(SIGMA_MAX), -3, steps + 1)
     states = gt.samplers.heun(gaussian, start, grid)
     return max(
@@ -138,9 +127,8 @@ def worst_deviation(seed, steps=4000):
 
 
 deviations = [worst_deviation(seed) for seed in SEEDS]
-print(
-    f"largest distance between solver and formula, anywhere on {50 * len(SEEDS)} paths: {max(deviations):.0e}"
-)
+print(f"solver against formula, anywhere on {50 * len(SEEDS)} paths:")
+print(f"largest deviation {max(deviations):.0e}")
 assert max(deviations) < 1e-3
 
 # %% mystnb={"figure": {"caption": "Closed-form paths from σ = 80, seen in the last part of their way. Left: paths (blue) and the noised Gaussian's two-deviation ellipse at σ = 2, 1, 0.5 and 0 (grey to black). Far out the paths are straight lines to the mean; they bend when σ comes down to the wide axis' deviation, 1. Right: the factor of [the flow](#eq-gaussian-flow) for four variances, relative to where it starts. Each follows the noise down (slope one) until σ = √λ, and then stays.", "name": "fig-flow"}, "image": {"alt": "Left, straight blue lines converge from all sides and bend along a tilted ellipse near its centre. Right, four curves on logarithmic axes fall together along a diagonal and level off one after the other, the largest variance first."}}
@@ -205,7 +193,7 @@ for k, variance in enumerate(gaussian.variances):
     half_way = levels[(share[:, k] - 0.5).abs().argmin()].item()
     predicted = (3 * variance).sqrt().item()
     print(
-        f"λ = {variance:<5g} half way at σ = {half_way:.4f}, predicted √(3λ) = {predicted:.4f}"
+        f"λ = {variance:<4g}  half way at σ = {half_way:.4f}, √(3λ) = {predicted:.4f}"
     )
     assert abs(half_way / predicted - 1) < 0.005
 
@@ -253,13 +241,11 @@ plt.show()
 # %%
 processes = {"VE": gt.VE(), "VP": gt.VP(), "flow matching": gt.FlowMatching()}
 high, low = 20.0, 0.05
-x_high = gaussian.mean + high * torch.randn(
-    6, 2, generator=torch.Generator().manual_seed(4)
-)
+x_high = gaussian.mean + high * torch.randn(6, 2, generator=seeded(4))
 
 
 def own_path(process, steps=2000):
-    """Integrate a process's own flow between two noise levels, by the midpoint rule in its own time."""
+    """Integrate a process's own flow by the midpoint rule, in its own time."""
     x, t_start = process.from_ve(x_high, high)
     t_end = process.time(torch.tensor([low]))
     fraction = torch.linspace(0, 1, steps + 1)
@@ -278,7 +264,8 @@ for name, (times, states) in paths.items():
     home, sigma = processes[name].to_ve(states[-1], times[-1])
     deviation = (home - exact).abs().max().item()
     print(
-        f"{name:<14} ends at σ = {sigma.item():.3f}, {deviation:.0e} from the closed form"
+        f"{name:<14} ends at σ = {sigma.item():.3f},"
+        f" {deviation:.0e} from the closed form"
     )
     assert deviation < 1e-4
 
@@ -304,9 +291,7 @@ plt.show()
 
 # %%
 def errors(sampler, seed):
-    start = SIGMA_MAX * torch.randn(
-        64, 2, generator=torch.Generator().manual_seed(seed)
-    )
+    start = SIGMA_MAX * torch.randn(64, 2, generator=seeded(seed))
     exact = gaussian.flow(start, SIGMA_MAX, 0.01)
     ends = (
         list(
@@ -375,12 +360,14 @@ plt.show()
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 line = gt.Gaussian(gaussian.mean, [1.0, 0.0], basis)
-end = line.flow(line.mean + torch.randn(5, 2) * SIGMA_MAX, SIGMA_MAX, 0.0)
+end = line.flow(
+    line.mean + SIGMA_MAX * torch.randn(5, 2, generator=seeded(0)), SIGMA_MAX, 0.0
+)
 off_the_line = ((end - line.mean) @ basis)[:, 1].abs().max().item()
 print(f"distance from the line at σ = 0: {off_the_line:.0e}")
 assert off_the_line < 1e-12
-# Every point lands on the line, wherever it came from: the factor √(σ²+0) vanishes. So the way back is lost, and the
-# library says so instead of dividing by zero.
+# Every point lands on the line, wherever it came from: the factor √(σ²+0) vanishes.
+# So the way back is lost, and the library says so instead of dividing by zero.
 try:
     line.flow(end, 0.0, 1.0)
 except ValueError as error:
@@ -391,7 +378,7 @@ except ValueError as error:
 # $\rho = 7$, uniform in $\sigma$. Explain the order by [the right-hand panel](#fig-flow) above.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-start = SIGMA_MAX * torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+start = SIGMA_MAX * torch.randn(64, 2, generator=seeded(0))
 exact = gaussian.flow(start, SIGMA_MAX, 0.01)
 grids = {
     "uniform in ln σ": torch.logspace(math.log10(SIGMA_MAX), -2, 21),
@@ -406,7 +393,8 @@ for name, grid in grids.items():
 assert error_on["uniform in σ"] > 2 * max(
     error_on["uniform in ln σ"], error_on["Karras, ρ = 7"]
 )
-# The factors bend only around σ = √λ, here 1 and 0.2. A grid that is uniform in σ puts one or two of its 20 levels there.
+# The factors bend only around σ = √λ, here 1 and 0.2. A grid that is uniform in σ
+# puts one or two of its 20 levels there.
 
 # %% [markdown]
 # **3. Two jumps.** Show that jumping from 80 to 5 and from 5 to 0 is the same as jumping from 80 to 0. Why must it be?
@@ -416,4 +404,5 @@ at_once = gaussian.flow(start, SIGMA_MAX, 0.0)
 by_way = gaussian.flow(gaussian.flow(start, SIGMA_MAX, 5.0), 5.0, 0.0)
 print(f"largest difference: {(at_once - by_way).abs().max():.0e}")
 assert torch.allclose(at_once, by_way, atol=1e-12)
-# The factors √((σ²+λ)/(σ_T²+λ)) telescope. They must: a path through a point does not depend on where you pause.
+# The factors √((σ²+λ)/(σ_T²+λ)) telescope. They must: a path through a point does not
+# depend on where you pause.

@@ -1,15 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 6 · Image statistics
 #
@@ -43,17 +31,19 @@ from gausstools import figures
 figures.set_style()
 torch.set_default_dtype(torch.float64)
 
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 # %%
 train = gt.datasets.load(DATASET, "train").images.double()
 test = gt.datasets.load(DATASET, "test").images.double()
 gaussian = gt.Gaussian.fit(train)
 spectrum = gaussian.variances
-print(
-    f"{len(train)} training and {len(test)} test images of shape {tuple(gaussian.event_shape)}"
-)
-print(
-    f"total variance {gaussian.total_variance:.2f}, that is {gaussian.total_variance / gaussian.dim:.3f} per pixel"
-)
+total = gaussian.total_variance
+print(f"{len(train)} training and {len(test)} test images, {gaussian.dim} pixels each")
+print(f"total variance {total:.2f}, that is {total / gaussian.dim:.3f} per pixel")
 
 # %% [markdown]
 # ## Mean and principal components
@@ -149,7 +139,7 @@ plt.show()
 # %%
 def denoising_loss(model, images, sigma, seed):
     """Mean squared error of a denoiser on freshly noised images, in units of σ²."""
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(images.shape, generator=seeded(seed))
     error = (model(images + sigma * noise, sigma) - images).flatten(1).square().sum(1)
     return error.mean().item() / sigma**2
 
@@ -163,8 +153,9 @@ for sigma in SIGMAS:
     )
     full[sigma] = on_test.mean().item()
     print(
-        f"σ = {sigma:<4g} theory {theory:6.2f}   training images {on_train.mean():6.2f} ± {on_train.std():.2f}"
-        f"   test images {on_test.mean():6.2f} ± {on_test.std():.2f}"
+        f"σ = {sigma:<4g} theory {theory:5.2f}"
+        f"   training images {on_train.mean():5.2f} ± {on_train.std():.2f}"
+        f"   test images {on_test.mean():5.2f} ± {on_test.std():.2f}"
     )
     assert abs(on_train.mean() / theory - 1) < 0.01
     assert on_test.mean() / theory < 1.05
@@ -172,9 +163,7 @@ for sigma in SIGMAS:
 
 # %%
 def subset_loss(n, sigma, seed):
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[
-        :n
-    ]
+    chosen = torch.randperm(len(train), generator=seeded(seed))[:n]
     return denoising_loss(gt.Gaussian.fit(train[chosen]), test, sigma, seed)
 
 
@@ -187,7 +176,7 @@ excess = {
 at_100 = {sigma: excess[sigma][:, SIZES.index(100)] for sigma in SIGMAS}
 for sigma, values in at_100.items():
     print(
-        f"σ = {sigma:<4g} with 100 images: {values.mean():.0%} ± {values.std():.0%} above the full fit"
+        f"σ = {sigma:<4g} 100 images cost {values.mean():.0%} ± {values.std():.0%} more"
     )
 assert at_100[1.0].max() < at_100[0.1].min()
 assert at_100[1.0].max() < 0.1
@@ -222,22 +211,19 @@ plt.show()
 # Now let it draw. Samples from $\mathcal N(\mu, \Sigma)$ have the mean and the covariance of digits, and nothing else.
 
 # %%
-samples = gaussian.sample(len(train), generator=torch.Generator().manual_seed(0))
+samples = gaussian.sample(len(train), generator=seeded(0))
 scale = gaussian.covariance.norm()
 distance = (gt.Gaussian.fit(samples).covariance - gaussian.covariance).norm() / scale
 by_chance = ((gaussian.total_variance**2 + scale**2) / len(samples)).sqrt() / scale
-print(
-    f"covariance of the samples: {distance:.1%} from the digits'; chance alone makes it {by_chance:.1%}"
-)
+print(f"covariance of the samples: {distance:.1%} from the digits'")
+print(f"chance alone makes it {by_chance:.1%}")
 assert distance < 1.3 * by_chance
 outside = (samples.abs() > 1).double().mean().item()
 blank = (train == -1).double().mean().item()
 print(
     f"{outside:.0%} of the samples' pixels lie outside [-1, 1], where no image can be"
 )
-print(
-    f"{blank:.0%} of the digits' pixels are exactly blank; of the samples', {(samples == -1).double().mean():.0%}"
-)
+print(f"{blank:.0%} of the digits' pixels are exactly blank")
 assert outside > 0.2
 assert blank > 0.4
 
@@ -276,9 +262,7 @@ plt.show()
 # for each noise level.
 
 # %%
-start = SIGMA_MAX * torch.randn(
-    2, *gaussian.event_shape, generator=torch.Generator().manual_seed(11)
-)
+start = SIGMA_MAX * torch.randn(2, *gaussian.event_shape, generator=seeded(11))
 shown = [80.0, 20.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.05, 0.0]
 states = torch.stack([gaussian.flow(start, SIGMA_MAX, sigma) for sigma in shown])
 opinions = torch.stack([gaussian(state, sigma) for state, sigma in zip(states, shown)])
@@ -315,9 +299,8 @@ assert deviation < 0.01
 
 heun = list(gt.samplers.heun(gaussian, start, gt.karras_sigmas(18)))[-1].x
 error = (heun - gaussian.flow(start, SIGMA_MAX, 0.0)).square().mean().sqrt().item()
-print(
-    f"Heun, 18 steps, 35 denoiser calls: {error:.4f} per pixel from the closed form, which makes none"
-)
+print("against the closed form, which calls no denoiser:")
+print(f"Heun with 18 steps, 35 calls, is off by {error:.4f} per pixel")
 assert error < 0.05
 
 # %% mystnb={"figure": {"caption": "Noise level at which each of the 20 leading components is half way to its final value, measured on the path (dots) and predicted by √(3λ) (line).", "name": "fig-order"}, "image": {"alt": "Dots that lie on a falling line from about 2.9 for the first component to about 0.8 for the twentieth."}}
@@ -349,15 +332,13 @@ plt.show()
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution", "figure": {"caption": "Samples of ten Gaussians, one fitted to each class of digits, a column each.", "name": "fig-class-gaussians"}, "image": {"alt": "A grid with ten columns of blurred shapes that can be read as the digits zero to nine."}}
 labels = gt.datasets.load(DATASET, "train").labels
 classes = [gt.Gaussian.fit(train[labels == digit]) for digit in range(10)]
-drawn = torch.stack(
-    [g.sample(4, generator=torch.Generator().manual_seed(0)) for g in classes], dim=1
-)
+drawn = torch.stack([g.sample(4, generator=seeded(0)) for g in classes], dim=1)
 fig, ax = plt.subplots(figsize=(7, 2.9))
 figures.image_grid(ax, drawn.flatten(0, 1), columns=10)
 plt.show()
 
 weights = torch.bincount(labels) / len(labels)
-noisy = test + 0.3 * torch.randn(test.shape, generator=torch.Generator().manual_seed(1))
+noisy = test + 0.3 * torch.randn(test.shape, generator=seeded(1))
 by_class = (
     torch.stack([g.log_prob(noisy, 0.3) for g in classes]) + weights.log()[:, None]
 )
@@ -377,24 +358,25 @@ for sigma in (0.1, 0.3, 1.0, 3.0):
     loss[sigma] = [
         denoising_loss(model, test, sigma, 0) for model in (gaussian, kept, dropped)
     ]
+    whole, with_tail, without = loss[sigma]
     print(
-        "σ = {:<4g} full {:6.2f}   rank 10 with tail {:6.2f}   without {:7.2f}".format(
-            sigma, *loss[sigma]
-        )
+        f"σ = {sigma:<4g} full {whole:5.2f}"
+        f"   rank 10 with tail {with_tail:5.2f}   without {without:6.2f}"
     )
 assert loss[0.1][2] > 5 * loss[0.1][1]
 assert loss[3.0][2] < 1.1 * loss[3.0][0]
-# At high noise the discarded directions are drowned and nobody misses them. At low noise a model without a tail flattens
-# every image onto ten patterns: an error that does not shrink with σ.
+# At high noise the discarded directions are drowned and nobody misses them. At low
+# noise a model without a tail flattens every image onto ten patterns: an error that
+# does not shrink with σ.
 
 # %% [markdown]
 # **3. Is it the eyes?** Shuffle the pixels of all digits by one fixed permutation. Which numbers of this chapter change?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-order = torch.randperm(gaussian.dim, generator=torch.Generator().manual_seed(2))
+order = torch.randperm(gaussian.dim, generator=seeded(2))
 shuffled = gt.Gaussian.fit(train.flatten(1)[:, order].reshape(train.shape))
 difference = (shuffled.variances - spectrum).abs().max().item()
 print(f"largest change of the spectrum: {difference:.0e}")
 assert difference < 1e-12
-# None. A permutation is a rotation, and everything here depends on the spectrum alone. The Gaussian does not know which
-# pixels are neighbours, except through their covariance.
+# None. A permutation is a rotation, and everything here depends on the spectrum alone.
+# The Gaussian knows which pixels are neighbours through their covariance only.
