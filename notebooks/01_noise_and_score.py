@@ -23,7 +23,9 @@ import gausstools as gt
 from gausstools import figures
 
 figures.set_style()
-torch.set_default_dtype(torch.float64)  # the checks below go down to rounding error
+torch.set_default_dtype(
+    torch.float64
+)  # the checks below go down to rounding error
 
 
 def seeded(seed):
@@ -82,8 +84,12 @@ def covariance_error(sigma, seed):
     return ((found - expected) / standard_error).abs().max().item()
 
 
-errors = [covariance_error(sigma, seed) for sigma in (0.1, 0.4, 2.0) for seed in SEEDS]
-print(f"largest deviation in {len(errors)} clouds: {max(errors):.1f} standard errors")
+errors = [
+    covariance_error(sigma, seed) for sigma in (0.1, 0.4, 2.0) for seed in SEEDS
+]
+print(
+    f"largest deviation in {len(errors)} clouds: {max(errors):.1f} standard errors"
+)
 assert max(errors) < 4.5
 
 # %% [markdown]
@@ -101,7 +107,7 @@ assert max(errors) < 4.5
 
 # %%
 def log_weights(x, sigma):
-    """log N(x; y_i, σ²I) for all data points, up to a constant: shape (batch, N)."""
+    """log N(x; y_i, σ²I) up to a constant, shape (batch, N)."""
     return -torch.cdist(x, data).square() / (2 * sigma**2)
 
 
@@ -115,7 +121,7 @@ def score_by_autograd(x, sigma):
     return torch.autograd.grad(log_density(x, sigma).sum(), x)[0]
 
 
-# %% mystnb={"figure": {"caption": "Noised density (shade) and score (arrows) at three noise levels. The arrows are drawn at length σ²|∇ log p| / 2, so that they can be compared between panels. From far away, at σ = 1, all arrows aim at one centre. Close by, each aims at its own part of a crescent.", "name": "fig-score-field"}, "image": {"alt": "Three shaded density plots with arrows. At noise level 1 a round hill with all arrows pointing to its centre; at 0.3 two overlapping ridges with arrows pointing to the nearer ridge; at 0.1 two sharp crescents with arrows pointing to the nearest part of a crescent."}}
+# %% mystnb={"figure": {"caption": "Noised density (shade) and score (arrows) at three noise levels. The arrows are drawn at length σ²|∇ log p| / 3, so that they can be compared between panels. From far away, at σ = 1, all arrows aim at one centre. Close by, each aims at its own part of a crescent.", "name": "fig-score-field"}, "image": {"alt": "Three shaded density plots with arrows. At noise level 1 a round hill with all arrows pointing to its centre; at 0.3 two overlapping ridges with arrows pointing to the nearer ridge; at 0.1 two sharp crescents with arrows pointing to the nearest part of a crescent."}}
 def grid(reach, n):
     axis = torch.linspace(-reach, reach, n)
     return torch.cartesian_prod(axis, axis)
@@ -124,10 +130,12 @@ def grid(reach, n):
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.6))
 for ax, sigma in zip(axes, [1.0, 0.3, 0.1]):
     density = log_density(grid(1.6, 120), sigma).exp().reshape(120, 120).T
-    ax.imshow(density, origin="lower", extent=(-1.6, 1.6, -1.6, 1.6), cmap="Blues")
+    ax.imshow(
+        density, origin="lower", extent=(-1.6, 1.6, -1.6, 1.6), cmap="Blues"
+    )
     at = grid(1.45, 11)
     figures.vector_field(
-        ax, at, score_by_autograd(at, sigma) * sigma**2 / 2, width=0.006
+        ax, at, score_by_autograd(at, sigma) * sigma**2 / 3, width=0.006
     )
     ax.set(title=f"σ = {sigma:g}", aspect="equal")
 plt.show()
@@ -151,7 +159,7 @@ def denoiser(x, sigma):
 
 
 # %% [markdown]
-# Differentiate the logarithm of [the density](#eq-density), and the same weights appear:
+# Differentiate the logarithm of the noised density [(above)](#eq-density), and the same weights appear:
 #
 # $$
 # \nabla \log p(x;\sigma) = \frac{\sum_i \mathcal N(x; y_i, \sigma^2 I)\,(y_i - x)/\sigma^2}{\sum_i \mathcal N(x; y_i, \sigma^2 I)}
@@ -198,10 +206,18 @@ def nearest(x, sigma):
     return data[torch.cdist(x, data).argmin(1)]
 
 
-ours = torch.tensor([bias_in_standard_errors(denoiser, 0.4, seed) for seed in SEEDS])
-rival = torch.tensor([bias_in_standard_errors(nearest, 0.4, seed) for seed in SEEDS])
-print(f"posterior mean: {ours.mean():.2f} ± {ours.std():.2f} standard errors off")
-print(f"nearest point:  {rival.mean():.1f} ± {rival.std():.1f} standard errors off")
+ours = torch.tensor(
+    [bias_in_standard_errors(denoiser, 0.4, seed) for seed in SEEDS]
+)
+rival = torch.tensor(
+    [bias_in_standard_errors(nearest, 0.4, seed) for seed in SEEDS]
+)
+print(
+    f"posterior mean: {ours.mean():.2f} ± {ours.std():.2f} standard errors off"
+)
+print(
+    f"nearest point:  {rival.mean():.1f} ± {rival.std():.1f} standard errors off"
+)
 assert 0.85 < ours.mean() < 1.15
 assert rival.min() > 3
 
@@ -219,9 +235,18 @@ for ax, sigma in zip(axes, [1.0, 0.3, 0.1]):
             alpha=0.6,
         )
     ax.scatter(
-        *answer.T, s=7, color=figures.COLORS["numerical"], linewidths=0, zorder=3
+        *answer.T,
+        s=7,
+        color=figures.COLORS["numerical"],
+        linewidths=0,
+        zorder=3,
     )
-    ax.set(title=f"σ = {sigma:g}", xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
+    ax.set(
+        title=f"σ = {sigma:g}",
+        xlim=(-1.7, 1.7),
+        ylim=(-1.7, 1.7),
+        aspect="equal",
+    )
 plt.show()
 
 # %% [markdown]
@@ -247,9 +272,13 @@ path = [state.x for state in gt.samplers.heun(denoiser, start, sigmas)]
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
 for line in torch.stack([start, *path])[:, :24].unbind(1):
     left.plot(*line.T, lw=0.9, color=figures.COLORS["gaussian"], alpha=0.8)
-right.scatter(*path[-1].T, s=16, color=figures.COLORS["numerical"], linewidths=0)
+right.scatter(
+    *path[-1].T, s=16, color=figures.COLORS["numerical"], linewidths=0
+)
 for ax, reach in ((left, 1.7), (right, 1.2)):
-    ax.scatter(*data.T, s=3, color=figures.COLORS["data"], linewidths=0, zorder=3)
+    ax.scatter(
+        *data.T, s=3, color=figures.COLORS["data"], linewidths=0, zorder=3
+    )
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 plt.show()
 
@@ -259,7 +288,9 @@ plt.show()
 
 # %%
 to_nearest = torch.cdist(path[-1], data).min(1).values
-between = torch.cdist(data, data).fill_diagonal_(torch.inf).min(1).values.median()
+between = (
+    torch.cdist(data, data).fill_diagonal_(torch.inf).min(1).values.median()
+)
 print(f"farthest sample from a data point: {to_nearest.max():.1e}")
 print(f"median distance between neighbouring data points: {between:.1e}")
 assert to_nearest.max() < between / 100
@@ -299,16 +330,21 @@ curves = {
     name: torch.tensor(
         [[unexplained(model, s.item(), seed) for s in levels] for seed in SEEDS]
     )
-    for name, model in (("isotropic Gaussian", one_width), ("Gaussian", gaussian))
+    for name, model in (
+        ("isotropic Gaussian", one_width),
+        ("Gaussian", gaussian),
+    )
 }
 
-# %% mystnb={"figure": {"caption": "Fraction of the exact score that a Gaussian leaves unexplained, against the noise level (mean of five draws; the band is one standard deviation). Vertical lines: the standard deviations of the data along their two principal axes. Above the larger one, the Gaussian explains nearly everything.", "name": "fig-first-hint"}, "image": {"alt": "Two falling curves on logarithmic axes. Both are near one at small noise. The Gaussian's curve falls far below the isotropic one and reaches about a millionth at noise level 10."}}
+# %% mystnb={"figure": {"caption": "Fraction of the exact score that a Gaussian leaves unexplained, against the noise level (mean of five draws; the band is one standard deviation). Vertical lines: the standard deviations of the data along their two principal axes. Above the larger one, the Gaussian explains nearly everything.", "name": "fig-first-hint"}, "image": {"alt": "Two falling curves on logarithmic axes. Both are near one at small noise. The Gaussian's curve falls far below the isotropic one and goes on falling by many orders of magnitude."}}
 fig, ax = plt.subplots(figsize=(7, 3))
 colors = (figures.COLORS["second"], figures.COLORS["gaussian"])
 for (name, curve), color in zip(curves.items(), colors):
     mean, spread = curve.mean(0), curve.std(0)
     ax.loglog(levels, mean, label=name, color=color)
-    ax.fill_between(levels, mean - spread, mean + spread, color=color, alpha=0.25, lw=0)
+    ax.fill_between(
+        levels, mean - spread, mean + spread, color=color, alpha=0.25, lw=0
+    )
 for variance in gaussian.variances:
     ax.axvline(variance.sqrt(), color=figures.COLORS["noise"], lw=0.8, ls="--")
 ax.set(xlabel="noise level σ", ylabel="unexplained fraction")
@@ -316,7 +352,9 @@ ax.legend()
 plt.show()
 
 # %%
-at_width = curves["Gaussian"][:, (levels - gaussian.variances[0].sqrt()).abs().argmin()]
+at_width = curves["Gaussian"][
+    :, (levels - gaussian.variances[0].sqrt()).abs().argmin()
+]
 at_twice = curves["Gaussian"][
     :, (levels - 2 * gaussian.variances[0].sqrt()).abs().argmin()
 ]
@@ -333,7 +371,7 @@ assert better[levels > 0.1].all()
 #
 # ## What we saw
 #
-# - A denoiser and a score are the same thing, by [Tweedie's formula](#eq-tweedie), checked to rounding and by brute force.
+# - A denoiser and a score are the same thing, by Tweedie's formula [(above)](#eq-tweedie), checked to rounding and by brute force.
 # - Sampling is walking towards the denoised point while the noise level falls.
 # - The exact score of a finite data set reproduces that data set.
 # - At high noise, the score is that of a Gaussian with the data's mean and covariance.
@@ -388,5 +426,7 @@ more = torch.from_numpy(
 change = (
     gt.Gaussian.fit(more).covariance - gaussian.covariance
 ).abs().max() / gaussian.variances[0]
-print(f"with ten times the data, the covariance changes by at most {change:.1%} of λ₁")
+print(
+    f"with ten times the data, the covariance changes by at most {change:.1%} of λ₁"
+)
 assert change < 0.05

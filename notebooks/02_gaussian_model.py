@@ -25,7 +25,9 @@ import gausstools as gt
 from gausstools import figures
 
 figures.set_style()
-torch.set_default_dtype(torch.float64)  # errors down to 1e-12 are read off below
+torch.set_default_dtype(
+    torch.float64
+)  # errors down to 1e-12 are read off below
 
 
 def seeded(seed):
@@ -44,7 +46,9 @@ tilt = math.radians(30)
 basis = torch.tensor(
     [[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]]
 )
-gaussian = gt.Gaussian(mean=torch.tensor([0.4, -0.2]), variances=VARIANCES, basis=basis)
+gaussian = gt.Gaussian(
+    mean=torch.tensor([0.4, -0.2]), variances=VARIANCES, basis=basis
+)
 print(gaussian)
 print(gaussian.covariance)
 
@@ -66,7 +70,8 @@ print(gaussian.covariance)
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
 sigmas = torch.logspace(-2.5, 2, 200)
 for variance, color in zip(
-    gaussian.variances, (figures.COLORS["gaussian"], figures.COLORS["highlight"])
+    gaussian.variances,
+    (figures.COLORS["gaussian"], figures.COLORS["highlight"]),
 ):
     left.semilogx(
         sigmas,
@@ -79,20 +84,28 @@ left.set(xlabel="noise level σ", ylabel="share kept")
 left.legend()
 x = gaussian.sample(150, 0.5, generator=seeded(0))
 for start, end in zip(x, gaussian(x, 0.5)):
-    right.plot(*torch.stack([start, end]).T, color=figures.COLORS["noise"], lw=0.6)
+    right.plot(
+        *torch.stack([start, end]).T, color=figures.COLORS["noise"], lw=0.6
+    )
 right.scatter(*x.T, s=5, color=figures.COLORS["data"], linewidths=0)
 right.scatter(
-    *gaussian(x, 0.5).T, s=9, color=figures.COLORS["numerical"], linewidths=0, zorder=3
+    *gaussian(x, 0.5).T,
+    s=9,
+    color=figures.COLORS["numerical"],
+    linewidths=0,
+    zorder=3,
 )
 figures.draw_covariance(
     right, gaussian.mean, gaussian.covariance, color=figures.COLORS["gaussian"]
 )
-right.set(aspect="equal", xlim=(-2.6, 3.4), ylim=(-2.4, 2.2))
+right.set(aspect="equal", xlim=(-3.3, 3.4), ylim=(-2.6, 2.6))
 plt.show()
 
 # %%
 kept = (gaussian.variances / (gaussian.variances + 0.5**2)).tolist()
-print(f"kept at σ = 0.5: {kept[0]:.0%} along the wide axis, {kept[1]:.0%} across it")
+print(
+    f"kept at σ = 0.5: {kept[0]:.0%} along the wide axis, {kept[1]:.0%} across it"
+)
 assert [round(100 * share) for share in kept] == [80, 14]
 
 # %% [markdown]
@@ -117,11 +130,16 @@ assert [round(100 * share) for share in kept] == [80, 14]
 
 # %%
 def worst_deviation(seed, steps=4000):
-    start = gaussian.mean + SIGMA_MAX * torch.randn(50, 2, generator=seeded(seed))
+    start = gaussian.mean + SIGMA_MAX * torch.randn(
+        50, 2, generator=seeded(seed)
+    )
     grid = torch.logspace(math.log10(SIGMA_MAX), -3, steps + 1)
     states = gt.samplers.heun(gaussian, start, grid)
     return max(
-        (state.x - gaussian.flow(start, SIGMA_MAX, state.sigma)).abs().max().item()
+        (state.x - gaussian.flow(start, SIGMA_MAX, state.sigma))
+        .abs()
+        .max()
+        .item()
         for state in states
     )
 
@@ -131,10 +149,12 @@ print(f"solver against formula, anywhere on {50 * len(SEEDS)} paths:")
 print(f"largest deviation {max(deviations):.0e}")
 assert max(deviations) < 1e-3
 
-# %% mystnb={"figure": {"caption": "Closed-form paths from σ = 80, seen in the last part of their way. Left: paths (blue) and the noised Gaussian's two-deviation ellipse at σ = 2, 1, 0.5 and 0 (grey to black). Far out the paths are straight lines to the mean; they bend when σ comes down to the wide axis' deviation, 1. Right: the factor of [the flow](#eq-gaussian-flow) for four variances, relative to where it starts. Each follows the noise down (slope one) until σ = √λ, and then stays.", "name": "fig-flow"}, "image": {"alt": "Left, straight blue lines converge from all sides and bend along a tilted ellipse near its centre. Right, four curves on logarithmic axes fall together along a diagonal and level off one after the other, the largest variance first."}}
+# %% mystnb={"figure": {"caption": "Closed-form paths from σ = 80, seen in the last part of their way. Left: paths (blue) and the noised Gaussian's two-deviation ellipse at σ = 2, 1, 0.5 and 0 (grey to black). Far out the paths are straight lines to the mean; they bend when σ comes down to the wide axis' deviation, 1. Right: the factor of the flow for four variances, relative to where it starts. Each follows the noise down (slope one) until σ = √λ, and then stays.", "name": "fig-flow"}, "image": {"alt": "Left, straight blue lines converge from all sides and bend along a tilted ellipse near its centre. Right, four curves on logarithmic axes fall together along a diagonal and level off one after the other, the largest variance first."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
 angles = torch.linspace(0, 2 * math.pi, 17)[:-1]
-start = gaussian.mean + SIGMA_MAX * 1.5 * torch.stack([angles.cos(), angles.sin()], 1)
+start = gaussian.mean + SIGMA_MAX * 1.5 * torch.stack(
+    [angles.cos(), angles.sin()], 1
+)
 path = torch.stack(
     [gaussian.flow(start, SIGMA_MAX, s) for s in torch.logspace(1, -3, 200)]
 )
@@ -186,7 +206,9 @@ start = (
     gaussian.mean + SIGMA_MAX * torch.tensor([[1.0, 1.3]]) @ basis.T
 )  # 1 and 1.3 deviations out
 levels = torch.logspace(math.log10(SIGMA_MAX), -3, 4000)
-opinion = torch.cat([gaussian(gaussian.flow(start, SIGMA_MAX, s), s) for s in levels])
+opinion = torch.cat(
+    [gaussian(gaussian.flow(start, SIGMA_MAX, s), s) for s in levels]
+)
 share = (opinion - gaussian.mean) @ basis
 share = share / share[-1]
 for k, variance in enumerate(gaussian.variances):
@@ -199,7 +221,9 @@ for k, variance in enumerate(gaussian.variances):
 
 # %% mystnb={"figure": {"caption": "Left: the denoised point's coordinates along one path, each as a share of its final value; dotted lines stand at √(3λ). Right: the same path in the plane. The denoised point (red) leaves the mean along the wide axis first and turns to the narrow one late; the state itself (blue) comes in from far outside.", "name": "fig-denoiser-path"}, "image": {"alt": "Left, two S-shaped curves rising as the noise falls, the wide axis first. Right, a red curve with a bend, from the mean to the sample, and a blue curve that arrives from outside at the same end point."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
-for k, color in enumerate((figures.COLORS["gaussian"], figures.COLORS["highlight"])):
+for k, color in enumerate(
+    (figures.COLORS["gaussian"], figures.COLORS["highlight"])
+):
     variance = gaussian.variances[k]
     left.semilogx(levels, share[:, k], color=color, label=f"λ = {variance:g}")
     left.axvline((3 * variance).sqrt(), color=color, ls=":", lw=1)
@@ -208,7 +232,9 @@ left.invert_xaxis()
 left.legend()
 state = torch.cat([gaussian.flow(start, SIGMA_MAX, s) for s in levels])
 right.plot(*state.T, color=figures.COLORS["gaussian"], label="state")
-right.plot(*opinion.T, color=figures.COLORS["numerical"], label="denoised point")
+right.plot(
+    *opinion.T, color=figures.COLORS["numerical"], label="denoised point"
+)
 figures.draw_covariance(
     right,
     gaussian.mean,
@@ -217,7 +243,7 @@ figures.draw_covariance(
     linewidth=0.8,
 )
 right.set(aspect="equal", xlim=(-1.7, 2.5), ylim=(-1.5, 1.6))
-right.legend(loc="lower right")
+right.legend(loc="upper left", fontsize="small")
 plt.show()
 
 # %% [markdown]
@@ -253,7 +279,9 @@ def own_path(process, steps=2000):
     states = [x]
     for t, t_next in zip(times[:-1], times[1:]):
         half = x + (t_next - t) / 2 * process.velocity(gaussian, x, t)
-        x = x + (t_next - t) * process.velocity(gaussian, half, (t + t_next) / 2)
+        x = x + (t_next - t) * process.velocity(
+            gaussian, half, (t + t_next) / 2
+        )
         states.append(x)
     return times, torch.stack(states)
 
@@ -269,7 +297,7 @@ for name, (times, states) in paths.items():
     )
     assert deviation < 1e-4
 
-# %% mystnb={"figure": {"caption": "The same six paths, first coordinate against time, in the three conventions. VE points start far out and shrink; VP points keep unit scale; flow matching's nearly straight lines explain its name. Translated to VE they are the same curves.", "name": "fig-conventions"}, "image": {"alt": "Three panels with six lines each. In VE the lines start spread over tens of units and run together; in VP they stay within a few units and curve; in flow matching they are nearly straight."}}
+# %% mystnb={"figure": {"caption": "The same six paths, first coordinate against time, in the three conventions. VE points start far out and shrink; VP and flow matching keep a scale near one, and bend each in its own way. Translated to VE they are the same curves.", "name": "fig-conventions"}, "image": {"alt": "Three panels with six lines each. In VE the lines start spread over tens of units and run together; in VP and in flow matching they stay within three units, with different bends."}}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.6))
 labels = ("noise level σ", "time t", "time t")
 for ax, (name, (times, states)), label in zip(axes, paths.items(), labels):
@@ -295,11 +323,17 @@ def errors(sampler, seed):
     exact = gaussian.flow(start, SIGMA_MAX, 0.01)
     ends = (
         list(
-            sampler(gaussian, start, torch.logspace(math.log10(SIGMA_MAX), -2, n + 1))
+            sampler(
+                gaussian,
+                start,
+                torch.logspace(math.log10(SIGMA_MAX), -2, n + 1),
+            )
         )[-1].x
         for n in STEPS
     )
-    return torch.stack([(end - exact).square().sum(1).mean().sqrt() for end in ends])
+    return torch.stack(
+        [(end - exact).square().sum(1).mean().sqrt() for end in ends]
+    )
 
 
 curves = {
@@ -309,10 +343,12 @@ curves = {
 for name, expected in (("euler", 1), ("heun", 2)):
     fine = curves[name][:, -3:].log2()
     order = -(fine[:, -1] - fine[:, 0]) / 2
-    print(f"{name}: order {order.mean():.2f} ± {order.std():.2f}, theory {expected}")
+    print(
+        f"{name}: order {order.mean():.2f} ± {order.std():.2f}, theory {expected}"
+    )
     assert (order - expected).abs().max() < 0.1
 
-# %% mystnb={"figure": {"caption": "Root-mean-square error of Euler's and Heun's methods against the number of denoiser calls, on a grid uniform in ln σ, with lines of slope −1 and −2 through their last points. The closed form (cross) makes no call at all and has no error; it is drawn at the frame's lower left.", "name": "fig-convergence"}, "image": {"alt": "Two falling lines on logarithmic axes with dashed reference lines of slope minus one and minus two; Heun's falls more steeply and crosses below Euler's."}}
+# %% mystnb={"figure": {"caption": "Root-mean-square error of Euler's and Heun's methods against the number of denoiser calls, on a grid uniform in ln σ, with lines of slope −1 and −2 through their last points.", "name": "fig-convergence"}, "image": {"alt": "Two falling lines on logarithmic axes with dashed reference lines of slope minus one and minus two; Heun's falls more steeply and crosses below Euler's."}}
 fig, ax = plt.subplots(figsize=(7, 3))
 for (name, curve), slope, calls, color in zip(
     curves.items(),
@@ -323,17 +359,9 @@ for (name, curve), slope, calls, color in zip(
     nfe = calls * torch.tensor(STEPS)
     mean = curve.mean(0)
     ax.loglog(nfe, mean, "o-", ms=4, color=color, label=name)
-    ax.loglog(nfe, mean[-1] * (nfe[-1] / nfe) ** slope, "--", lw=0.9, color=color)
-ax.plot(
-    0.02,
-    0.05,
-    "x",
-    ms=9,
-    mew=2,
-    color=figures.COLORS["gaussian"],
-    transform=ax.transAxes,
-    label="closed form",
-)
+    ax.loglog(
+        nfe, mean[-1] * (nfe[-1] / nfe) ** slope, "--", lw=0.9, color=color
+    )
 ax.set(xlabel="denoiser calls (NFE)", ylabel="error")
 ax.legend()
 plt.show()
@@ -361,7 +389,9 @@ plt.show()
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 line = gt.Gaussian(gaussian.mean, [1.0, 0.0], basis)
 end = line.flow(
-    line.mean + SIGMA_MAX * torch.randn(5, 2, generator=seeded(0)), SIGMA_MAX, 0.0
+    line.mean + SIGMA_MAX * torch.randn(5, 2, generator=seeded(0)),
+    SIGMA_MAX,
+    0.0,
 )
 off_the_line = ((end - line.mean) @ basis)[:, 1].abs().max().item()
 print(f"distance from the line at σ = 0: {off_the_line:.0e}")
@@ -375,14 +405,16 @@ except ValueError as error:
 
 # %% [markdown]
 # **2. Which grid?** Compare Euler's method with 20 steps on three grids from 80 to 0.01: uniform in $\ln\sigma$, Karras' with
-# $\rho = 7$, uniform in $\sigma$. Explain the order by [the right-hand panel](#fig-flow) above.
+# $\rho = 7$, uniform in $\sigma$. Explain the order of the errors by the right-hand panel [above](#fig-flow).
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 start = SIGMA_MAX * torch.randn(64, 2, generator=seeded(0))
 exact = gaussian.flow(start, SIGMA_MAX, 0.01)
 grids = {
     "uniform in ln σ": torch.logspace(math.log10(SIGMA_MAX), -2, 21),
-    "Karras, ρ = 7": gt.karras_sigmas(21, sigma_min=0.01, sigma_max=SIGMA_MAX)[:-1],
+    "Karras, ρ = 7": gt.karras_sigmas(21, sigma_min=0.01, sigma_max=SIGMA_MAX)[
+        :-1
+    ],
     "uniform in σ": torch.linspace(SIGMA_MAX, 0.01, 21),
 }
 error_on = {}

@@ -13,8 +13,17 @@
 
 # %% tags=["parameters"]
 DATASET = "digits"
-N_SHOWN = 40  # images in the side-by-side figure
-SIZES = [5, 10, 20, 50, 100, 200, 400, 800]  # numbers of training images to fit with
+N_SHOWN = 48  # images in the side-by-side figure
+SIZES = [
+    5,
+    10,
+    20,
+    50,
+    100,
+    200,
+    400,
+    800,
+]  # numbers of training images to fit with
 SIGMAS = [0.1, 0.3, 1.0]  # noise levels at which fits are judged
 SIGMA_MAX = 80.0
 SEEDS = [0, 1, 2, 3, 4]
@@ -42,8 +51,12 @@ test = gt.datasets.load(DATASET, "test").images.double()
 gaussian = gt.Gaussian.fit(train)
 spectrum = gaussian.variances
 total = gaussian.total_variance
-print(f"{len(train)} training and {len(test)} test images, {gaussian.dim} pixels each")
-print(f"total variance {total:.2f}, that is {total / gaussian.dim:.3f} per pixel")
+print(
+    f"{len(train)} training and {len(test)} test images, {gaussian.dim} pixels each"
+)
+print(
+    f"total variance {total:.2f}, that is {total / gaussian.dim:.3f} per pixel"
+)
 
 # %% [markdown]
 # ## Mean and principal components
@@ -68,7 +81,9 @@ plt.show()
 share = spectrum.cumsum(0) / spectrum.sum()
 count = {goal: int((share < goal).sum()) + 1 for goal in (0.5, 0.9, 0.99)}
 for goal, k in count.items():
-    print(f"{k:2d} of {gaussian.dim} components hold {goal:.0%} of the variance")
+    print(
+        f"{k:2d} of {gaussian.dim} components hold {goal:.0%} of the variance"
+    )
 silent = int((spectrum < 1e-12 * spectrum[0]).sum())
 print(f"{silent} directions have no variance at all")
 assert count[0.9] < gaussian.dim / 2
@@ -102,23 +117,40 @@ assert gap > 3
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
 k = torch.arange(1, gaussian.dim + 1)
 visible = spectrum > 1e-6
-left.loglog(k[visible], spectrum[visible], "o", ms=3, color=figures.COLORS["data"])
+left.loglog(
+    k[visible], spectrum[visible], "o", ms=3, color=figures.COLORS["data"]
+)
 for (first, last), (alpha, _), color in zip(
     ranges, fits, (figures.COLORS["gaussian"], figures.COLORS["highlight"])
 ):
     inside = k[first - 1 : last].double()
-    level = (spectrum[first - 1 : last].log() + alpha * inside.log()).mean().exp()
+    level = (
+        (spectrum[first - 1 : last].log() + alpha * inside.log()).mean().exp()
+    )
     left.loglog(
-        inside, level * inside**-alpha, "--", color=color, label=f"α = {alpha:.2f}"
+        inside,
+        level * inside**-alpha,
+        "--",
+        color=color,
+        label=f"α = {alpha:.2f}",
     )
 left.set(xlabel="component k", ylabel="variance $λ_k$", ylim=(3e-4, 6))
 left.legend()
 right.plot(k, share, color=figures.COLORS["data"])
 for goal, at in count.items():
     right.plot(
-        [0, at, at], [goal, goal, 0], ":", lw=1, color=figures.COLORS["gaussian"]
+        [0, at, at],
+        [goal, goal, 0],
+        ":",
+        lw=1,
+        color=figures.COLORS["gaussian"],
     )
-right.set(xlabel="components", ylabel="share of variance", xlim=(0, 64), ylim=(0, 1.02))
+right.set(
+    xlabel="components",
+    ylabel="share of variance",
+    xlim=(0, 64),
+    ylim=(0, 1.02),
+)
 plt.show()
 
 # %% [markdown]
@@ -140,7 +172,12 @@ plt.show()
 def denoising_loss(model, images, sigma, seed):
     """Mean squared error of a denoiser on freshly noised images, in units of σ²."""
     noise = torch.randn(images.shape, generator=seeded(seed))
-    error = (model(images + sigma * noise, sigma) - images).flatten(1).square().sum(1)
+    error = (
+        (model(images + sigma * noise, sigma) - images)
+        .flatten(1)
+        .square()
+        .sum(1)
+    )
     return error.mean().item() / sigma**2
 
 
@@ -148,10 +185,12 @@ full = {}
 for sigma in SIGMAS:
     theory = (spectrum / (spectrum + sigma**2)).sum().item()
     on_train, on_test = (
-        torch.tensor([denoising_loss(gaussian, images, sigma, seed) for seed in SEEDS])
+        torch.tensor(
+            [denoising_loss(gaussian, images, sigma, seed) for seed in SEEDS]
+        )
         for images in (train, test)
     )
-    full[sigma] = on_test.mean().item()
+    full[sigma] = on_test
     print(
         f"σ = {sigma:<4g} theory {theory:5.2f}"
         f"   training images {on_train.mean():5.2f} ± {on_train.std():.2f}"
@@ -169,8 +208,10 @@ def subset_loss(n, sigma, seed):
 
 excess = {
     sigma: torch.tensor(
-        [[subset_loss(n, sigma, s) / full[sigma] - 1 for n in SIZES] for s in SEEDS]
+        [[subset_loss(n, sigma, seed) for n in SIZES] for seed in SEEDS]
     )
+    / full[sigma][:, None]
+    - 1
     for sigma in SIGMAS
 }
 at_100 = {sigma: excess[sigma][:, SIZES.index(100)] for sigma in SIGMAS}
@@ -181,9 +222,11 @@ for sigma, values in at_100.items():
 assert at_100[1.0].max() < at_100[0.1].min()
 assert at_100[1.0].max() < 0.1
 
-# %% mystnb={"figure": {"caption": "How much worse a Gaussian fitted to n images denoises unseen digits than one fitted to all 1,437 (mean of five draws; bars: one standard deviation). At high noise a hundred images are nearly as good as all. Low noise needs the small variances, and those need more images.", "name": "fig-how-many"}, "image": {"alt": "Three falling lines on logarithmic axes, one for each noise level. The line for high noise is lowest; all reach a few percent or less at several hundred images."}}
+# %% mystnb={"figure": {"caption": "How much worse a Gaussian fitted to n images denoises unseen digits than one fitted to all 1,437, on the same noise (mean of five draws; bars: one standard deviation). At high noise a hundred images are nearly as good as all. Low noise needs the small variances, and those need more images.", "name": "fig-how-many"}, "image": {"alt": "Three falling lines on logarithmic axes, one for each noise level. The line for high noise is lowest; all reach a few percent or less at several hundred images."}}
 fig, ax = plt.subplots(figsize=(7, 3))
-colors = plt.get_cmap(figures.LEVELS)(torch.linspace(0, 0.85, len(SIGMAS)).numpy())
+colors = plt.get_cmap(figures.LEVELS)(
+    torch.linspace(0, 0.85, len(SIGMAS)).numpy()
+)
 for (sigma, values), color in zip(excess.items(), colors):
     ax.errorbar(
         SIZES,
@@ -213,8 +256,12 @@ plt.show()
 # %%
 samples = gaussian.sample(len(train), generator=seeded(0))
 scale = gaussian.covariance.norm()
-distance = (gt.Gaussian.fit(samples).covariance - gaussian.covariance).norm() / scale
-by_chance = ((gaussian.total_variance**2 + scale**2) / len(samples)).sqrt() / scale
+distance = (
+    gt.Gaussian.fit(samples).covariance - gaussian.covariance
+).norm() / scale
+by_chance = (
+    (gaussian.total_variance**2 + scale**2) / len(samples)
+).sqrt() / scale
 print(f"covariance of the samples: {distance:.1%} from the digits'")
 print(f"chance alone makes it {by_chance:.1%}")
 assert distance < 1.3 * by_chance
@@ -227,31 +274,32 @@ print(f"{blank:.0%} of the digits' pixels are exactly blank")
 assert outside > 0.2
 assert blank > 0.4
 
-# %% mystnb={"figure": {"caption": "Left: real digits. Middle: samples of the Gaussian with their mean and covariance. Ink is where digits have ink, strokes have a digit's thickness, but no sample is a digit. Right: pixel values of both; the frame of grey is where an image can be.", "name": "fig-samples"}, "image": {"alt": "Left, a grid of legible handwritten digits. Middle, a grid of smudges with the same overall shape. Right, two histograms: the digits' has a tall spike at minus one, the samples' is a smooth hump that reaches beyond both ends."}}
-fig, (left, middle, right) = plt.subplots(
-    1, 3, figsize=(7, 3), width_ratios=(1, 1, 1.1)
+# %% mystnb={"figure": {"caption": "Top left: real digits. Top right: samples of the Gaussian with their mean and covariance. Ink is where digits have ink, strokes have a digit's thickness, but hardly any sample is a digit. Bottom: pixel values of both; images can only be within the grey band.", "name": "fig-samples"}, "image": {"alt": "Top left, a grid of legible handwritten digits. Top right, a grid of smudges with the same overall shape. Bottom, two histograms: the digits' has a tall spike at minus one, the samples' reaches far beyond both ends of the range."}}
+fig, axes = plt.subplot_mosaic(
+    [["digits", "samples"], ["values", "values"]],
+    figsize=(7, 4.4),
+    height_ratios=(1.6, 1),
 )
-figures.image_grid(left, train[:N_SHOWN], columns=5)
-left.set_title("digits")
-figures.image_grid(middle, samples[:N_SHOWN], columns=5)
-middle.set_title("Gaussian samples")
-bins = torch.linspace(-2.5, 2.5, 61).numpy()
-for images, name, color in (
-    (train, "digits", "data"),
-    (samples, "samples", "gaussian"),
+for name, images, color in (
+    ("digits", train, "data"),
+    ("samples", samples, "gaussian"),
 ):
-    right.hist(
+    figures.image_grid(axes[name], images[:N_SHOWN], columns=8)
+    axes[name].set_title(name)
+    axes["values"].hist(
         images.flatten().numpy(),
-        bins,
+        bins=torch.linspace(
+            -2.5625, 2.5625, 42
+        ).numpy(),  # centred on the digits' 17 levels
         density=True,
         log=True,
         histtype="step",
         color=figures.COLORS[color],
         label=name,
     )
-right.axvspan(-1, 1, color="0.93", zorder=0)
-right.set(xlabel="pixel value", ylabel="density")
-right.legend(fontsize="small")
+axes["values"].axvspan(-1, 1, color="0.93", zorder=0)
+axes["values"].set(xlabel="pixel value", ylabel="density")
+axes["values"].legend()
 plt.show()
 
 # %% [markdown]
@@ -264,8 +312,12 @@ plt.show()
 # %%
 start = SIGMA_MAX * torch.randn(2, *gaussian.event_shape, generator=seeded(11))
 shown = [80.0, 20.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.05, 0.0]
-states = torch.stack([gaussian.flow(start, SIGMA_MAX, sigma) for sigma in shown])
-opinions = torch.stack([gaussian(state, sigma) for state, sigma in zip(states, shown)])
+states = torch.stack(
+    [gaussian.flow(start, SIGMA_MAX, sigma) for sigma in shown]
+)
+opinions = torch.stack(
+    [gaussian(state, sigma) for state, sigma in zip(states, shown)]
+)
 
 # %% mystnb={"figure": {"caption": "Two closed-form paths. Odd rows: the state, divided by √(1 + σ²) to keep its contrast. Even rows: the denoised image at that moment. It starts as the mean digit, decides on the broad strokes between σ = 4 and 1, when the state is still mostly noise to the eye, and fills in detail after.", "name": "fig-digit-path"}, "image": {"alt": "Four rows of ten small images. In the first and third row noise turns into a smudged digit-like shape from left to right; in the second and fourth a smooth blurred blob gains structure from left to right and ends as the same shape."}}
 fig, axes = plt.subplots(4, len(shown), figsize=(7, 3.1))
@@ -277,7 +329,9 @@ for column, sigma in enumerate(shown):
             (1, opinions[column]),
         ):
             figures.image_grid(
-                axes[2 * example + row, column], image[example : example + 1], columns=1
+                axes[2 * example + row, column],
+                image[example : example + 1],
+                columns=1,
             )
 fig.suptitle("noise level σ", fontsize="small")
 plt.show()
@@ -289,26 +343,40 @@ plt.show()
 
 # %%
 levels = torch.logspace(math.log10(SIGMA_MAX), -3, 3000)
-along = torch.stack([gaussian(gaussian.flow(start, SIGMA_MAX, s), s) for s in levels])
+along = torch.stack(
+    [gaussian(gaussian.flow(start, SIGMA_MAX, s), s) for s in levels]
+)
 amounts = (along - gaussian.mean).flatten(2) @ gaussian.basis[:, :20]
 half_way = levels[(amounts / amounts[-1] - 0.5).abs().argmin(0)].mean(0)
 predicted = (3 * spectrum[:20]).sqrt()
 deviation = (half_way / predicted - 1).abs().max().item()
-print(f"half-way noise levels of 20 components: within {deviation:.2%} of √(3λ)")
+print(
+    f"half-way noise levels of 20 components: within {deviation:.2%} of √(3λ)"
+)
 assert deviation < 0.01
 
 heun = list(gt.samplers.heun(gaussian, start, gt.karras_sigmas(18)))[-1].x
-error = (heun - gaussian.flow(start, SIGMA_MAX, 0.0)).square().mean().sqrt().item()
+error = (
+    (heun - gaussian.flow(start, SIGMA_MAX, 0.0)).square().mean().sqrt().item()
+)
 print("against the closed form, which calls no denoiser:")
 print(f"Heun with 18 steps, 35 calls, is off by {error:.4f} per pixel")
 assert error < 0.05
 
-# %% mystnb={"figure": {"caption": "Noise level at which each of the 20 leading components is half way to its final value, measured on the path (dots) and predicted by √(3λ) (line).", "name": "fig-order"}, "image": {"alt": "Dots that lie on a falling line from about 2.9 for the first component to about 0.8 for the twentieth."}}
+# %% mystnb={"figure": {"caption": "Noise level at which each of the 20 leading components is half way to its final value, measured on the path (dots) and predicted by √(3λ) (line).", "name": "fig-order"}, "image": {"alt": "Dots that lie on a falling line from about 2.9 for the first component to about 0.7 for the twentieth."}}
 fig, ax = plt.subplots(figsize=(7, 2.6))
 k = torch.arange(1, 21)
-ax.plot(k, predicted, color=figures.COLORS["gaussian"], label="predicted, √(3λ)")
-ax.plot(k, half_way, "o", ms=4, color=figures.COLORS["numerical"], label="measured")
-ax.set(xlabel="component k", ylabel="half-way noise level σ", xticks=[1, 5, 10, 15, 20])
+ax.plot(
+    k, predicted, color=figures.COLORS["gaussian"], label="predicted, √(3λ)"
+)
+ax.plot(
+    k, half_way, "o", ms=4, color=figures.COLORS["numerical"], label="measured"
+)
+ax.set(
+    xlabel="component k",
+    ylabel="half-way noise level σ",
+    xticks=[1, 5, 10, 15, 20],
+)
 ax.legend()
 plt.show()
 
@@ -317,7 +385,7 @@ plt.show()
 #
 # - The digits' covariance is dominated by a few broad patterns; its spectrum bends, it is no power law.
 # - At high noise, a hundred images are enough for a Gaussian that denoises unseen digits nearly as well as one from all.
-# - Its samples have a digit's statistics and are not digits. What is missing is everything beyond second moments.
+# - Its samples have the digits' mean and covariance and are not digits. What is missing is everything beyond second moments.
 # - Its closed-form path goes from the mean image through broad strokes to detail, in the order of the variances.
 #
 # [The paper](https://arxiv.org/abs/2412.09726) computes these statistics for MNIST, CIFAR-10 and faces, and finds that trained
@@ -340,10 +408,13 @@ plt.show()
 weights = torch.bincount(labels) / len(labels)
 noisy = test + 0.3 * torch.randn(test.shape, generator=seeded(1))
 by_class = (
-    torch.stack([g.log_prob(noisy, 0.3) for g in classes]) + weights.log()[:, None]
+    torch.stack([g.log_prob(noisy, 0.3) for g in classes])
+    + weights.log()[:, None]
 )
 gain = (by_class.logsumexp(0) - gaussian.log_prob(noisy, 0.3)).mean().item()
-print(f"the mixture gives test digits {gain:.1f} nats more than the single Gaussian")
+print(
+    f"the mixture gives test digits {gain:.1f} nats more than the single Gaussian"
+)
 assert gain > 1
 
 # %% [markdown]
@@ -356,7 +427,8 @@ kept, dropped = gaussian.truncate(10), gaussian.truncate(10, "drop")
 loss = {}
 for sigma in (0.1, 0.3, 1.0, 3.0):
     loss[sigma] = [
-        denoising_loss(model, test, sigma, 0) for model in (gaussian, kept, dropped)
+        denoising_loss(model, test, sigma, 0)
+        for model in (gaussian, kept, dropped)
     ]
     whole, with_tail, without = loss[sigma]
     print(

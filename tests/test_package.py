@@ -25,8 +25,8 @@ def test_every_public_name_can_be_had(name):
 
 
 def test_an_unknown_name_is_an_attribute_error_that_lists_the_known():
-    with pytest.raises(AttributeError, match=r"no attribute 'Gausian'; it has .*Gaussian"):
-        _ = gt.Gausian
+    with pytest.raises(AttributeError, match=r"no attribute 'Gauss'; it has .*Gaussian"):
+        _ = gt.Gauss
 
 
 @pytest.mark.parametrize("name", ["gausstools", *MODULES])

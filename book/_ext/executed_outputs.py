@@ -1,0 +1,102 @@
+"""Put the outputs of a chapter's cached run into its page, and say at its end where they come from.
+
+The tracked notebooks have no outputs. When Sphinx reads one, this extension hands it the same notebook with the outputs
+of the run that belongs to it, without the cells that only Colab needs, and with a closing note on the run. A notebook
+without such a run stops the build: a page never shows outputs of another source, or none.
+"""
+
+import datetime
+import html
+import re
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+from book.pipeline import runs
+from book.pipeline.errors import PipelineError
+from book.pipeline.layout import Book, Repository
+from book.pipeline.pairing import is_generated
+
+
+def provenance(manifest: dict, repository: Repository) -> str:
+    """The closing note of a chapter, in MyST."""
+    if manifest["commit"]:
+        commit = f"at commit [`{manifest['commit'][:7]}`]({repository.commit(manifest['commit'])})"
+        commit += " with uncommitted changes" if manifest["dirty"] else ""
+    else:
+        commit = "outside version control"
+    date = datetime.date.fromisoformat(manifest["date"])
+    hardware = manifest["processor"] + (f" and {manifest['gpu']}" if manifest["gpu"] else "")
+    versions = [f"Python {manifest['python']}"]
+    versions += [f"{name} {manifest[name]}" for name in ("torch", "gausstools") if manifest[name]]
+    return (
+        "::::{div} provenance\n"
+        f"Every output above was computed {commit}, on {date.day} {date:%B %Y}, in {manifest['seconds']:.0f} s "
+        f"on {hardware}, with {', '.join(versions[:-1])} and {versions[-1]}.\n"
+        "::::"
+    )
+
+
+def _name_figure(cell: NotebookNode) -> None:
+    """Give a figure that is HTML its alternative text, which myst-nb gives to images only."""
+    options = cell.metadata.get("mystnb", {})
+    alt = options.get("image", {}).get("alt")
+    for output in cell.outputs:
+        if alt and "figure" in options and "text/html" in output.get("data", {}):
+            output.data["text/html"] = (
+                f'<div role="group" aria-label="{html.escape(alt)}">{output.data["text/html"]}</div>'
+            )
+
+
+_LABEL_ELSEWHERE = re.compile(r"\]\([\w./-]+\.ipynb(#(?:fig|eq)-[\w-]+)\)")
+
+
+def page_notebook(notebook: NotebookNode, run: runs.Run, repository: Repository) -> NotebookNode:
+    """The notebook as its page shows it."""
+    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, outputs in zip(code_cells, run.outputs, strict=True):
+        cell.outputs = outputs
+        _name_figure(cell)
+    notebook.cells = [cell for cell in notebook.cells if not is_generated(cell)]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            # In Colab such a link must name the notebook. On the pages labels hold for the whole book, and only so.
+            cell.source = _LABEL_ELSEWHERE.sub(r"](\1)", cell.source)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(provenance(run.manifest, repository)))
+    return notebook
+
+
+def _look_around(app: Sphinx) -> None:
+    """Read once per build what every chapter is compared with."""
+    book = Book(Path(app.srcdir))
+    app.executed_outputs = (book, {f"notebooks/{c.slug}": c for c in book.chapters}, runs.Inputs.of(book))
+
+
+def _insert(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace the text of a notebook that Sphinx is about to parse."""
+    if not app.env.doc2path(docname).endswith(".ipynb"):
+        return
+    book, chapters, inputs = app.executed_outputs
+    if docname not in chapters:
+        raise ExtensionError(f"{docname}.ipynb has no source {docname}.py. Delete it, or add its source.")
+    chapter = chapters[docname]
+    notebook = nbformat.reads(source[0], as_version=4)
+    try:
+        found = runs.find(book, chapter, notebook, inputs)
+    except PipelineError as error:
+        raise ExtensionError(str(error)) from None
+    if not found.run:
+        raise ExtensionError(f"{docname}.ipynb has no executed run to show ({found.reason}). Run `make execute`.")
+    # The run may change while the notebook does not: a library function, the lock.
+    app.env.note_dependency(str(found.run.path))
+    source[0] = nbformat.writes(page_notebook(notebook, found.run, book.repository))
+
+
+def setup(app: Sphinx) -> dict:
+    """Register with Sphinx."""
+    app.connect("builder-inited", _look_around)
+    app.connect("source-read", _insert)
+    return {"version": "1", "parallel_read_safe": True}

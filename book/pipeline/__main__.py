@@ -1,0 +1,147 @@
+"""The command line: `python -m book.pipeline COMMAND`, from the repository's root."""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from book.pipeline.errors import PipelineError
+from book.pipeline.layout import Book
+
+# Each command imports what it needs: `pair` should not wait for a browser's bindings, nor `serve` for jupytext.
+
+
+def _report(findings: list[str], passed: str) -> None:
+    """Print `passed`, or stop with all findings."""
+    if findings:
+        raise PipelineError("\n".join([*findings, f"{len(findings)} finding{'s' if len(findings) > 1 else ''}."]))
+    print(passed)
+
+
+def pair(book: Book, options: argparse.Namespace) -> None:
+    """Generate notebooks/*.ipynb from notebooks/*.py."""
+    from book.pipeline import pairing
+
+    if options.check:
+        _report(pairing.mismatches(book), f"{len(book.chapters)} notebooks agree with their sources.")
+        return
+    changed = pairing.pair(book)
+    for path in changed:
+        print(f"  {path}: written")
+    print(f"{len(book.chapters)} notebooks paired, {len(changed)} of them written.")
+
+
+def execute(book: Book, options: argparse.Namespace) -> None:
+    """Execute the chapters whose cached runs are no longer true."""
+    from book.pipeline.execute import execute as execute_chapters
+
+    outcome = execute_chapters(book, options.chapters, jobs=options.jobs, timeout=options.timeout)
+    if outcome.failures:
+        count = (
+            f"{len(outcome.failures)} of {len(book.select(options.chapters))} chapters failed; the others are cached."
+        )
+        raise PipelineError("\n\n".join([*map(str, outcome.failures), count]))
+    print(f"{len(outcome.executed)} chapters executed, {len(outcome.up_to_date)} up to date.")
+
+
+def pages(book: Book, _options: argparse.Namespace) -> None:
+    """Build the pages from the cached runs."""
+    from book.pipeline.pages import build_pages
+
+    index = build_pages(book)
+    print(f"{len(book.documents)} pages built: {index}")
+
+
+def scan(book: Book, _options: argparse.Namespace) -> None:
+    """Look for faults in the cached runs and the built pages."""
+    from book.pipeline.scan import scan_pages, scan_runs
+
+    _report(scan_runs(book) + scan_pages(book), f"{len(book.documents)} pages scanned: no findings.")
+
+
+def rules(book: Book, _options: argparse.Namespace) -> None:
+    """Check the chapters' sources, and that the repository's address stands once."""
+    from book.pipeline.rules import check_address, check_chapters
+
+    _report(check_chapters(book) + check_address(book), f"{len(book.chapters)} sources follow the rules.")
+
+
+def serve(book: Book, options: argparse.Namespace) -> None:
+    """Show the built site on localhost."""
+    from book.pipeline.serve import serve as serve_site
+
+    serve_site(book, options.port)
+
+
+def screenshots(book: Book, _options: argparse.Namespace) -> None:
+    """Take a picture of every page at two widths, in light and dark."""
+    from book.pipeline.screenshots import take_screenshots
+
+    print(f"{len(take_screenshots(book))} pictures in {book.build / 'screenshots'}")
+
+
+def build(book: Book, options: argparse.Namespace) -> None:
+    """Pair, execute, pages and scan, one after the other."""
+    times = []
+    for stage in (pair, execute, pages, scan):
+        print(f"== {stage.__name__}: {stage.__doc__}", flush=True)
+        begun = time.monotonic()
+        stage(book, options)
+        times.append(f"{stage.__name__} {time.monotonic() - begun:.0f} s")
+    print(f"\nThe book is ready ({', '.join(times)}). Open it with `make serve`, or from\n  {book.html / 'index.html'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m book.pipeline", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository's root (default: where you are)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(function, name: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        command.set_defaults(function=function)
+        return command
+
+    def add_execution_options(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--jobs", type=int, default=2, help="chapters at a time (default: 2)")
+        command.add_argument("--timeout", type=int, default=600, help="seconds that a cell may take (default: 600)")
+
+    whole = add(build, "book")
+    add_execution_options(whole)
+    whole.set_defaults(check=False, chapters=[])
+    add(pair, "pair").add_argument("--check", action="store_true", help="write nothing; fail where they disagree")
+    some = add(execute, "execute")
+    add_execution_options(some)
+    some.add_argument("chapters", nargs="*", help="chapters by slug, number or path (default: all)")
+    add(pages, "pages")
+    add(scan, "scan")
+    add(rules, "rules")
+    add(serve, "serve").add_argument("--port", type=int, default=8000, help="port on localhost (default: 8000)")
+    add(screenshots, "screenshots")
+    return parser
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the command; return the exit status."""
+    # What ends a job in CI or closes a terminal ends the pipeline as Ctrl-C does, with its workers.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    options = _parser().parse_args()
+    try:
+        options.function(Book(options.root.resolve()), options)
+    except PipelineError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. What had finished is kept; nothing is half-written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
