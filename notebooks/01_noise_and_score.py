@@ -23,9 +23,8 @@ import gausstools as gt
 from gausstools import figures
 
 figures.set_style()
-torch.set_default_dtype(
-    torch.float64
-)  # the checks below go down to rounding error
+# The checks below go down to rounding error.
+torch.set_default_dtype(torch.float64)
 
 
 def seeded(seed):
@@ -149,7 +148,10 @@ plt.show()
 # noised into $x$,
 #
 # $$
-# D(x,\sigma) = \sum_i w_i(x)\, y_i, \qquad w_i \propto \exp\!\Big(\!-\frac{\|x-y_i\|^2}{2\sigma^2}\Big).
+# \begin{aligned}
+# D(x,\sigma) &= \sum_i w_i(x)\, y_i, \\
+# w_i(x) &\propto \exp\!\Big(\!-\frac{\|x-y_i\|^2}{2\sigma^2}\Big).
+# \end{aligned}
 # $$ (eq-denoiser)
 
 
@@ -162,8 +164,10 @@ def denoiser(x, sigma):
 # Differentiate the logarithm of the noised density [(above)](#eq-density), and the same weights appear:
 #
 # $$
-# \nabla \log p(x;\sigma) = \frac{\sum_i \mathcal N(x; y_i, \sigma^2 I)\,(y_i - x)/\sigma^2}{\sum_i \mathcal N(x; y_i, \sigma^2 I)}
-# = \frac{D(x,\sigma) - x}{\sigma^2}.
+# \begin{aligned}
+# \nabla \log p(x;\sigma) &= \sum_i w_i(x)\, \frac{y_i - x}{\sigma^2} \\
+# &= \frac{D(x,\sigma) - x}{\sigma^2}.
+# \end{aligned}
 # $$ (eq-tweedie)
 #
 # This is **Tweedie's formula**. It holds for every data distribution, since any distribution is a limit of point
@@ -257,7 +261,10 @@ plt.show()
 # ([Song et al. 2021](https://arxiv.org/abs/2011.13456), [Karras et al. 2022](https://arxiv.org/abs/2206.00364)):
 #
 # $$
-# \frac{\mathrm dx}{\mathrm d\sigma} = -\sigma\,\nabla\log p(x;\sigma) = \frac{x - D(x,\sigma)}{\sigma}.
+# \begin{aligned}
+# \frac{\mathrm dx}{\mathrm d\sigma} &= -\sigma\,\nabla\log p(x;\sigma) \\
+# &= \frac{x - D(x,\sigma)}{\sigma}.
+# \end{aligned}
 # $$ (eq-flow)
 #
 # Read the right-hand side as a rule: *always walk towards the denoised point*. The library's `heun` sampler takes any

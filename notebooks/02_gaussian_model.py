@@ -25,9 +25,8 @@ import gausstools as gt
 from gausstools import figures
 
 figures.set_style()
-torch.set_default_dtype(
-    torch.float64
-)  # errors down to 1e-12 are read off below
+# Errors far below a millionth are read off below.
+torch.set_default_dtype(torch.float64)
 
 
 def seeded(seed):
@@ -57,8 +56,10 @@ print(gaussian.covariance)
 # score is linear in $x$, and by Tweedie's formula so is the denoiser:
 #
 # $$
-# \nabla\log p(x;\sigma) = -(\Sigma+\sigma^2 I)^{-1}(x-\mu), \qquad
-# D(x,\sigma) = \mu + \sum_k \frac{\lambda_k}{\lambda_k+\sigma^2}\; u_k u_k^\top (x-\mu).
+# \begin{aligned}
+# \nabla\log p(x;\sigma) &= -(\Sigma+\sigma^2 I)^{-1}(x-\mu), \\
+# D(x,\sigma) &= \mu + \sum_k \frac{\lambda_k}{\lambda_k+\sigma^2}\; u_k u_k^\top (x-\mu).
+# \end{aligned}
 # $$ (eq-gaussian-denoiser)
 #
 # Read the sum one direction at a time: along $u_k$, keep the fraction $\lambda_k/(\lambda_k+\sigma^2)$ of what you see and
@@ -115,9 +116,10 @@ assert [round(100 * share) for share in kept] == [80, 14]
 # look along one direction, $y_k = u_k^\top(x-\mu)$:
 #
 # $$
-# \frac{\mathrm dy_k}{\mathrm d\sigma} = \frac{\sigma}{\lambda_k+\sigma^2}\, y_k
-# \quad\Longrightarrow\quad
-# y_k(\sigma) = \sqrt{\frac{\sigma^2+\lambda_k}{\sigma_T^2+\lambda_k}}\; y_k(\sigma_T).
+# \begin{aligned}
+# \frac{\mathrm dy_k}{\mathrm d\sigma} &= \frac{\sigma}{\lambda_k+\sigma^2}\, y_k, \\
+# \text{so}\quad y_k(\sigma) &= \sqrt{\frac{\sigma^2+\lambda_k}{\sigma_T^2+\lambda_k}}\; y_k(\sigma_T).
+# \end{aligned}
 # $$ (eq-gaussian-flow)
 #
 # The directions do not talk to each other, and each is a separable equation. The solution says: *keep your
@@ -187,8 +189,10 @@ plt.show()
 # At each moment the denoiser has an opinion of the final image. Along the path, that opinion is also closed:
 #
 # $$
-# D(x_\sigma,\sigma) = \mu + \sum_k c_k(\sigma)\, u_k u_k^\top (x_T-\mu), \qquad
-# c_k(\sigma) = \frac{\lambda_k}{\sqrt{(\lambda_k+\sigma^2)(\lambda_k+\sigma_T^2)}}.
+# \begin{aligned}
+# D(x_\sigma,\sigma) &= \mu + \sum_k c_k(\sigma)\, u_k u_k^\top (x_T-\mu), \\
+# c_k(\sigma) &= \frac{\lambda_k}{\sqrt{(\lambda_k+\sigma^2)(\lambda_k+\sigma_T^2)}}.
+# \end{aligned}
 # $$ (eq-denoiser-path)
 #
 # As a function of $\ln\sigma$ this is a sigmoid that climbs from 0 to its final value. It is half way

@@ -14,16 +14,7 @@
 # %% tags=["parameters"]
 DATASET = "digits"
 N_SHOWN = 48  # images in the side-by-side figure
-SIZES = [
-    5,
-    10,
-    20,
-    50,
-    100,
-    200,
-    400,
-    800,
-]  # numbers of training images to fit with
+SIZES = [5, 10, 20, 50, 100, 200, 400, 800]  # numbers of images to fit with
 SIGMAS = [0.1, 0.3, 1.0]  # noise levels at which fits are judged
 SIGMA_MAX = 80.0
 SEEDS = [0, 1, 2, 3, 4]

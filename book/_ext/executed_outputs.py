@@ -40,6 +40,18 @@ def provenance(manifest: dict, repository: Repository) -> str:
     )
 
 
+def _fold_plotting(cell: NotebookNode) -> None:
+    """Fold the code of a figure: the page shows the picture, and the code on demand. Jupyter and Colab show both."""
+    options, tags = cell.metadata.get("mystnb", {}), cell.metadata.get("tags", [])
+    if "figure" in options and not any(tag.startswith("hide-") for tag in tags):
+        cell.metadata["tags"] = [*tags, "hide-input"]
+        cell.metadata["mystnb"] = {
+            "code_prompt_show": "Show the code of this figure",
+            "code_prompt_hide": "Hide the code of this figure",
+            **options,
+        }
+
+
 def _name_figure(cell: NotebookNode) -> None:
     """Give a figure that is HTML its alternative text, which myst-nb gives to images only."""
     options = cell.metadata.get("mystnb", {})
@@ -60,6 +72,7 @@ def page_notebook(notebook: NotebookNode, run: runs.Run, repository: Repository)
     for cell, outputs in zip(code_cells, run.outputs, strict=True):
         cell.outputs = outputs
         _name_figure(cell)
+        _fold_plotting(cell)
     notebook.cells = [cell for cell in notebook.cells if not is_generated(cell)]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

@@ -1,4 +1,4 @@
-"""A browser without a network, to look at the pages with."""
+"""A browser without a network: what it finds wrong with a page, and what it needs for pictures of one."""
 
 import os
 import shutil
@@ -66,3 +66,48 @@ def open_page(page: Page, address: str) -> None:
     page.evaluate("() => document.fonts.ready")
     page.evaluate("() => document.querySelectorAll('img[loading=lazy]').forEach(image => { image.loading = 'eager' })")
     page.wait_for_function("() => [...document.images].every(image => image.complete)")
+
+
+_LOOK = """() => {
+    const findings = [];
+    const article = document.querySelector('article') || document.body;
+    for (const formula of article.querySelectorAll('.math')) {
+        if (!formula.querySelector('mjx-container')) findings.push('a formula is not set: ' + formula.textContent);
+    }
+    for (const element of document.querySelectorAll('mjx-merror, [data-mjx-error]')) {
+        findings.push('a formula is wrong: ' + (element.getAttribute('title') || element.textContent.trim()));
+    }
+    for (const image of document.images) {
+        if (!image.naturalWidth) findings.push('an image is not shown: ' + image.getAttribute('src'));
+    }
+    for (const image of article.querySelectorAll('.cell_output img')) {
+        const { filter, opacity, backgroundColor, mixBlendMode } = getComputedStyle(image);
+        if (filter !== 'none' || opacity !== '1' || mixBlendMode !== 'normal') {
+            findings.push('a figure is not shown in its own colours: ' + image.getAttribute('src'));
+        }
+        if (backgroundColor !== 'rgb(255, 255, 255)') {
+            findings.push('a figure does not stand on white: ' + image.getAttribute('src'));
+        }
+    }
+    const wide = document.documentElement.scrollWidth - window.innerWidth;
+    if (wide > 0) findings.push('the page is ' + wide + ' pixels wider than the window');
+    return findings;
+}"""
+
+
+def look(browser: Browser, site: str, address: str, width: int, scheme: str) -> list[str]:
+    """Open a page as a reader without a network would; return what is wrong with it."""
+    context, blocked = offline_context(browser, site, width, scheme)
+    page = context.new_page()
+    findings: list[str] = []
+    page.on(
+        "console", lambda message: message.type in {"error", "warning"} and findings.append(f"console: {message.text}")
+    )
+    page.on("pageerror", lambda error: findings.append(f"script: {error}"))
+    page.on("requestfailed", lambda request: findings.append(f"not loaded: {request.url}"))
+    page.on("response", lambda answer: answer.status >= 400 and findings.append(f"{answer.status}: {answer.url}"))
+    open_page(page, f"{site}/{address}")
+    findings += page.evaluate(_LOOK)
+    findings += [f"reaches out to {url}" for url in blocked]
+    context.close()
+    return findings
