@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,17 +109,18 @@ def _environment(job: _Job, threads: int) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a worker and its kernel, which is a session of its own and would outlive it."""
+    """End a worker with its kernel, which is a session of its own and would outlive it, and what the kernel started."""
     try:
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = [psutil.Process(process.pid)]
     except psutil.NoSuchProcess:
         family = []
-    for child in family:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
-    process.kill()
+    for member in family:  # grows meanwhile
+        with suppress(psutil.NoSuchProcess):
+            member.suspend()  # before its children are listed, so that no later one escapes
+            family += member.children()
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
 
 

@@ -195,5 +195,5 @@ def write_atomically(path: Path, text: str) -> None:
         os.chmod(temporary, 0o644)  # mkstemp makes it private, which a shared checkout would not expect
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # an interruption may come after the replacement
         raise

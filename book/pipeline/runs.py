@@ -125,7 +125,9 @@ class Run:
 
 
 def _checksum(notebook: NotebookNode) -> str:
-    return _digest(_canonical([cell.cell_type, cell.source, cell.get("outputs")]) for cell in notebook.cells)
+    """Hash of everything in the file, the manifest included, but the checksum itself."""
+    manifest = {key: value for key, value in notebook.metadata[_MANIFEST].items() if key != "checksum"}
+    return _digest([_canonical({**notebook, "metadata": {**notebook.metadata, _MANIFEST: manifest}})])
 
 
 def _path(book: Book, chapter: Chapter, code: str) -> Path:
@@ -154,6 +156,7 @@ def load(book: Book, path: Path) -> Run:
 
 def store(book: Book, chapter: Chapter, notebook: NotebookNode, manifest: dict[str, Any]) -> Run:
     """Write a run into the cache, and drop the chapter's oldest ones."""
+    notebook.metadata[_MANIFEST] = manifest
     notebook.metadata[_MANIFEST] = {**manifest, "checksum": _checksum(notebook)}
     path = _path(book, chapter, manifest["code"])
     write_atomically(path, nbformat.writes(notebook) + "\n")

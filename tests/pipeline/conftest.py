@@ -1,0 +1,231 @@
+"""A toy book of two chapters, with the real pipeline and the real settings, to break in every way."""
+
+import base64
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from rich.console import Console
+
+from book.pipeline import execute, pairing, runs
+from book.pipeline.layout import Book, Chapter
+from book.pipeline.progress import Progress
+
+ROOT = Path(__file__).parents[2]
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+FIGURE = '{"figure": {"caption": "A dot.", "name": "fig-dot"}, "image": {"alt": "One dark dot."}}'
+CORES = 10
+"""Pretended for the shared execution, so that the share of each chapter is not 1."""
+
+FILES = {
+    ".gitignore": ".cache/\n_build/\n__pycache__/\n",
+    "requirements.txt": "numpy==2.0.0\n",
+    "data/number.txt": "7\n",
+    "gausstools/__init__.py": "",
+    "gausstools/shapes.py": f'''\
+import base64
+
+from IPython.display import Image
+
+
+def area(size):
+    return size * size
+
+
+def picture():
+    return Image(base64.b64decode("{PIXEL}"))
+''',
+    "gausstools/words.py": 'GREETING = "hello"\n',
+    "notebooks/01_first.py": f"""\
+# %% [markdown]
+# # First
+#
+# How large is it? [The second chapter](02_second.ipynb) follows; [the dot](#fig-dot) is below.
+
+# %% tags=["parameters"]
+SIZE = 3
+
+# %%
+import os
+
+from gausstools import shapes
+
+print("threads:", os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])
+print("area:", shapes.area(SIZE))
+
+# %% [markdown]
+# ## A picture
+
+# %% mystnb={FIGURE}
+shapes.picture()
+""",
+    "notebooks/02_second.py": """\
+# %% [markdown]
+# # Second
+
+# %% tags=["parameters"]
+TIMES = 2
+
+# %%
+import os
+from pathlib import Path
+
+from gausstools import words
+
+print("threads:", os.environ["OMP_NUM_THREADS"])
+print(words.GREETING * TIMES, Path("data/number.txt").read_text())
+""",
+    "book/refs.bib": "",
+    "book/index.md": "# Toy\n\nRead [the first](../notebooks/01_first.ipynb).\n",
+    "book/_toc.yml": """\
+format: jb-book
+root: book/index
+chapters:
+  - file: notebooks/01_first
+  - file: notebooks/02_second
+""",
+}
+
+
+class Toy:
+    """A repository of its own below `root`."""
+
+    url = "https://github.com/someone/toy-book"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def book(self) -> Book:
+        """A fresh view: `Book` remembers what it has read."""
+        return Book(self.root)
+
+    def write(self, path: str, text: str) -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+        return file
+
+    def read(self, path: str) -> str:
+        return (self.root / path).read_text("utf-8")
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        text = self.read(path)
+        assert old in text
+        self.write(path, text.replace(old, new))
+
+    def pair(self) -> list[str]:
+        return pairing.pair(self.book)
+
+    def chapter(self, slug: str) -> Chapter:
+        return Chapter(self.root / "notebooks" / f"{slug}.py")
+
+    def notebook(self, slug: str) -> nbformat.NotebookNode:
+        return pairing.read_paired(self.book, self.chapter(slug))
+
+    def find(self, slug: str) -> runs.Lookup:
+        """What the pipeline would show for a chapter, as things are now."""
+        return runs.find(self.book, self.chapter(slug), self.notebook(slug), runs.Inputs.of(self.book))
+
+    def store(self, slug: str, *outputs: dict) -> runs.Run:
+        """A true run without executing anything: `outputs` are those of the last code cell."""
+        notebook, inputs = self.notebook(slug), runs.Inputs.of(self.book)
+        cell = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+        cell.outputs = [nbformat.v4.new_output(**output) for output in outputs]
+        manifest = {key: getattr(inputs, key) for key in ("data", "datasets", "lock", "python")}
+        manifest |= {"slug": slug, "code": runs.code_hash(notebook), "modules": {}, "seconds": 1.0}
+        return runs.store(self.book, self.chapter(slug), notebook, manifest)
+
+    def arguments(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "book.pipeline", *words]
+
+    def command(self, *words: str) -> subprocess.CompletedProcess:
+        """`python -m book.pipeline WORDS` here."""
+        return subprocess.run(self.arguments(*words), cwd=self.root, capture_output=True, text=True, timeout=120)
+
+    def git(self, *words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *who, *words], cwd=self.root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def left_over(self) -> list[str]:
+        """Temporary files and folders of the pipeline, which should be none."""
+        working = self.root / ".cache" / "executing"
+        jobs = list(working.iterdir()) if working.is_dir() else []
+        hidden = [*self.root.glob("notebooks/.*"), *self.root.glob(".cache/executed/.*")]
+        return [str(path) for path in jobs + hidden]
+
+    def runs(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted((self.root / ".cache" / "executed").iterdir())}
+
+
+def _create(root: Path) -> Toy:
+    toy = Toy(root)
+    for path, text in FILES.items():
+        toy.write(path, text)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    config["repository"] = {"url": Toy.url, "branch": "main"}
+    toy.write("_config.yml", yaml.safe_dump(config, sort_keys=False))
+    for code in ("pipeline", "_ext", "_static"):
+        (root / "book" / code).symlink_to(ROOT / "book" / code)
+    toy.pair()
+    return toy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_the_user():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GAUSSTOOLS_DATA", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def toy(tmp_path) -> Toy:
+    """Paired, nothing executed."""
+    return _create(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _executed_once(tmp_path_factory) -> tuple[Toy, execute.Outcome, str]:
+    toy = _create(tmp_path_factory.mktemp("executed"))
+    toy.git("init", "--initial-branch=main")
+    toy.git("add", ".")
+    toy.git("commit", "--message=toy")
+    with open(os.devnull, "w") as nowhere, pytest.MonkeyPatch.context() as patch:
+        console = Console(file=nowhere, record=True)
+        patch.setattr(execute, "cores", lambda: CORES)
+        outcome = execute.execute(toy.book, [], jobs=2, progress=Progress(console))
+        assert not outcome.failures, outcome.failures
+        return toy, outcome, console.export_text()
+
+
+@pytest.fixture
+def executed(tmp_path, _executed_once) -> Toy:
+    """Committed to git, and both chapters executed: a copy, to be changed at will."""
+    shutil.copytree(_executed_once[0].root, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return Toy(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def executed_for_module(tmp_path_factory, _executed_once) -> Toy:
+    """The same, for a module that builds on it."""
+    root = tmp_path_factory.mktemp("built")
+    shutil.copytree(_executed_once[0].root, root, symlinks=True, dirs_exist_ok=True)
+    return Toy(root)
+
+
+@pytest.fixture(scope="session")
+def first_execution(_executed_once) -> tuple[execute.Outcome, str]:
+    """What came of the shared execution, and what was shown meanwhile."""
+    return _executed_once[1:]
+
+
+@pytest.fixture
+def pixel() -> bytes:
+    return base64.b64decode(PIXEL)
