@@ -51,9 +51,9 @@ def _readable(book: Book, messages: str) -> str:
     def place(match: re.Match) -> str:
         index, line = divmod(int(match["line"]), 10_000)
         chapter = cells.get(match["slug"], [])
-        # The closing note is a cell that the source does not have.
+        # The closing note is a cell that the source does not have. The first line of a cell counts as its second.
         return f"notebooks/{match['slug']}.py" + (
-            f":{chapter[index - 1].start + line - 1}" if index <= len(chapter) else ""
+            f":{chapter[index - 1].start + line - 2}" if 0 < index <= len(chapter) else ""
         )
 
     plain = _COLOUR.sub("", messages).strip().replace(f"{book.root}/", "")

@@ -23,8 +23,9 @@ def _unfinished_cell(job: Path) -> int | None:
     if not output.is_file():
         return None
     cells = nbformat.read(output, as_version=4).cells
-    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
-    return next((i for i, state in enumerate(states) if state in {"failed", "running"}), None)
+    # papermill calls the cell that broke off "completed", and all that it never came to; but these have no beginning.
+    begun = [i for i, cell in enumerate(cells) if cell.metadata.get("papermill", {}).get("start_time")]
+    return begun[-1] if begun else None
 
 
 def execute(job: Path, timeout: int) -> dict:

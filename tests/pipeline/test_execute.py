@@ -1,0 +1,234 @@
+"""Execution: honest about failures, done once, and gone without a trace when interrupted."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import CORES
+from rich.console import Console
+
+from book.pipeline import execute
+from book.pipeline.errors import PipelineError
+from book.pipeline.progress import Progress
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def eventually(condition, seconds: float = 30):
+    """What `condition` gives, as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def test_a_run_holds_what_its_chapter_printed(executed):
+    (outputs,) = [outputs for outputs in executed.find("01_first").run.outputs if "area" in str(outputs)]
+    assert "area: 9" in outputs[0]["text"]
+
+
+def test_a_run_says_where_it_comes_from(executed):
+    manifest = executed.find("01_first").run.manifest
+    assert manifest["commit"] == executed.git("rev-parse", "HEAD")
+    assert manifest["dirty"] is False
+    assert set(manifest["modules"]) == {"gausstools/__init__.py", "gausstools/shapes.py"}
+    assert manifest["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert manifest["processor"]
+
+
+def test_two_chapters_share_the_cores(executed):
+    share = CORES // 2
+    for slug in ("01_first", "02_second"):
+        assert f"threads: {share}" in str(executed.find(slug).run.outputs)
+    assert f"threads: {share} {share}" in str(executed.find("01_first").run.outputs)
+
+
+def test_the_shared_execution_ran_both_and_left_nothing_else(executed, first_execution):
+    outcome, _ = first_execution
+    assert sorted(chapter.slug for chapter in outcome.executed) == ["01_first", "02_second"]
+    assert executed.left_over() == []
+    assert executed.git("status", "--porcelain") == ""
+
+
+def test_progress_without_a_terminal_says_what_starts_and_what_ends_in_how_many_seconds(first_execution):
+    _, shown = first_execution
+    lines = [line.strip() for line in shown.splitlines()]
+    assert "\x1b" not in shown
+    for slug in ("01_first", "02_second"):
+        start = lines.index(f"notebooks/{slug}.py: running (never executed)")
+        assert any(re.fullmatch(rf"notebooks/{slug}\.py: done in \d+\.\d s", line) for line in lines[start:])
+
+
+def test_progress_says_that_a_chapter_is_slow():
+    stream = io.StringIO()
+    with Progress(Console(file=stream)) as progress:
+        progress.started("notebooks/01_first.py", "its code changed", last=80.0)
+        progress.finished("notebooks/01_first.py", 91.0)
+    assert "running (its code changed; took 80 s last time)" in stream.getvalue()
+    assert "warning: notebooks/01_first.py took 91 s" in stream.getvalue()
+
+
+def test_nothing_is_executed_twice(executed):
+    before = executed.runs()
+    done = executed.command("execute")
+    assert done.returncode == 0, done.stderr
+    assert "0 chapters executed, 2 up to date" in done.stdout
+    assert executed.runs() == before
+
+
+@pytest.fixture(scope="module")
+def failing(executed_for_module):
+    """The first chapter is to be executed again and succeeds, the second fails; executed twice."""
+    toy = executed_for_module
+    toy.edit("notebooks/01_first.py", "SIZE = 3", "SIZE = 4")
+    toy.edit("notebooks/02_second.py", "print(words", 'raise ValueError("planted")\nprint(words')
+    toy.pair()
+    return toy, toy.command("execute"), toy.command("execute")
+
+
+def test_a_failure_is_told_with_file_cell_and_traceback(failing):
+    _, done, _ = failing
+    message = plain(done.stderr)
+    assert done.returncode == 1
+    assert 'notebooks/02_second.py, cell "import os" failed:' in message
+    assert re.search(r'raise ValueError\("planted"\)', message)
+    assert "ValueError: planted" in message
+    assert "1 of 2 chapters failed" in message
+    assert "notebooks/02_second.py: FAILED after" in done.stdout
+
+
+def test_the_success_beside_a_failure_is_kept(failing):
+    toy, done, _ = failing
+    assert re.search(r"notebooks/01_first\.py: done in \d+\.\d s", done.stdout)
+    assert "area: 16" in str(toy.find("01_first").run.outputs)
+    assert toy.find("02_second").run is None
+    assert toy.left_over() == []
+
+
+def test_running_again_repeats_the_failed_chapter_only(failing):
+    _, _, again = failing
+    assert again.returncode == 1
+    assert "notebooks/01_first.py: up to date" in again.stdout
+    assert "notebooks/02_second.py: running" in again.stdout
+
+
+def test_a_chapter_whose_kernel_dies_is_named(toy):
+    toy.edit("notebooks/02_second.py", "print(words", "os._exit(1)\nprint(words")
+    toy.pair()
+    done = toy.command("execute", "02")
+    assert done.returncode == 1
+    assert 'notebooks/02_second.py, cell "import os" failed:' in done.stderr
+    assert "DeadKernelError" in done.stderr
+
+
+def test_a_cell_that_hangs_is_named(toy):
+    toy.edit("notebooks/02_second.py", "print(words", "while True: pass\nprint(words")
+    toy.pair()
+    done = toy.command("execute", "--timeout", "1", "02_second")
+    assert done.returncode == 1
+    assert 'notebooks/02_second.py, cell "import os" failed:' in done.stderr
+    assert "CellTimeoutError" in done.stderr
+
+
+def test_damaged_runs_are_named_and_executed_again(executed):
+    first, second = (executed.find(slug).run.path for slug in ("01_first", "02_second"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.write_bytes(second.read_bytes().replace(b"hellohello", b"jellohello"))
+    done = executed.command("execute")
+    assert done.returncode == 0, done.stderr
+    for path in (first, second):
+        assert f"warning: .cache/executed/{path.name}: this cached run is damaged" in done.stdout
+    assert "2 chapters executed, 0 up to date" in done.stdout
+    assert "hellohello 7" in str(executed.find("02_second").run.outputs)
+    assert executed.find("01_first").run
+
+
+@pytest.fixture
+def sleeping(executed):
+    """`execute`, at a moment when the kernel of the second chapter and its child process are in the midst of a cell."""
+    code = 'import subprocess\nnap = subprocess.Popen(["sleep", "60"])\n'
+    code += 'Path("pids").write_text(f"{os.getpid()} {nap.pid}.")\nnap.wait()\n'
+    executed.edit("notebooks/02_second.py", "print(words", f"{code}print(words")
+    executed.pair()
+    pipeline = subprocess.Popen(
+        executed.arguments("execute"), cwd=executed.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background may ignore it
+    )  # fmt: skip
+    pids = executed.root / "pids"
+    eventually(lambda: pids.is_file() and pids.read_text().endswith("."))
+    worker = psutil.Process(pipeline.pid).children()[0].pid
+    yield executed, pipeline, [worker, *map(int, pids.read_text()[:-1].split())]
+    pipeline.kill()
+    pipeline.wait()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interruption_leaves_nothing_behind(sleeping, name):
+    toy, pipeline, pids = sleeping
+    before = toy.runs()
+    assert len(pids) == 3
+    assert all(map(alive, pids))
+    assert toy.left_over()  # so that the same question below means something
+
+    pipeline.send_signal(getattr(signal, name))
+    out, err = pipeline.communicate(timeout=20)
+    assert pipeline.returncode == 130
+    assert "Interrupted" in err
+    assert "Traceback" not in out + err
+    assert eventually(lambda: not any(map(alive, pids)), 5)
+    assert toy.left_over() == []
+    assert toy.runs() == before
+
+
+def test_what_a_killed_pipeline_left_is_swept(executed):
+    executed.write(".cache/executing/999999999/01_first/input.ipynb", "{")
+    executed.command("execute")
+    assert executed.left_over() == []
+
+
+def test_no_process_that_a_worker_is_about_to_start_escapes():
+    """A worker that ever starts new processes, ended at a random moment."""
+    code = "import subprocess\nwhile True: subprocess.Popen(['sleep', '61.803'])"
+    worker = subprocess.Popen([sys.executable, "-c", code])
+    eventually(lambda: psutil.Process(worker.pid).children())
+    execute._end(worker)
+
+    def survivors():
+        return [p for p in psutil.process_iter(["cmdline"]) if "61.803" in (p.info["cmdline"] or []) and alive(p.pid)]
+
+    left = survivors()
+    for process in left:
+        process.kill()
+    assert left == []
+
+
+def test_chapters_are_chosen_by_number_slug_and_path(toy):
+    chosen = [toy.book.select([name])[0].slug for name in ("02", "02_second", "notebooks/02_second.ipynb")]
+    assert chosen == ["02_second"] * 3
+    with pytest.raises(PipelineError, match=r"No chapter is called 07.*01_first, 02_second"):
+        toy.book.select(["07"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the path is one of Unix")
+def test_elsewhere_than_in_the_root_is_a_clear_error(toy):
+    done = subprocess.run(
+        toy.arguments("--root", "/usr", "execute"), cwd=toy.root, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "/usr has no _config.yml" in done.stderr

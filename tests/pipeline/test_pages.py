@@ -1,0 +1,191 @@
+"""The pages: they show the outputs of exactly their source, or they are not built."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from sphinx.errors import ExtensionError
+
+from book._ext import executed_outputs
+from book.pipeline.errors import PipelineError
+from book.pipeline.pages import build_pages
+
+FIRST = "_build/html/notebooks/01_first.html"
+
+
+@pytest.fixture(scope="module")
+def built(executed_for_module):
+    """The toy book's pages, built by the command; the first chapter's page as it was then."""
+    toy = executed_for_module
+    done = toy.command("pages")
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(toy=toy, done=done, first=toy.read(FIRST), status=toy.git("status", "--porcelain"))
+
+
+def test_the_command_prints_the_page_to_open(built):
+    assert built.done.stdout.strip() == f"3 pages built: {built.toy.root / '_build/html/index.html'}"
+
+
+def test_a_page_shows_the_outputs_of_its_run(built):
+    assert "area: 9" in built.first
+    assert 'alt="One dark dot."' in built.first
+    assert "A dot." in built.first
+    assert "hellohello 7" in built.toy.read("_build/html/notebooks/02_second.html")
+
+
+def test_a_page_says_where_its_outputs_come_from(built):
+    manifest = built.toy.find("01_first").run.manifest
+    commit = built.toy.git("rev-parse", "HEAD")
+    (note,) = [part for part in built.first.split("<div") if 'class="provenance' in part]
+    assert f'href="{built.toy.url}/commit/{commit}"' in note
+    assert commit[:7] in note
+    assert "uncommitted" not in note
+    assert f"in {manifest['seconds']:.0f} s" in note
+    for fact in ("processor", "python", "torch", "gausstools"):
+        assert manifest[fact] in note
+
+
+def test_a_page_leaves_out_what_only_colab_needs_and_offers_colab(built):
+    assert "google.colab" not in built.first
+    assert "colab-badge.svg" not in built.first
+    assert "colab.research.google.com/github/someone/toy-book/blob/main/notebooks/01_first.ipynb" in built.first
+
+
+def test_building_touches_no_tracked_file(built):
+    assert built.status == ""
+
+
+def test_the_scan_finds_nothing(built):
+    done = built.toy.command("scan")
+    assert done.returncode == 0, done.stderr
+    assert "3 pages scanned: no findings" in done.stdout
+
+
+def test_a_new_output_of_the_same_source_reaches_the_page(built):
+    """The library changed, the chapter did not: `make book` executes that chapter again and builds its page anew."""
+    toy = built.toy
+    toy.edit("gausstools/shapes.py", "size * size", "1000 + size")
+    done = toy.command("book")
+    assert done.returncode == 0, done.stderr
+    assert "notebooks/01_first.py: running (gausstools/shapes.py changed" in done.stdout
+    assert "1 chapters executed, 1 up to date" in done.stdout
+    assert "The book is ready" in done.stdout
+    page = toy.read(FIRST)
+    assert "area: 1003" in page
+    assert "area: 9" not in page
+    assert "with uncommitted changes" in page
+
+
+def test_broken_references_fail_the_build_with_file_and_line(executed):
+    executed.edit(
+        "notebooks/02_second.py", "# # Second\n", "# # Second\n#\n# See [it](#fig-gone) and [that](09_gone.ipynb).\n"
+    )
+    executed.pair()
+    done = executed.command("pages")
+    assert done.returncode == 1
+    assert "fig-gone" in done.stderr
+    assert "09_gone.ipynb" in done.stderr
+    assert done.stderr.count("notebooks/02_second.py:4") == 2
+    assert str(executed.root) not in done.stderr.split("warning counts as an error")[1]
+    assert not (executed.root / "_build/built-with").exists()  # so that the next build repeats the warning
+
+
+def test_pages_without_runs_name_the_notebooks(toy):
+    done = toy.command("pages")
+    assert done.returncode == 1
+    for slug in ("01_first", "02_second"):
+        assert f"notebooks/{slug}.py: no executed run to show (never executed). Run `make execute`." in done.stderr
+    assert not (toy.root / "_build").exists()
+
+
+def test_pages_refuse_an_outdated_run(executed):
+    executed.edit("gausstools/words.py", "hello", "bye")
+    with pytest.raises(PipelineError, match=r"notebooks/02_second.py: .*gausstools/words.py changed"):
+        build_pages(executed.book)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_pages_refuse_a_damaged_run_by_name(executed, damage):
+    path = executed.find("01_first").run.path
+    data = path.read_bytes()
+    path.write_bytes(data[:-200] if damage == "truncated" else data.replace(b"area: 9", b"area: 8"))
+    with pytest.raises(PipelineError, match=rf"{path.name}: this cached run is damaged"):
+        build_pages(executed.book)
+
+
+@pytest.fixture
+def read_by_sphinx(executed):
+    """What Sphinx alone, without the checks before it, would parse in place of a notebook."""
+
+    def read(docname: str) -> str:
+        env = SimpleNamespace(doc2path=lambda name: f"{name}.ipynb", note_dependency=lambda path: None)
+        app = SimpleNamespace(srcdir=executed.root, env=env)
+        executed_outputs._look_around(app)
+        source = [(executed.root / f"{docname}.ipynb").read_text("utf-8")]
+        executed_outputs._insert(app, docname, source)
+        return source[0]
+
+    return read
+
+
+def test_the_extension_inserts_the_outputs(read_by_sphinx):
+    assert "area: 9" in read_by_sphinx("notebooks/01_first")
+
+
+def test_the_extension_refuses_a_missing_run(executed, read_by_sphinx):
+    executed.find("01_first").run.path.unlink()
+    with pytest.raises(ExtensionError, match=r"notebooks/01_first.ipynb has no executed run"):
+        read_by_sphinx("notebooks/01_first")
+
+
+def test_the_extension_refuses_a_damaged_run(executed, read_by_sphinx):
+    path = executed.find("01_first").run.path
+    path.write_bytes(path.read_bytes().replace(b"area: 9", b"area: 8"))
+    with pytest.raises(ExtensionError, match=rf"{path.name}: this cached run is damaged"):
+        read_by_sphinx("notebooks/01_first")
+
+
+def test_the_extension_refuses_a_notebook_without_a_source(executed, read_by_sphinx):
+    shutil.copy(executed.root / "notebooks/01_first.ipynb", executed.root / "notebooks/03_stray.ipynb")
+    with pytest.raises(ExtensionError, match=r"03_stray.ipynb has no source"):
+        read_by_sphinx("notebooks/03_stray")
+
+
+def test_an_interactive_figure_has_its_alternative_text(executed):
+    run = executed.find("01_first").run
+    run.outputs[-1][:] = [nbformat.v4.new_output("display_data", {"text/html": "<svg></svg>"})]
+    shown = executed_outputs.page_notebook(executed.notebook("01_first"), run, executed.book.repository)
+    assert (
+        '<div role="group" aria-label="One dark dot."><svg></svg></div>' in shown.cells[-2].outputs[0].data["text/html"]
+    )
+
+
+@pytest.mark.parametrize("name", ["_build", "_build/html"])
+def test_a_build_folder_that_cannot_be_written_is_a_clear_error(executed, name):
+    executed.write(name, "a file, where a folder should be")
+    done = executed.command("pages")
+    assert done.returncode == 1
+    assert f"Cannot write into {executed.root / name}: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(toy):
+    toy.write(".cache", "a file, where a folder should be")
+    done = toy.command("execute")
+    assert done.returncode == 1
+    assert f"Cannot write into {toy.root / '.cache'}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_page_that_the_table_of_contents_lists_must_be_there(executed):
+    executed.edit("book/_toc.yml", "01_first", "09_gone")
+    with pytest.raises(PipelineError, match=r"book/_toc.yml lists notebooks/09_gone"):
+        build_pages(executed.book)
+
+
+def test_a_missing_table_of_contents_is_a_clear_error(executed):
+    Path(executed.root, "book/_toc.yml").unlink()
+    with pytest.raises(PipelineError, match=r"book/_toc.yml is missing"):
+        build_pages(executed.book)
