@@ -1,0 +1,134 @@
+"""The rules for sources: each finding with file and line. And the real repository follows them."""
+
+from pathlib import Path
+
+import pytest
+
+from book.pipeline.errors import PipelineError
+from book.pipeline.layout import Book
+from book.pipeline.pairing import mismatches
+from book.pipeline.rules import CODE_WIDTH, check_address, check_chapters
+
+ROOT = Path(__file__).parents[2]
+
+SOUND = """\
+# %% [markdown]
+# # Title
+#
+# Text with [a link](01_first.ipynb#a-picture) and [another](https://example.org).
+
+# %% tags=["parameters"]
+SIZE = 3
+RATES = [0.1, -2 * 10**3]
+
+# %%
+print(SIZE)
+
+# %% mystnb={"figure": {"caption": "A line.", "name": "fig-line"}, "image": {"alt": "A straight line."}}
+print(RATES)
+"""
+
+
+@pytest.fixture
+def check(toy):
+    """Findings in a chapter with this source."""
+
+    def findings(source: str) -> list[str]:
+        toy.write("notebooks/02_second.py", source)
+        return check_chapters(toy.book)
+
+    return findings
+
+
+def test_a_sound_chapter_has_no_finding(check, toy):
+    assert check(SOUND) == []
+    assert toy.command("rules").returncode == 1  # no git here, so nothing proves the address
+    toy.git("init")
+    done = toy.command("rules")
+    assert done.returncode == 0, done.stderr
+    assert "2 sources follow the rules" in done.stdout
+
+
+FIGURE = SOUND.splitlines()[12]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("# # Title", "# Title", 1, "does not start with a title"),
+        ("# %% [markdown]\n# # Title", "x = 1\n\n# %% [markdown]\n# # Title", 1, "does not start with a title"),
+        ("print(SIZE)", "print(SIZE)  #" + "x" * CODE_WIDTH, 11, f"has at most {CODE_WIDTH}"),
+        ("print(SIZE)", "x = 1\nprint(SIZE", 12, "not valid Python"),
+        ("print(SIZE)", "x = 1\n%pip install x", 12, "`%pip install x` is IPython's"),
+        ("print(SIZE)", "!ls", 11, "`!ls` is IPython's"),
+        (' tags=["parameters"]', "", 1, "no cell is tagged `parameters`"),
+        ("# %%\nprint", '# %% tags=["parameters"]\nprint', 10, "a second cell is tagged `parameters`"),
+        ("SIZE = 3", "SIZE = max(1, 3)", 7, "a parameters cell holds plain assignments only"),
+        ("RATES = [", "import os\nRATES = [", 8, "a parameters cell holds plain assignments only"),
+        ("# %% tags", "# %%\nx = 1\n\n# %% tags", 6, "code before the parameters"),
+        ("Text with", "Text {ref}`x` with", 4, "a MyST role"),
+        ("Text with", "Text\n# ```{note}\n# ```\n# with", 5, "a MyST directive"),
+        ("Text with", "Text $\\newcommand{\\x}{y}$ with", 4, "a macro"),
+        ("Text with", "Text {{ it }} with", 4, "a substitution"),
+        ("[a link]", "[]", 4, "has no text"),
+        ("01_first.ipynb#a", "09_gone.ipynb#a", 4, "the link to 09_gone.ipynb#a-picture leads to no file"),
+        ("01_first.ipynb#a-picture", "01_first.py", 4, "link to the notebook, 01_first.ipynb"),
+        ('"caption": "A line."', '"caption": ""', 13, 'figure "fig-line" has no caption'),
+        ("A straight line.", "", 13, 'figure "fig-line" has no alt text'),
+        ('"fig-line"', '"line"', 13, 'figure name "line" is not of the form'),
+        ('"fig-line"', '"fig-dot"', 13, 'figure name "fig-dot" is taken by notebooks/01_first.py:20'),
+    ],
+)
+def test_a_broken_rule_is_told_with_file_and_line(check, old, new, line, message):
+    assert old in SOUND
+    findings = check(SOUND.replace(old, new))
+    places = [finding for finding in findings if message in finding]
+    assert places, findings
+    assert places[0].startswith(f"notebooks/02_second.py:{line}: ")
+
+
+def test_examples_of_links_in_code_are_no_links(check):
+    assert check(SOUND.replace("Text with", "Text `[a](b.md)` with")) == []
+
+
+@pytest.mark.parametrize("name", ["third.py", "03-third.py", "03_Third.py", "third.ipynb"])
+def test_a_file_name_that_no_command_would_take_up_is_told(toy, name):
+    toy.write(f"notebooks/{name}", SOUND if name.endswith("py") else "{}")
+    assert any(finding.startswith(f"notebooks/{name}:1: name not of the form") for finding in check_chapters(toy.book))
+
+
+def test_the_address_in_another_file_is_told(toy):
+    toy.git("init")
+    toy.write("README.md", f"Clone {toy.url.upper()}.git")
+    toy.write("_build/page.html", toy.url)  # git ignores it
+    (finding,) = check_address(toy.book)
+    assert finding.startswith("README.md: holds the repository's address (someone/toy-book)")
+    toy.git("add", "README.md")
+    assert check_address(toy.book) == [finding]
+    assert "README.md: holds" in toy.command("rules").stderr
+
+
+def test_the_address_in_an_orphaned_notebook_is_told(toy):
+    toy.git("init")
+    (toy.root / "notebooks/02_second.py").unlink()
+    (finding,) = check_address(toy.book)
+    assert finding.startswith("notebooks/02_second.ipynb: ")
+
+
+def test_a_config_without_the_address_is_a_clear_error(toy):
+    toy.edit("_config.yml", "  url:", "  address:")
+    with pytest.raises(PipelineError, match=r"_config.yml gives no 'url' for the repository"):
+        _ = toy.book.repository
+
+
+def test_the_real_chapters_follow_the_rules():
+    assert check_chapters(Book(ROOT)) == []
+
+
+def test_the_real_notebooks_agree_with_their_sources():
+    assert mismatches(Book(ROOT)) == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone: git lists the files that belong to the book")
+def test_the_real_address_stands_in_one_place():
+    assert check_address(Book(ROOT)) == []

@@ -1,0 +1,174 @@
+"""The scan: every fault that jupyter-book passes over, planted in a run or on a page, is found and named."""
+
+import pytest
+
+from book.pipeline.errors import PipelineError
+from book.pipeline.scan import scan_pages, scan_runs
+
+IMAGE = {"output_type": "display_data", "data": {"image/png": "AAAA"}}
+ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "planted", "traceback": []}
+OPTIONS = '{"figure": {"caption": "A dot.", "name": "fig-dot"}, "image": {"alt": "One dark dot."}}'
+
+
+def stream(name, text):
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+@pytest.fixture
+def first_only(toy):
+    toy.write("book/_toc.yml", "format: jb-book\nroot: book/index\nchapters: [{file: notebooks/01_first}]\n")
+    return toy
+
+
+def found_in_run(toy, *outputs, options=OPTIONS):
+    """Findings when the first chapter's last cell, with these options, has shown these outputs."""
+    toy.edit("notebooks/01_first.py", f"mystnb={OPTIONS}", f"mystnb={options}")
+    toy.pair()
+    toy.store("01_first", *outputs)
+    return scan_runs(toy.book)
+
+
+def test_a_captioned_figure_has_no_finding(first_only):
+    assert found_in_run(first_only, IMAGE) == []
+    svg = {"output_type": "display_data", "data": {"text/html": "<div><svg></svg></div>"}}
+    first_only.store("01_first", svg)
+    assert scan_runs(first_only.book) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ('{"figure": {"caption": "A dot.", "name": "fig-dot"}}', "shows a figure without alt text"),
+        (OPTIONS.replace("One dark dot.", " "), "shows a figure without alt text"),
+        (OPTIONS.replace("One dark dot.", "_images/dot.png"), "has the path '_images/dot.png' as alt text"),
+        (OPTIONS.replace("A dot.", ""), "shows a figure without caption"),
+        (OPTIONS.replace("fig-dot", ""), "shows a figure without name"),
+    ],
+)
+@pytest.mark.parametrize("data", [{"image/png": "AAAA"}, {"text/html": "<svg></svg>"}], ids=["image", "drawing"])
+def test_a_figure_that_lacks_something_is_named(first_only, options, message, data):
+    figure = {"output_type": "display_data", "data": data}
+    (finding,) = found_in_run(first_only, figure, options=options)
+    assert finding.startswith("notebooks/01_first.py, cell ")
+    assert message in finding
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ([IMAGE, stream("stderr", "oh no")], "writes to stderr: oh no"),
+        ([IMAGE, ERROR], "ends in an error: ValueError: planted"),
+        ([IMAGE, stream("stdout", "UserWarning: old")], "prints a warning: UserWarning: old"),
+        ([IMAGE, IMAGE], "shows 2 outputs under one caption"),
+        ([stream("stdout", "no picture")], "has a caption but shows no figure"),
+    ],
+)
+def test_a_faulty_output_is_named(first_only, outputs, message):
+    (finding,) = found_in_run(first_only, *outputs)
+    assert finding.startswith('notebooks/01_first.py, cell "fig-dot": ')
+    assert message in finding
+
+
+def test_a_missing_and_a_damaged_run_are_named(toy):
+    path = toy.store("01_first", IMAGE).path
+    path.write_bytes(path.read_bytes()[:-100])
+    damaged, missing = scan_runs(toy.book)
+    assert f".cache/executed/{path.name}: this cached run is damaged" in damaged
+    assert "notebooks/02_second.py: no executed run" in missing
+
+
+@pytest.fixture
+def site(toy, pixel):
+    """A site of one page, around the given HTML; returns the findings."""
+    toy.write("book/_toc.yml", "format: jb-book\nroot: book/index\n")
+    (toy.root / "_build/html/book").mkdir(parents=True)
+    (toy.root / "_build/html/book/dot.png").write_bytes(pixel)
+    toy.write("_build/html/index.html", "<meta http-equiv=refresh content='0; url=book/index.html'>")
+    toy.write("_build/html/book/other.html", '<h1 id="there">Other</h1>')
+
+    def findings(body: str) -> list[str]:
+        toy.write("_build/html/book/index.html", f"<html><body><article>{body}</article></body></html>")
+        return scan_pages(toy.book)
+
+    return findings
+
+
+SOUND = """
+<link rel="canonical" href="https://example.org/"> <h1 id="top">Title</h1>
+<a href="#top">up</a> <a href="other.html#there">there</a> <a href="other.html">other</a> <a href="../">home</a>
+<a href="https://example.org/x">elsewhere</a> <a href="mailto:a@b.org">mail</a>
+<div class="cell_output"><figure id="fig-dot"><img src="dot.png" alt="One dark dot."><figcaption>A dot.</figcaption>
+</figure></div> <img src="data:image/png;base64,AAAA" alt="A pixel.">
+<pre>::: {note} $$x$$ [a](#b)</pre> <code>{ref}`x`</code> <span class="math">\\begin{aligned}</span>
+"""
+
+
+def test_a_sound_page_has_no_finding(site):
+    assert site(SOUND) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('<img src="dot.png">', "the image dot.png has no alt text"),
+        ('<figure id="fig-x"><img src="dot.png" alt=" "></figure>', "the image fig-x has no alt text"),
+        ('<img src="dot.png" alt="../_images/dot.png">', "has a path as alt text"),
+        ('<div class="cell_output"><img src="dot.png" alt="A dot."></div>', "output of a cell without a caption"),
+        ('<img src="gone.png" alt="A dot.">', "<img> leads to no file: gone.png"),
+        ('<img src="https://cdn.org/dot.png" alt="A dot.">', "<img> loads https://cdn.org/dot.png from elsewhere"),
+        ('<script src="https://cdn.org/x.js"></script>', "<script> loads https://cdn.org/x.js from elsewhere"),
+        ('<script src="//cdn.org/x.js"></script>', "<script> loads //cdn.org/x.js from elsewhere"),
+        ('<link rel="stylesheet" href="https://cdn.org/x.css">', "<link> loads https://cdn.org/x.css from elsewhere"),
+        ('<iframe src="https://video.org/1"></iframe>', "<iframe> loads https://video.org/1 from elsewhere"),
+        ('<script src="gone.js"></script>', "<script> leads to no file: gone.js"),
+        ('<a href="gone.html">where</a>', 'the link "where" leads to no file: gone.html'),
+        ('<a href="#gone">where</a>', 'the link "where" leads to no anchor: #gone'),
+        ('<a href="other.html#gone">where</a>', 'the link "where" leads to no anchor: other.html#gone'),
+        ('<a href="../../../data/number.txt">where</a>', 'the link "where" leads out of the site'),
+        ("<p>::: {note}</p>", "a colon fence is left as text"),
+        ("<p>{ref}`fig-x`</p>", "a role is left as text"),
+        ("<p>```{figure} x</p>", "a fence is left as text"),
+        ("<p>$$x^2$$</p>", "a formula is left as text"),
+        ("<p>\\begin{align}</p>", "a formula is left as text"),
+        ("<p>Figure ??</p>", "an unresolved reference is left as text"),
+        ("<p>[the dot](#fig-dot)</p>", "a link is left as text"),
+        ('<div class="cell_output"><div class="output stderr">oh no</div></div>', "shows an error or a warning: oh no"),
+        ('<div class="cell_output"><pre class="traceback">oh</pre></div>', "shows an error or a warning: oh"),
+        ('<span class="xref missing">fig-x</span>', "has a broken reference: fig-x"),
+    ],
+)
+def test_a_fault_on_a_page_is_found_once_and_named(site, body, message):
+    (finding,) = site(SOUND + body)
+    assert finding.startswith("_build/html/book/index.html: ")
+    assert message in finding
+
+
+def test_a_style_sheet_that_loads_from_elsewhere_is_named(site, toy):
+    toy.write("_build/html/_static/x.css", "@import url('https://fonts.org/a.css'); b {background: url(dot.png)}")
+    (finding,) = site(SOUND)
+    assert finding.startswith("_build/html/_static/x.css: loads https://fonts.org/a.css from elsewhere")
+
+
+def test_a_missing_page_and_a_page_without_provenance_are_named(site, toy):
+    toy.write(
+        "book/_toc.yml",
+        "format: jb-book\nroot: book/index\nchapters: [{file: book/gone}, {file: notebooks/01_first}]\n",
+    )
+    toy.write("_build/html/notebooks/01_first.html", "<article>Here</article>")
+    assert site(SOUND) == [
+        "_build/html/book/gone.html: missing. Run `make pages`.",
+        "_build/html/notebooks/01_first.html: does not say where its outputs come from",
+    ]
+
+
+def test_without_pages_there_is_a_clear_error(toy):
+    with pytest.raises(PipelineError, match=r"no pages in _build/html.*make pages"):
+        scan_pages(toy.book)
+
+
+def test_the_command_fails_and_tells_all_findings(site, toy):
+    site('<a href="gone.html">where</a><img src="dot.png">')
+    done = toy.command("scan")
+    assert done.returncode == 1
+    assert done.stderr.count("_build/html/book/index.html: ") == 2
+    assert "2 findings." in done.stderr
