@@ -6,6 +6,8 @@ the other.
 """
 
 import math
+import numbers
+import operator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["Denoiser", "Sigma", "score"]
 
-Sigma = float | Tensor
+Sigma = float | int | Tensor
 """A noise level: a number, or a tensor with one value for all or one per row of the batch."""
 
 
@@ -80,7 +82,7 @@ def check_sigma(sigma: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
         TypeError: if it is neither a number nor a tensor of numbers.
         ValueError: if it is negative, NaN or infinite, or has neither one value nor one per row of ``x``.
     """
-    if isinstance(sigma, bool) or not isinstance(sigma, (int, float, Tensor)):
+    if isinstance(sigma, bool) or not isinstance(sigma, (numbers.Real, Tensor)):
         raise TypeError(f"{name} is {type(sigma).__name__}, expected a float or a tensor of shape ({len(x)},)")
     if isinstance(sigma, Tensor) and (sigma.dtype == torch.bool or sigma.is_complex()):
         raise TypeError(f"{name} has dtype {sigma.dtype}, expected real numbers")
@@ -96,6 +98,18 @@ def check_sigma(sigma: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
     if not (values.isfinite() & (values >= 0)).all():
         raise ValueError(f"{name} lies between {values.min():g} and {values.max():g}, expected finite numbers >= 0")
     return sigma.reshape(-1).to(x)
+
+
+def check_count(value: int, name: str, low: int, high: int | None = None) -> int:
+    """Return a whole number from ``low`` to ``high`` (without end if None), else raise ValueError."""
+    try:
+        count = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or count < low or (high is not None and count > high):
+        expected = f">= {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}, expected an integer {expected}")
+    return count
 
 
 def along_batch(values: Tensor, x: Tensor) -> Tensor:

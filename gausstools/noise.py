@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_sigma
+from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
 
 __all__ = ["DDPM", "VE", "VP", "FlowMatching", "Prediction", "Process", "karras_sigmas"]
 
@@ -42,8 +42,7 @@ def karras_sigmas(
     >>> karras_sigmas(3)
     tensor([8.0000e+01, 2.5152e+00, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n is {n!r}, expected an integer >= 1: the number of noise levels above 0")
+    n = check_count(n, "n", 1)
     if not (0 < sigma_min <= sigma_max < math.inf):
         raise ValueError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}, expected 0 < sigma_min <= sigma_max")
     if n > 1 and sigma_min == sigma_max:

@@ -244,6 +244,22 @@ def test_a_truncated_fit_gives_the_discarded_variance_to_the_tail():
     assert gt.Gaussian.fit(x, rank=2).tail.item() == pytest.approx(variances[2:].mean())
 
 
+def test_components_have_a_sign_that_does_not_depend_on_the_machine():
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for model in (gt.Gaussian.fit(x), gt.Gaussian.fit(-x), gt.Gaussian.fit(x.flip(0))):
+        assert (model.basis.gather(0, model.basis.abs().argmax(0, keepdim=True)) > 0).all()
+        close(model.basis, gt.Gaussian.fit(x).basis, rtol=1e-8)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_numbers_may_be_numpys():
+    model = gt.Gaussian.isotropic(torch.zeros(2), np.float32(1.0))
+    x = model.sample(np.int64(3), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(x, np.float32(1.0)), x / 2)
+    torch.testing.assert_close(model.truncate(np.int32(0)).tail, torch.tensor(1.0))
+    assert gt.karras_sigmas(np.int64(3)).shape == (4,)
+
+
 def test_one_point_and_repeated_points_fit():
     point = torch.tensor([[1.0, 2.0, 3.0]])
     for data in (point, point.repeat(9, 1)):
@@ -390,6 +406,7 @@ def test_a_question_that_cannot_be_is_refused(x, sigma, error, message):
         ),
         (lambda: gt.Gaussian.isotropic(torch.zeros(2), 1.0).sample(-1), ValueError, "n is -1"),
         (lambda: gt.Gaussian.isotropic(torch.zeros(2), 1.0).truncate(0, "lose"), ValueError, "'tail' or 'drop'"),
+        (lambda: gt.Gaussian.fit(3.0), TypeError, "data is float, expected a tensor"),
         (lambda: gt.Moments().mean, ValueError, "no data was given"),
         (lambda: gt.Moments().merge(3), TypeError, "other is int"),
     ],

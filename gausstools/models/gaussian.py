@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gausstools.denoiser import Sigma, check_batch, check_sigma
+from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
 from gausstools.models import files
 from gausstools.models.moments import Moments
 
@@ -99,7 +99,8 @@ class Gaussian(nn.Module):
     def from_covariance(cls, mean: Tensor, covariance: Tensor) -> "Gaussian":
         """Return the Gaussian with this mean, ``(*event)``, and covariance, ``(D, D)`` over the flattened event.
 
-        The eigenpairs come in decreasing order. Eigenvalues below 0 by rounding become 0.
+        The eigenpairs come in decreasing order, each vector with its largest entry positive, so that the same data
+        give the same components on every machine. Eigenvalues below 0 by rounding become 0.
 
         Raises:
             ValueError: if the covariance is not symmetric or has a negative eigenvalue.
@@ -122,10 +123,12 @@ class Gaussian(nn.Module):
         variances, basis = torch.linalg.eigh((covariance + covariance.T) / 2)
         if variances[0] < -rounding * len(variances):
             raise ValueError(f"covariance has the eigenvalue {variances[0]:g}, expected none below 0")
-        return cls(mean, variances.flip(0).clamp(min=0), basis.flip(1))
+        variances, basis = variances.flip(0).clamp(min=0), basis.flip(1)
+        largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
+        return cls(mean, variances, basis * largest.sign())
 
     @classmethod
-    def isotropic(cls, mean: Tensor, variance: float) -> "Gaussian":
+    def isotropic(cls, mean: Tensor, variance: float | Tensor) -> "Gaussian":
         """Return N(mean, variance·I), of rank 0.
 
         >>> Gaussian.isotropic(torch.zeros(1, 8, 8), 0.25)
@@ -145,8 +148,7 @@ class Gaussian(nn.Module):
         >>> model.truncate(1).tail, model.truncate(1, "drop").tail
         (tensor(1.5000), tensor(0.))
         """
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= self.rank:
-            raise ValueError(f"rank is {rank!r}, expected an integer from 0 to {self.rank}")
+        rank = check_count(rank, "rank", 0, self.rank)
         if discarded not in ("tail", "drop"):
             raise ValueError(f"discarded is {discarded!r}, expected 'tail' or 'drop'")
         order = self.variances.argsort(descending=True, stable=True)
@@ -243,8 +245,7 @@ class Gaussian(nn.Module):
         >>> Gaussian.isotropic(torch.zeros(1, 8, 8), 1.0).sample(4).shape
         torch.Size([4, 1, 8, 8])
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n is {n!r}, expected an integer >= 0")
+        n = check_count(n, "n", 0)
         white = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         level = check_sigma(sigma, white)[:, None]
         return self._return(self._spectral(lambda v: (v + level**2).sqrt(), white), (n, *self.event_shape))

@@ -39,6 +39,10 @@ class Moments:
         """
         if isinstance(data, np.ndarray):
             data = torch.from_numpy(data)
+        if not isinstance(data, Iterable):
+            raise TypeError(
+                f"data is {type(data).__name__}, expected a tensor (n, *event) or an iterable of such batches"
+            )
         moments = cls()
         for batch in [data] if isinstance(data, Tensor) else data:
             moments.update(batch[0] if isinstance(batch, (tuple, list)) and batch else batch)

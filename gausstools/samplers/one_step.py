@@ -22,9 +22,9 @@ class State:
         denoised: ``(batch, *event)``, what the denoiser answered at the step's start.
     """
 
-    x: Tensor
+    x: Float[Tensor, "batch *event"]
     sigma: float
-    denoised: Tensor
+    denoised: Float[Tensor, "batch *event"]
 
 
 def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]) -> Iterator[State]:
