@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from book.pipeline import runs
@@ -46,7 +47,10 @@ def _machinery(book: Book) -> str:
 
 def _readable(book: Book, messages: str) -> str:
     """Sphinx's messages with places in the chapters' sources: it counts lines as 10000 times the cell."""
-    cells = {chapter.slug: source_cells(chapter) for chapter in book.published}
+    cells = {}
+    for chapter in book.published:
+        with suppress(PipelineError):  # its cells cannot be told apart, so its name must do
+            cells[chapter.slug] = source_cells(chapter)
 
     def place(match: re.Match) -> str:
         index, line = divmod(int(match["line"]), 10_000)

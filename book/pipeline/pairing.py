@@ -18,7 +18,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from book.pipeline.errors import PipelineError
 from book.pipeline.layout import Book, Chapter, Repository, write_atomically
 
-_MARKER = re.compile(r"^# %%(?=\s|$)")
+_MARKER = re.compile(r"^\s*#\s*(%%%*\s|(%%|<codecell>|In\[[0-9 ]*\]:?)\s*$)")
+"""What starts a cell; jupytext takes more than `# %%`."""
 
 _INSTALL = """\
 # In Colab this installs gausstools, the library of this book. Anywhere else it does nothing.
@@ -89,11 +90,21 @@ def source_cells(chapter: Chapter) -> list[SourceCell]:
     cells = read_source(chapter).cells
     if len(cells) == len(markers) + 1:  # text before the first marker is a cell too
         markers.insert(0, 0)
-    starts = [
-        next((n for n in range(marker + 1, len(lines) + 1) if lines[n - 1].strip() not in {"", "#"}), marker)
-        for marker in markers
-    ]
-    return [SourceCell(*cell) for cell in zip(cells, markers, starts, strict=True)]
+    if len(cells) != len(markers):
+        raise PipelineError(
+            f"{chapter.label}:1: {len(markers)} lines look like the start of a cell, but there are {len(cells)} cells. "
+            "Inside a string or a fence, write no line that starts with `# %%`."
+        )
+    return [SourceCell(cell, marker, _start(cell, marker, lines)) for cell, marker in zip(cells, markers, strict=True)]
+
+
+def _start(cell: NotebookNode, marker: int, lines: list[str]) -> int:
+    """The line of the source that holds the first line of a cell's content."""
+    if cell.cell_type == "code":
+        return marker + 1
+    written = (n for n in range(marker + 1, len(lines) + 1) if lines[n - 1].strip() not in {"", "#", '"""', 'r"""'})
+    blank = len(cell.source) - len(cell.source.lstrip("\n"))
+    return next(written, marker) - blank
 
 
 def paired_notebook(chapter: Chapter, repository: Repository) -> NotebookNode:

@@ -144,7 +144,11 @@ def check_chapters(book: Book) -> list[str]:
     ]
     taken: dict[str, str] = {}
     for chapter in book.chapters:
-        cells = source_cells(chapter)
+        try:
+            cells = source_cells(chapter)
+        except PipelineError as error:
+            findings.append(str(error))
+            continue
         found = [
             *_title(cells),
             *_syntax(cells),
@@ -152,7 +156,7 @@ def check_chapters(book: Book) -> list[str]:
             *_markdown(chapter, cells),
             *_figures(cells, taken, chapter.label),
         ]
-        findings += [f"{chapter.label}:{line}: {message}" for line, message in sorted(found)]
+        findings += [f"{chapter.label}:{max(line, 1)}: {message}" for line, message in sorted(found)]
     return findings
 
 

@@ -87,6 +87,32 @@ def test_a_broken_rule_is_told_with_file_and_line(check, old, new, line, message
     assert places[0].startswith(f"notebooks/02_second.py:{line}: ")
 
 
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("#%%\nx = (", 17),
+        ("# In[3]:\nx = (", 17),
+        ("# %%\n\n\nx = (", 19),
+        ("# %%\n#\n# x\nx = (", 19),
+        ("# %% [markdown]\n#\n#\n# [a](b.md)", 19),
+        ('# %% [markdown]\n"""\ntext\n[a](b.md)\n"""', 19),
+    ],
+)
+def test_lines_are_counted_in_every_notation_of_a_cell(check, cell, line):
+    (finding,) = check(f"{SOUND}\n{cell}\n")
+    assert finding.startswith(f"notebooks/02_second.py:{line}: ")
+
+
+def test_code_before_the_first_marker_is_told(check):
+    assert any(":1: code before the parameters" in finding for finding in check(f"x = 1\n\n{SOUND}"))
+
+
+@pytest.mark.parametrize("cell", ['# %%\ns = """\n# %%\n"""', "# %% [markdown]\n# ```\n# %%\n# ```"])
+def test_a_marker_that_starts_no_cell_is_told(check, cell):
+    (finding,) = check(f"{SOUND}\n{cell}\n")
+    assert finding.startswith("notebooks/02_second.py:1: 6 lines look like the start of a cell, but there are 5 cells")
+
+
 def test_examples_of_links_in_code_are_no_links(check):
     assert check(SOUND.replace("Text with", "Text `[a](b.md)` with")) == []
 
