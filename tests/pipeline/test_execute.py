@@ -202,11 +202,19 @@ def test_what_a_killed_pipeline_left_is_swept(executed):
     assert executed.left_over() == []
 
 
-def test_no_process_that_a_worker_is_about_to_start_escapes():
-    """A worker that ever starts new processes, ended at a random moment."""
+def test_no_process_that_a_worker_is_about_to_start_escapes(monkeypatch):
+    """A worker that ever starts new processes, also between being asked for them and being ended."""
+    children = psutil.Process.children
+
+    def slowly(process):
+        found = children(process)
+        time.sleep(0.1 if process.pid == worker.pid else 0)
+        return found
+
     code = "import subprocess\nwhile True: subprocess.Popen(['sleep', '61.803'])"
     worker = subprocess.Popen([sys.executable, "-c", code])
     eventually(lambda: psutil.Process(worker.pid).children())
+    monkeypatch.setattr(psutil.Process, "children", slowly)
     execute._end(worker)
 
     def survivors():

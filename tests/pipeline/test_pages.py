@@ -83,6 +83,7 @@ def test_broken_references_fail_the_build_with_file_and_line(executed):
         "notebooks/02_second.py", "# # Second\n", "# # Second\n#\n# See [it](#fig-gone) and [that](09_gone.ipynb).\n"
     )
     executed.pair()
+    executed.write("_build/built-with", "a success")
     done = executed.command("pages")
     assert done.returncode == 1
     assert "fig-gone" in done.stderr
