@@ -11,11 +11,13 @@ __all__ = ["COLORS", "LEVELS", "set_style"]
 _PALETTE = seaborn.color_palette("colorblind").as_hex()
 
 COLORS = {
-    "data": "#3b3b3b",
-    "gaussian": _PALETTE[0],
-    "noise": "#9a9a9a",
-    "numerical": _PALETTE[3],
-    "highlight": _PALETTE[1],
+    "data": "#222222",  # black: points and images as they are
+    "noise": "#9a9a9a",  # grey: background, guides
+    "gaussian": _PALETTE[0],  # blue: the Gaussian model and what it predicts
+    "path": _PALETTE[9],  # light blue: states on their way
+    "denoised": _PALETTE[3],  # orange: what a denoiser answers, where a path ends
+    "measured": _PALETTE[3],  # orange too: what was measured, beside a prediction
+    "first": _PALETTE[4],  # purple and green: two of anything else
     "second": _PALETTE[2],
 }
 """What is drawn in which colour throughout the book."""
