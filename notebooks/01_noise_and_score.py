@@ -398,7 +398,7 @@ for (name, curve), color in zip(curves.items(), colors):
     )
 for variance in gaussian.variances:
     ax.axvline(variance.sqrt(), color=figures.COLORS["noise"], lw=0.8, ls="--")
-ax.set(xlabel="noise level σ", ylabel="unexplained fraction of the score")
+ax.set(xlabel="noise level σ", ylabel="unexplained fraction")
 ax.legend()
 plt.show()
 

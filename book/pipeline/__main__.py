@@ -121,16 +121,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# What ends a job in CI or closes a terminal ends the pipeline as Ctrl-C does, with its workers.
+_ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def _interrupt(*_: object) -> None:
+    for ending in _ENDINGS:  # a second one must not cut the cleaning-up short
+        signal.signal(ending, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Run the command; return the exit status."""
-    # What ends a job in CI or closes a terminal ends the pipeline as Ctrl-C does, with its workers.
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _interrupt)
+    for ending in _ENDINGS:
+        signal.signal(ending, _interrupt)
     options = _parser().parse_args()
     try:
         options.function(Book(options.root.resolve()), options)
