@@ -9,7 +9,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -73,3 +75,9 @@ def test_the_lock_is_exact_and_satisfies_the_package():
     for requirement in map(Requirement, [*project["dependencies"], *extras]):
         if requirement.name != "gausstools":
             assert Version(lock[requirement.name]) in requirement.specifier, requirement
+
+
+def test_annotated_shapes_are_checked_while_the_tests_run():
+    """Proof that the import hook of conftest.py is at work: a denoiser that loses a row does not pass."""
+    with pytest.raises(jaxtyping.TypeCheckError, match="denoised"):
+        list(gt.samplers.euler(lambda x, sigma: x[:1], torch.ones(2, 3), torch.tensor([1.0, 0.0])))
