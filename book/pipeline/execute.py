@@ -101,6 +101,7 @@ def _environment(job: _Job, threads: int) -> dict[str, str]:
         | {
             "IPYTHONDIR": str(job.folder / "ipython"),
             "JUPYTER_RUNTIME_DIR": str(job.folder / "runtime"),
+            "OMP_WAIT_POLICY": "PASSIVE",  # else threads that wait for a busy core spin, and take it from the others
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else the debugger warns on the kernel's stderr
             "PYTHONHASHSEED": "0",
             "TQDM_DISABLE": "1",  # a progress bar is for the one who waits; on a page it is noise on stderr
