@@ -68,14 +68,12 @@ plt.show()
 
 # %%
 patterns = gaussian.basis.T.reshape(-1, 8, 8)
-steps = patterns.diff(dim=1).square().sum((1, 2)) + patterns.diff(
-    dim=2
-).square().sum((1, 2))
-for first in (0, 10, 20, 30):
-    print(
-        f"components {first + 1} to {first + 10}: {steps[first : first + 10].mean():.1f}"
-    )
-assert (steps[:40].reshape(4, 10).mean(1).diff() > 0).all()
+down, across = patterns.diff(dim=1), patterns.diff(dim=2)
+roughness = down.square().sum((1, 2)) + across.square().sum((1, 2))
+by_tens = roughness[:40].reshape(4, 10).mean(1)
+for tens, mean in enumerate(by_tens):
+    print(f"components {10 * tens + 1} to {10 * tens + 10}: {mean:.1f}")
+assert (by_tens.diff() > 0).all()
 
 # %% [markdown]
 # ## The spectrum
@@ -102,11 +100,8 @@ def exponent(variances, first, last):
     """Negative slope of ln λ against ln k over components first…last."""
     k = torch.arange(first, last + 1).log()
     line = torch.stack([k, torch.ones_like(k)], dim=1)
-    return (
-        -torch.linalg.lstsq(line, variances[first - 1 : last].log())
-        .solution[0]
-        .item()
-    )
+    slope, _ = torch.linalg.lstsq(line, variances[first - 1 : last].log()).solution
+    return -slope.item()
 
 
 def redrawn(seed):
