@@ -50,7 +50,7 @@ def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) ->
     >>> score(prior, torch.ones(1, 2), 2.0)              # −x / (1 + σ²)
     tensor([[-0.2000, -0.2000]])
     """
-    level = along_batch(check_sigma(sigma, x), x)
+    level = along_batch(check_sigma(sigma, check_batch(x)), x)
     if (level == 0).any():
         raise ValueError("sigma is 0 in the batch, expected sigma > 0: (D(x, σ) − x) / σ² has no value there")
     return (denoiser(x, sigma) - x) / level**2

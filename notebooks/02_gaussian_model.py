@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 2 · The Gaussian model, solved
 #
-# [Chapter 1](01_noise_and_score.ipynb) ended with a hint: at high noise, the score of any data is nearly the score of one
+# [Chapter 1](01_noise_and_score.ipynb) ended with a hint: at high noise, the score of the data was nearly the score of one
 # Gaussian. So suppose the data *were* Gaussian. What would a diffusion model do then?
 #
 # > *Everything, in closed form.* The denoiser, the whole path from noise to sample, and each denoised image on the way
@@ -62,8 +62,8 @@ print(gaussian.covariance)
 # \end{aligned}
 # $$ (eq-gaussian-denoiser)
 #
-# where $z_k = u_k^\top (x-\mu)$ is the coordinate of $x$ along $u_k$. Read the sum one direction at a time: along $u_k$, keep the fraction $\lambda_k/(\lambda_k+\sigma^2)$ of what you see and
-# give up the rest. Where the noise is much narrower than the data, keep everything. Where it is much wider, keep nothing
+# where $z_k = u_k^\top (x-\mu)$ is the coordinate of $x$ along $u_k$. Read the sum one direction at a time: along $u_k$,
+# keep the fraction $\lambda_k/(\lambda_k+\sigma^2)$ of what you see and give up the rest. Where the noise is much narrower than the data, keep everything. Where it is much wider, keep nothing
 # and answer with the mean. The switch happens at $\sigma = \sqrt{\lambda_k}$. Signal processing knows this as the Wiener
 # filter.
 
@@ -102,9 +102,7 @@ plt.show()
 
 # %%
 kept = (gaussian.variances / (gaussian.variances + 0.5**2)).tolist()
-print(
-    f"kept at σ = 0.5: {kept[0]:.0%} along the wide axis, {kept[1]:.0%} along the narrow"
-)
+print(f"kept at σ = 0.5: {kept[0]:.0%} (wide axis), {kept[1]:.0%} (narrow axis)")
 assert [round(100 * share) for share in kept] == [80, 14]
 
 # %% [markdown]
@@ -371,6 +369,7 @@ for seed in SEEDS:
     remaining.append(error_of(saved, start) / error_of(whole, start))
 print(f"jump to σ = {grid[skip]:.1f}: {skip} of 32 calls saved")
 print(f"error: at least {min(remaining):.0%} of what it was")
+assert round(grid[skip].item(), 1) == 8.5
 assert 0.95 < min(remaining) <= max(remaining) <= 1.0
 
 # %% [markdown]

@@ -244,6 +244,20 @@ def test_a_truncated_fit_gives_the_discarded_variance_to_the_tail():
     assert gt.Gaussian.fit(x, rank=2).tail.item() == pytest.approx(variances[2:].mean())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_directions_without_data_have_no_variance_at_all(dtype):
+    """Fewer points than dimensions, and a constant entry: rounding must not pass for variance, nor give a density."""
+    x = 3 + torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    x[:, 2] = 0.1
+    model = gt.Gaussian.fit(x)
+    assert (model.variances > 0).sum() == 3
+    assert gt.Gaussian.from_covariance(x[0], torch.cov(x.T, correction=0)).variances.count_nonzero() == 3
+    for ask in (model.score, model.log_prob):
+        with pytest.raises(ValueError, match="no density"):
+            ask(x, 0.0)
+    torch.testing.assert_close(model(x, 0.0), x, rtol=1e-4, atol=1e-5)
+
+
 def test_components_have_a_sign_that_does_not_depend_on_the_machine():
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for model in (gt.Gaussian.fit(x), gt.Gaussian.fit(-x), gt.Gaussian.fit(x.flip(0))):

@@ -221,6 +221,7 @@ def test_a_batch_of_times_is_its_rows():
             ValueError,
             "predicts is 'noise', expected one of 'epsilon'",
         ),
+        (lambda: gt.score(lambda x, s: x, torch.full((1, 2), torch.nan), 1.0), ValueError, "x holds 2 values"),
         (lambda: gt.score(lambda x, s: x, torch.zeros(1, 2), 0.0), ValueError, "sigma is 0 in the batch"),
     ],
 )

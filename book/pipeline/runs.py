@@ -21,7 +21,7 @@ from book.pipeline.errors import PipelineError
 from book.pipeline.layout import Book, Chapter, write_atomically
 
 KEPT_RUNS = 3
-"""Runs that are kept of each chapter, so that switching between branches does not execute anew."""
+"""Runs that are kept of each chapter, one for each version of its code, so that going back executes nothing."""
 
 _MANIFEST = "gausstools_run"
 _EXECUTION_TAGS = {"parameters", "raises-exception", "skip-execution"}

@@ -1,7 +1,6 @@
 """Models on disk: safetensors with a line of metadata that says whose file it is. Nothing is unpickled."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import safetensors
@@ -20,15 +19,13 @@ def write(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor]) -> Non
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(contiguous, temporary, metadata={"gausstools": kind})
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -51,9 +48,3 @@ def read(path: str | os.PathLike, kind: str) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file ({error}); expected one written by .save") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

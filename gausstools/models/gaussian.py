@@ -100,7 +100,7 @@ class Gaussian(nn.Module):
         """Return the Gaussian with this mean, ``(*event)``, and covariance, ``(D, D)`` over the flattened event.
 
         The eigenpairs come in decreasing order, each vector with its largest entry positive, so that the same data
-        give the same components on every machine. Eigenvalues below 0 by rounding become 0.
+        give the same components on every machine. Eigenvalues that rounding cannot tell from 0 become 0.
 
         Raises:
             ValueError: if the covariance is not symmetric or has a negative eigenvalue.
@@ -115,15 +115,16 @@ class Gaussian(nn.Module):
                 f"covariance has shape {tuple(covariance.shape)}, expected ({mean.numel()}, {mean.numel()}) for events "
                 f"of shape {tuple(mean.shape)}"
             )
+        # How far an eigenvalue may be off for the rounding of its entries: what is smaller is no variance.
+        rounding = len(covariance) * torch.finfo(covariance.dtype).eps * float(covariance.detach().abs().max())
         covariance = covariance.detach().double()
-        rounding = 100 * torch.finfo(mean.dtype).eps * float(covariance.abs().max())
         asymmetry = float((covariance - covariance.T).abs().max())
-        if asymmetry > rounding:
+        if asymmetry > 100 * rounding:
             raise ValueError(f"covariance is not symmetric: entries differ from their mirror by up to {asymmetry:g}")
         variances, basis = torch.linalg.eigh((covariance + covariance.T) / 2)
-        if variances[0] < -rounding * len(variances):
+        if variances[0] < -100 * rounding:
             raise ValueError(f"covariance has the eigenvalue {variances[0]:g}, expected none below 0")
-        variances, basis = variances.flip(0).clamp(min=0), basis.flip(1)
+        variances, basis = variances.where(variances > rounding, 0).flip(0), basis.flip(1)
         largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
         return cls(mean, variances, basis * largest.sign())
 

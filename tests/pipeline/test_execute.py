@@ -128,22 +128,21 @@ def test_running_again_repeats_the_failed_chapter_only(failing):
     assert "notebooks/02_second.py: running" in again.stdout
 
 
-def test_a_chapter_whose_kernel_dies_is_named(toy):
-    toy.edit("notebooks/02_second.py", "print(words", "os._exit(1)\nprint(words")
+@pytest.mark.parametrize(
+    ("line", "arguments", "error"),
+    [
+        ("os._exit(1)", ["02"], "DeadKernelError"),
+        ("while True: pass", ["--timeout", "1", "02_second"], "CellTimeoutError"),
+    ],
+    ids=["dies", "hangs"],
+)
+def test_a_cell_that_ends_without_a_traceback_is_named(toy, line, arguments, error):
+    toy.edit("notebooks/02_second.py", "print(words", f"{line}\nprint(words")
     toy.pair()
-    done = toy.command("execute", "02")
+    done = toy.command("execute", *arguments)
     assert done.returncode == 1
     assert 'notebooks/02_second.py, cell "import os" failed:' in done.stderr
-    assert "DeadKernelError" in done.stderr
-
-
-def test_a_cell_that_hangs_is_named(toy):
-    toy.edit("notebooks/02_second.py", "print(words", "while True: pass\nprint(words")
-    toy.pair()
-    done = toy.command("execute", "--timeout", "1", "02_second")
-    assert done.returncode == 1
-    assert 'notebooks/02_second.py, cell "import os" failed:' in done.stderr
-    assert "CellTimeoutError" in done.stderr
+    assert error in done.stderr
 
 
 def test_damaged_runs_are_named_and_executed_again(executed):
