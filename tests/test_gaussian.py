@@ -295,6 +295,12 @@ def test_a_saved_model_comes_back_bit_for_bit(tmp_path_factory, case):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_a_saved_file_can_be_read_by_whom_any_new_file_can(tmp_path):
+    gt.Gaussian.isotropic(torch.zeros(2), 1.0).save(tmp_path / "model")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "model").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_an_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "gaussian.safetensors"
     gt.Gaussian.isotropic(torch.zeros(2), 1.0).save(path)
@@ -303,7 +309,7 @@ def test_an_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", interrupted)
+    monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         gt.Gaussian.isotropic(torch.zeros(2), 2.0).save(path)
     assert path.read_bytes() == before

@@ -22,7 +22,8 @@ def write(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor]) -> Non
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(contiguous, temporary, metadata={"gausstools": kind})
+        # Not save_file, which makes a file that nobody else may read.
+        temporary.write_bytes(safetensors.torch.save(contiguous, metadata={"gausstools": kind}))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
