@@ -10,23 +10,24 @@ For data with mean μ and covariance ``Σ = U diag(λ) Uᵀ + tail·(I − UUᵀ
 So each is one call of :meth:`Gaussian._spectral` with its function of λ: two products with U, and no inverse.
 """
 
+import copy
 import math
-import os
 from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
-from gausstools.models import files
-from gausstools.models.moments import Moments
+from gausstools.models.base import ScoreModel, check_event
+from gausstools.models.eigen import eigenpairs
+from gausstools.models.moments import Moments, labelled_batches
 
 __all__ = ["Gaussian"]
 
 
-class Gaussian(nn.Module):
+class Gaussian(ScoreModel):
     """The normal distribution N(μ, Σ) with ``Σ = U diag(variances) Uᵀ + tail·(I − UUᵀ)``, and its noised family.
 
     It is a denoiser, ``gaussian(x, sigma)``, and an ``nn.Module``: ``.to(device)``, ``.double()``. Rank 0 is isotropic;
@@ -47,14 +48,15 @@ class Gaussian(nn.Module):
     tensor([[0.8000, 0.5000]])
     """
 
-    mean: Tensor
     variances: Tensor
     basis: Tensor
     tail: Tensor
 
+    _SAVED = ("mean", "variances", "basis", "tail")
+
     def __init__(self, mean: Tensor, variances: Tensor, basis: Tensor, tail: float | Tensor = 0.0):
         super().__init__()
-        mean = _event(mean)
+        mean = check_event(mean)
         like = {"dtype": mean.dtype, "device": mean.device}
         variances, basis, tail = (torch.as_tensor(value, **like) for value in (variances, basis, tail))
         if variances.ndim != 1 or basis.shape != (mean.numel(), len(variances)):
@@ -89,44 +91,94 @@ class Gaussian(nn.Module):
         return cls.from_moments(Moments.of(data), rank)
 
     @classmethod
-    def from_moments(cls, moments: Moments, rank: int | None = None) -> "Gaussian":
-        """Return the Gaussian with these moments, in the dtype and on the device of the data that they saw."""
-        model = cls.from_covariance(moments.mean, moments.covariance)
-        model = model if rank is None else model.truncate(rank)
-        return model.to(device=moments.like.device, dtype=moments.like.dtype)
+    def fit_classes(
+        cls,
+        data: Tensor | Iterable,
+        labels: Tensor | None = None,
+        rank: int | None = None,
+        *,
+        shared_covariance: bool = False,
+    ) -> "dict[int, Gaussian]":
+        """Return the Gaussian of each class of labelled data, by label in increasing order.
+
+        Args:
+            data: a floating-point tensor ``(n, *event)``, or an iterable of batches ``(x, labels)``, read once.
+            labels: integers ``(n,)``; None when each batch brings its own.
+            rank: how many leading eigenpairs each keeps, as in ``fit``.
+            shared_covariance: give all the average covariance within a class (linear discriminant analysis), held in
+                memory once, instead of each its own (quadratic).
+
+        Raises:
+            ValueError: if data and labels differ in length, or there are none.
+
+        >>> x = torch.tensor([[0.0], [2.0], [9.0], [9.0]])
+        >>> family = Gaussian.fit_classes(x, torch.tensor([0, 0, 7, 7]))
+        >>> {label: (model.mean.item(), model.total_variance.item()) for label, model in family.items()}
+        {0: (1.0, 1.0), 7: (9.0, 0.0)}
+        """
+        total, sums, classes = Moments(), {}, {}
+        for x, y in labelled_batches(data, labels):
+            for label in y.unique().tolist():
+                rows = x[(y == label).to(x.device)]
+                if shared_covariance:
+                    total.update(rows)
+                    count, so_far = sums.get(label, (0, 0.0))
+                    sums[label] = count + len(rows), so_far + rows.detach().double().sum(0)
+                else:
+                    classes.setdefault(label, Moments()).update(rows)
+        if not shared_covariance:
+            return {label: cls.from_moments(classes[label], rank) for label in sorted(classes)}
+        # The scatter within the classes is the total scatter less that of their means.
+        means = {label: sums[label][1] / sums[label][0] for label in sorted(sums)}
+        within = total.covariance
+        for label, mean in means.items():
+            offset = (mean - total.mean).flatten()
+            within.addr_(offset, offset, alpha=-sums[label][0] / total.count)
+        shared = cls.from_covariance(total.mean, within, rank).to(total.like)
+        return {label: shared.with_mean(mean.to(total.like)) for label, mean in means.items()}
 
     @classmethod
-    def from_covariance(cls, mean: Tensor, covariance: Tensor) -> "Gaussian":
+    def from_moments(cls, moments: Moments, rank: int | None = None) -> "Gaussian":
+        """Return the Gaussian with these moments, in the dtype and on the device of the data that they saw."""
+        return cls.from_covariance(moments.mean, moments.covariance, rank).to(moments.like)
+
+    @classmethod
+    def from_covariance(cls, mean: Tensor, covariance: Tensor, rank: int | None = None) -> "Gaussian":
         """Return the Gaussian with this mean, ``(*event)``, and covariance, ``(D, D)`` over the flattened event.
 
         The eigenpairs come in decreasing order, each vector with its largest entry positive, so that the same data
-        give the same components on every machine. Eigenvalues that rounding cannot tell from 0 become 0.
+        give the same components on every machine. Eigenvalues that rounding cannot tell from 0 become 0. With a rank,
+        only the leading pairs are computed, and the rest of the trace becomes the tail.
 
         Raises:
-            ValueError: if the covariance is not symmetric or has a negative eigenvalue.
+            ValueError: if the covariance is not symmetric or has a negative eigenvalue (the smallest one is looked at
+                only without a rank).
 
         >>> Gaussian.from_covariance(torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 2.0]])).variances
         tensor([3., 1.])
         """
-        mean = _event(mean)
+        mean = check_event(mean)
+        dim = mean.numel()
+        rank = None if rank is None else check_count(rank, "rank", 0, dim)
         check_batch(covariance, name="covariance")
-        if covariance.shape != (mean.numel(), mean.numel()):
+        if covariance.shape != (dim, dim):
             raise ValueError(
-                f"covariance has shape {tuple(covariance.shape)}, expected ({mean.numel()}, {mean.numel()}) for events "
-                f"of shape {tuple(mean.shape)}"
+                f"covariance has shape {tuple(covariance.shape)}, expected ({dim}, {dim}) for events of shape "
+                f"{tuple(mean.shape)}"
             )
         # How far an eigenvalue may be off for the rounding of its entries: what is smaller is no variance.
-        rounding = len(covariance) * torch.finfo(covariance.dtype).eps * float(covariance.detach().abs().max())
+        rounding = dim * torch.finfo(covariance.dtype).eps * float(covariance.detach().abs().max())
         covariance = covariance.detach().double()
         asymmetry = float((covariance - covariance.T).abs().max())
         if asymmetry > 100 * rounding:
             raise ValueError(f"covariance is not symmetric: entries differ from their mirror by up to {asymmetry:g}")
-        variances, basis = torch.linalg.eigh((covariance + covariance.T) / 2)
-        if variances[0] < -100 * rounding:
-            raise ValueError(f"covariance has the eigenvalue {variances[0]:g}, expected none below 0")
-        variances, basis = variances.where(variances > rounding, 0).flip(0), basis.flip(1)
-        largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
-        return cls(mean, variances, basis * largest.sign())
+        variances, basis = eigenpairs((covariance + covariance.T) / 2, rank)
+        if len(variances) and variances[-1] < -100 * rounding:
+            raise ValueError(f"covariance has the eigenvalue {variances[-1]:g}, expected none below 0")
+        variances = variances.where(variances > rounding, 0)
+        left = covariance.trace() - variances.sum()
+        tail = left / (dim - len(variances)) if len(variances) < dim and left > rounding else 0.0
+        return cls(mean, variances, basis, tail)
 
     @classmethod
     def isotropic(cls, mean: Tensor, variance: float | Tensor) -> "Gaussian":
@@ -135,7 +187,7 @@ class Gaussian(nn.Module):
         >>> Gaussian.isotropic(torch.zeros(1, 8, 8), 0.25)
         Gaussian(event_shape=(1, 8, 8), rank=0, tail=0.25)
         """
-        mean = _event(mean)
+        mean = check_event(mean)
         return cls(mean, mean.new_empty(0), mean.new_empty(mean.numel(), 0), variance)
 
     def truncate(self, rank: int, discarded: Literal["tail", "drop"] = "tail") -> "Gaussian":
@@ -159,17 +211,32 @@ class Gaussian(nn.Module):
             tail = (self.variances[left].sum() + self.tail * (self.dim - self.rank)) / (self.dim - rank)
         return type(self)(self.mean, self.variances[kept], self.basis[:, kept], tail)
 
+    def with_mean(self, mean: Tensor) -> "Gaussian":
+        """Return N(mean, Σ): the same covariance around another mean, ``(*event)``. The tensors of Σ are shared.
+
+        >>> Gaussian.isotropic(torch.zeros(2), 1.0).with_mean(torch.ones(2)).mean
+        tensor([1., 1.])
+        """
+        check_event(mean)
+        if mean.shape != self.event_shape or mean.dtype != self.mean.dtype:
+            raise ValueError(
+                f"mean is {mean.dtype} of shape {tuple(mean.shape)}, expected {self.mean.dtype} of shape "
+                f"{tuple(self.event_shape)}"
+            )
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, "mean": mean.detach().clone().to(self.mean.device)}
+        return other
+
+    def noised(self, sigma: float) -> "Gaussian":
+        """Return N(μ, Σ+σ²I), the law of ``x0 + σ·n``.
+
+        >>> Gaussian.isotropic(torch.zeros(2), 1.0).noised(3.0)
+        Gaussian(event_shape=(2,), rank=0, tail=10)
+        """
+        level = check_sigma(sigma, self.mean.reshape(1, -1))
+        return type(self)(self.mean, self.variances + level**2, self.basis, self.tail + level**2)
+
     # ---- what it is
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """Shape of one data point."""
-        return self.mean.shape
-
-    @property
-    def dim(self) -> int:
-        """D, the number of entries of one data point."""
-        return self.mean.numel()
 
     @property
     def rank(self) -> int:
@@ -201,7 +268,7 @@ class Gaussian(nn.Module):
             x: ``(batch, *event)``, in the model's dtype.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
-        centred, level = self._centred(x), check_sigma(sigma, x)[:, None]
+        centred, level = self._question(x, sigma)
         return self._return(self._spectral(lambda v: _ratio(v, v + level**2), centred), x)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
@@ -210,7 +277,7 @@ class Gaussian(nn.Module):
         Raises:
             ValueError: at σ = 0 where Σ is singular, since there is no density.
         """
-        centred, level = self._centred(x), check_sigma(sigma, x)[:, None]
+        centred, level = self._question(x, sigma)
         self._check_density(level)
         return -self._spectral(lambda v: 1 / (v + level**2), centred).reshape(x.shape)
 
@@ -220,7 +287,7 @@ class Gaussian(nn.Module):
         Raises:
             ValueError: at σ = 0 where Σ is singular, since there is no density.
         """
-        centred, level = self._centred(x), check_sigma(sigma, x)[:, None]
+        centred, level = self._question(x, sigma)
         self._check_density(level)
         inside = centred @ self.basis
         spread = self.variances + level**2
@@ -232,6 +299,18 @@ class Gaussian(nn.Module):
             mahalanobis = mahalanobis + (outside**2).sum(1) / spread
             log_determinant = log_determinant + (self.dim - self.rank) * spread.log()
         return -0.5 * (mahalanobis + log_determinant + self.dim * math.log(2 * math.pi))
+
+    def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
+        """Return the trace of ``Cov[x0 | x_σ = x] = σ²Σ(Σ+σ²I)⁻¹``: for a Gaussian the same at every x.
+
+        >>> Gaussian.isotropic(torch.zeros(3), 4.0).posterior_variance(torch.ones(1, 3), 2.0)      # 3 · 4·4/(4+4)
+        tensor([6.])
+        """
+        _, level = self._question(x, sigma)
+        noise = level**2
+        inside = (noise * _ratio(self.variances, self.variances + noise)).sum(1)
+        outside = (noise * _ratio(self.tail, self.tail + noise))[:, 0] * (self.dim - self.rank)
+        return (inside + outside).expand(len(x))
 
     def sample(
         self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
@@ -251,9 +330,7 @@ class Gaussian(nn.Module):
         level = check_sigma(sigma, white)[:, None]
         return self._return(self._spectral(lambda v: (v + level**2).sqrt(), white), (n, *self.event_shape))
 
-    def flow(
-        self, x: Float[Tensor, "batch *event"], sigma_from: Sigma, sigma_to: Sigma
-    ) -> Float[Tensor, "batch *event"]:
+    def flow(self, x: Float[Tensor, "batch *event"], sigma_from: Sigma, sigma_to: Sigma) -> Float[Tensor, "..."]:
         """Return where the probability flow ``dx/dσ = (x − D(x, σ))/σ`` carries ``x``: exactly, in either direction.
 
         ``x_σ = μ + Σ_k √((σ²+λ_k)/(σ_T²+λ_k)) u_k u_kᵀ (x_T − μ)``, and the same factor with the tail off the span
@@ -262,7 +339,9 @@ class Gaussian(nn.Module):
 
         Args:
             x: ``(batch, *event)``, a VE state at level sigma_from.
-            sigma_from, sigma_to: noise levels >= 0, floats or ``(batch,)``.
+            sigma_from, sigma_to: noise levels >= 0, floats or ``(batch,)``. With ``sigma_to`` of shape ``(levels, 1)``
+                or ``(levels, batch)`` the whole path is returned, ``(levels, batch, *event)``: one product with the
+                basis less per level than to ask for each alone.
 
         Raises:
             ValueError: upwards from σ = 0 where Σ is singular: the flow down to 0 has forgotten those directions.
@@ -270,10 +349,15 @@ class Gaussian(nn.Module):
         >>> model = Gaussian.isotropic(torch.zeros(2), 1.0)
         >>> model.flow(torch.ones(1, 2), 7.0, 1.0)                 # √((1+1)/(49+1)) = 0.2
         tensor([[0.2000, 0.2000]])
+        >>> model.flow(torch.ones(1, 2), 7.0, torch.tensor([[7.0], [1.0], [0.0]])).shape      # a path
+        torch.Size([3, 1, 2])
         """
-        centred = self._centred(x)
+        centred, _ = self._question(x, 0.0)
         start = check_sigma(sigma_from, x, "sigma_from")[:, None]
-        end = check_sigma(sigma_to, x, "sigma_to")[:, None]
+        if isinstance(sigma_to, Tensor) and sigma_to.ndim == 2 and len(sigma_to):
+            end = torch.stack([check_sigma(level, x, "sigma_to")[:, None] for level in sigma_to])
+        else:
+            end = check_sigma(sigma_to, x, "sigma_to")[:, None]
         if ((start == 0) & (end > 0)).any() and self._smallest_variance() == 0:
             raise ValueError(
                 "sigma_from is 0 and the covariance singular: the flow down to 0 forgot the directions without "
@@ -284,51 +368,27 @@ class Gaussian(nn.Module):
             deviation = variance.sqrt()
             return _ratio(torch.hypot(end, deviation), torch.hypot(start, deviation))
 
-        return self._return(self._spectral(factor, centred), x)
-
-    # ---- files
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the model as safetensors; an interrupted call leaves the old file, or none."""
-        files.write(path, "Gaussian", dict(self.named_buffers()))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Gaussian":
-        """Return the model in a file that ``save`` wrote, on the CPU.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is damaged or holds something else.
-        """
-        tensors = files.read(path, "Gaussian")
-        odd = {"mean", "variances", "basis", "tail"} ^ tensors.keys()
-        if odd:
-            raise ValueError(f"{path} is no complete Gaussian: missing or unknown are {', '.join(sorted(odd))}")
-        return cls(**tensors)
+        return self._return(self._spectral(factor, centred), (*end.shape[:-2], *x.shape))
 
     # ---- the one formula
 
     def _spectral(self, function: Callable[[Tensor], Tensor], centred: Tensor) -> Tensor:
         """Return ``f(Σ)·v`` for each row v: ``U (f(λ) − f(tail)) Uᵀ v + f(tail) v``, two products with U.
 
-        ``function`` maps variances ``(k,)`` to factors ``(1 or batch, k)``.
+        ``function`` maps variances ``(k,)`` to factors ``(1 or batch, k)``, or ``(levels, 1 or batch, k)`` for as many
+        answers.
         """
         inside = centred @ self.basis
         factors = function(self.variances)
         if self.rank == self.dim:
-            return (inside * factors) @ self.basis.T
+            return self._expand(inside * factors)
         outside = function(self.tail.reshape(1))
-        return outside * centred + (inside * (factors - outside)) @ self.basis.T
+        return outside * centred + self._expand(inside * (factors - outside))
 
-    def _centred(self, x: Tensor) -> Tensor:
-        check_batch(x, self.event_shape)
-        if x.dtype != self.mean.dtype:
-            raise TypeError(f"x is {x.dtype} and the Gaussian {self.mean.dtype}; convert one: gaussian.to(x.dtype)")
-        return (x - self.mean).reshape(len(x), -1)
-
-    def _return(self, centred: Tensor, like: Tensor | tuple[int, ...]) -> Tensor:
-        shape = like.shape if isinstance(like, Tensor) else like
-        return self.mean + centred.reshape(shape)
+    def _expand(self, coefficients: Tensor) -> Tensor:
+        """Return ``U·c`` for each row c. The large matrix stands on the left: there the product is fastest."""
+        rows = self.basis @ coefficients.flatten(0, -2).T
+        return rows.T.reshape(*coefficients.shape[:-1], self.dim)
 
     def _smallest_variance(self) -> float:
         smallest = [self.variances.min()] if self.rank else []
@@ -337,17 +397,6 @@ class Gaussian(nn.Module):
     def _check_density(self, level: Tensor) -> None:
         if (level == 0).any() and self._smallest_variance() == 0:
             raise ValueError("sigma is 0 and the covariance singular: there is no density. Use sigma > 0, or a tail")
-
-
-def _event(mean: Tensor) -> Tensor:
-    if not isinstance(mean, Tensor) or not mean.is_floating_point():
-        given = mean.dtype if isinstance(mean, Tensor) else type(mean).__name__
-        raise TypeError(f"mean is {given}, expected a floating-point tensor of the event's shape")
-    if mean.ndim == 0 or mean.numel() == 0:
-        raise ValueError(f"mean has shape {tuple(mean.shape)}, expected the event's shape, e.g. (2,) or (1, 28, 28)")
-    if not mean.isfinite().all():
-        raise ValueError("mean holds NaN or infinite values")
-    return mean
 
 
 def _check_orthonormal(basis: Tensor) -> None:

@@ -4,7 +4,7 @@ Two partial results merge exactly (Chan, Golub & LeVeque 1979): with counts n, m
 union is ``S + T + n·m/(n+m)·(μ−ν)(μ−ν)ᵀ``. So batches can be streamed and shards reduced.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from gausstools.denoiser import check_batch
 
 __all__ = ["Moments"]
+
+CHUNK = 2**23  # entries of the data that are multiplied at once: 64 MB in float64
+LEAF = 384  # below this many columns, the half of a product that symmetry would save costs more than it
 
 
 class Moments:
@@ -27,24 +30,23 @@ class Moments:
     """
 
     def __init__(self):
-        self.count = 0
         self._event_shape: torch.Size | None = None
-        self._mean = self._scatter = self._like = torch.empty(0)
+        self._like = torch.empty(0)
+        self._count = 0
+        self._mean = self._upper = torch.empty(0)  # of the rows that are no longer waiting; the upper triangle alone
+        self._waiting: list[Tensor] = []  # small batches, until they are worth a matrix product
 
     @classmethod
     def of(cls, data: Tensor | np.ndarray | Iterable) -> "Moments":
         """Return the moments of a tensor ``(n, *event)``, or of an iterable of such batches.
 
         A batch may be a tuple or list, as a ``DataLoader`` with labels yields; its first entry is taken.
+
+        >>> Moments.of(torch.tensor([[1.0], [3.0]])).covariance
+        tensor([[1.]], dtype=torch.float64)
         """
-        if isinstance(data, np.ndarray):
-            data = torch.from_numpy(data)
-        if not isinstance(data, Iterable):
-            raise TypeError(
-                f"data is {type(data).__name__}, expected a tensor (n, *event) or an iterable of such batches"
-            )
         moments = cls()
-        for batch in [data] if isinstance(data, Tensor) else data:
+        for batch in batches(data):
             moments.update(batch[0] if isinstance(batch, (tuple, list)) and batch else batch)
         return moments
 
@@ -53,14 +55,23 @@ class Moments:
         check_batch(batch, self._event_shape, "data")
         if len(batch) == 0:
             return
+        self._event_shape = batch.shape[1:]
         self._like = batch.new_empty(0)
-        rows = batch.detach().reshape(len(batch), -1).double()
-        mean = rows.mean(0)
-        rows = rows - mean
-        self._add(len(batch), mean, rows.T @ rows, batch.shape[1:])
+        size = max(1, CHUNK // max(1, batch[0].numel()))
+        for rows in batch.detach().flatten(1).split(size) if batch.ndim > 1 else [batch.detach()[:, None]]:
+            # A copy: a loader may use its memory again.
+            self._waiting.append(rows.clone() if len(rows) < size else rows)
+            if sum(map(len, self._waiting)) >= size:
+                self._absorb()
 
     def merge(self, other: "Moments") -> None:
-        """Add the data that another ``Moments`` has seen, exactly as if it had been streamed here."""
+        """Add the data that another ``Moments`` has seen, exactly as if it had been streamed here.
+
+        >>> shards = [Moments.of(shard) for shard in torch.arange(6.0).reshape(2, 3, 1)]
+        >>> shards[0].merge(shards[1])
+        >>> shards[0].count, shards[0].mean.item()
+        (6, 2.5)
+        """
         if not isinstance(other, Moments):
             raise TypeError(f"other is {type(other).__name__}, expected Moments")
         if other.count == 0:
@@ -69,12 +80,22 @@ class Moments:
             shapes = f"{tuple(other._event_shape)} into {tuple(self._event_shape)}"
             raise ValueError(f"cannot merge moments of events of shape {shapes}, expected the same shape")
         self._like = other._like if self.count == 0 else self._like
-        self._add(other.count, other._mean, other._scatter, other._event_shape)
+        self._event_shape = other._event_shape
+        self._absorb()
+        other._absorb()
+        self._begin(other._mean)
+        self._upper.add_(other._upper)
+        self._join(other._count, other._mean)
+
+    @property
+    def count(self) -> int:
+        """Number of data points seen."""
+        return self._count + sum(map(len, self._waiting))
 
     @property
     def event_shape(self) -> torch.Size:
         """Shape of one data point."""
-        self._seen()
+        self._absorb()
         return self._event_shape
 
     @property
@@ -85,25 +106,75 @@ class Moments:
     @property
     def mean(self) -> Float[Tensor, "*event"]:
         """The mean, float64, in the event's shape."""
-        self._seen()
-        return self._mean.reshape(self._event_shape)
+        return self._seen()._mean.reshape(self._event_shape)
 
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """The covariance of the empirical distribution (divided by n), float64, over the flattened event."""
-        self._seen()
-        return self._scatter / self.count
+        upper = self._seen()._upper / self.count
+        return upper.triu() + upper.triu(1).T
 
-    def _add(self, count, mean, scatter, event_shape):
-        if self.count == 0:
-            self.count, self._mean, self._scatter, self._event_shape = count, mean, scatter, event_shape
+    def _absorb(self) -> None:
+        """Turn the waiting rows into mean and scatter."""
+        if not self._waiting:
             return
-        total = self.count + count
+        rows = torch.cat(self._waiting).double()
+        self._waiting = []
+        mean = rows.mean(0)
+        self._begin(mean)
+        _add_product(rows.sub_(mean), self._upper)
+        self._join(len(rows), mean)
+
+    def _begin(self, like: Tensor) -> None:
+        if self._count == 0:
+            self._mean, self._upper = torch.zeros_like(like), like.new_zeros(len(like), len(like))
+
+    def _join(self, count: int, mean: Tensor) -> None:
+        """Account for rows whose scatter around their own mean was added already."""
+        total = self._count + count
         shift = mean - self._mean
         self._mean = self._mean + shift * (count / total)
-        self._scatter = self._scatter + scatter + torch.outer(shift, shift) * (self.count * count / total)
-        self.count = total
+        self._upper.addr_(shift, shift, alpha=self._count * count / total)
+        self._count = total
 
-    def _seen(self):
+    def _seen(self) -> "Moments":
         if self.count == 0:
             raise ValueError("no data was given: expected at least one batch with at least one row")
+        self._absorb()
+        return self
+
+
+def batches(data: Tensor | np.ndarray | Iterable) -> Iterator:
+    """Yield the batches of a data set: the data itself if it is one tensor or array."""
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if not isinstance(data, Iterable):
+        raise TypeError(f"data is {type(data).__name__}, expected a tensor (n, *event) or an iterable of such batches")
+    yield from [data] if isinstance(data, Tensor) else data
+
+
+def labelled_batches(data: Tensor | np.ndarray | Iterable, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield pairs of a batch and its integer labels, checked: from one tensor and its labels, or a loader of pairs."""
+    for batch in batches(data) if labels is None else [(data, labels)]:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise TypeError(f"data yields {type(batch).__name__}, expected pairs (x, labels); or give labels")
+        x, y = (torch.as_tensor(part) for part in batch[:2])
+        check_batch(x, name="data")
+        if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex():
+            raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}, expected integers of shape ({len(x)},)")
+        yield x, y
+
+
+def _add_product(rows: Tensor, upper: Tensor) -> None:
+    """Add ``rowsᵀ·rows`` to the upper triangle (and parts below), in little more than half the time of the whole."""
+
+    def fill(low: int, high: int) -> None:
+        if high - low <= LEAF:
+            upper[low:high, low:high].addmm_(rows[:, low:high].T, rows[:, low:high])
+            return
+        middle = (low + high) // 2
+        fill(low, middle)
+        fill(middle, high)
+        upper[low:middle, middle:high].addmm_(rows[:, low:middle].T, rows[:, middle:high])
+
+    fill(0, rows.shape[1])
