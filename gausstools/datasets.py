@@ -24,6 +24,10 @@ class Images:
         images: ``(n, channels, height, width)``, float32 in [-1, 1].
         labels: ``(n,)``, int64, indices into class_names.
         class_names: what the labels mean.
+
+    >>> pets = Images("pets", "train", torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), ("cat", "dog"))
+    >>> len(pets), pets.event_shape, pets.class_names[pets.labels[1]]
+    (2, torch.Size([1, 8, 8]), 'dog')
     """
 
     name: str

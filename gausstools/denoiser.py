@@ -26,6 +26,10 @@ class Denoiser(Protocol):
 
     Shapes: ``x`` is ``(batch, *event)`` and ``sigma`` a float or ``(batch,)``, in the units of ``x``; the result has
     the shape of ``x``.
+
+    >>> prior = lambda x, sigma: x / (1 + sigma**2)      # the posterior mean under a standard normal
+    >>> isinstance(prior, Denoiser)
+    True
     """
 
     def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:

@@ -62,6 +62,12 @@ class Process(abc.ABC):
 
     A subclass gives ``signal`` (a), ``noise`` (b), their rates, and ``time``, the inverse of ``sigma = b/a``. Times are
     floats or ``(batch,)`` tensors; each method returns a tensor.
+
+    >>> process = FlowMatching()
+    >>> process.from_ve(torch.ones(1, 2), 3.0)           # σ = 3 is reached at t = 3/4, where a = 1/4
+    (tensor([[0.2500, 0.2500]]), tensor([0.7500]))
+    >>> process.to_ve(torch.ones(1, 2), 0.75)
+    (tensor([[4., 4.]]), tensor([3.]))
     """
 
     @abc.abstractmethod
@@ -161,7 +167,11 @@ class Process(abc.ABC):
 
 @dataclass(frozen=True)
 class VE(Process):
-    """Variance exploding, the EDM convention: ``x_σ = x0 + σ·n``, and time *is* the noise level."""
+    """Variance exploding, the EDM convention: ``x_σ = x0 + σ·n``, and time *is* the noise level.
+
+    >>> VE().sigma(torch.tensor([0.5, 80.0]))
+    tensor([ 0.5000, 80.0000])
+    """
 
     def signal(self, t):
         """Return 1."""
@@ -216,6 +226,9 @@ class VP(_VariancePreserving):
 
     Args:
         beta_min, beta_max: the rate of noising at t = 0 and t = 1; ``0 < beta_min < beta_max``.
+
+    >>> VP().sigma(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([  0.0000,   3.4129, 152.1670])
     """
 
     beta_min: float = 0.1
@@ -253,6 +266,10 @@ class DDPM(_VariancePreserving):
 
     Args:
         alphas_cumprod: ``(steps,)``, the table ᾱ, decreasing, within (0, 1).
+
+    >>> process = DDPM(torch.tensor([0.9, 0.5, 0.1]))
+    >>> process.sigma(torch.tensor([0.0, 1.0, 2.0]))     # √(1/ᾱ − 1)
+    tensor([0.3333, 1.0000, 3.0000])
     """
 
     alphas_cumprod: Float[Tensor, " steps"]
@@ -316,7 +333,11 @@ class DDPM(_VariancePreserving):
 
 @dataclass(frozen=True)
 class FlowMatching(Process):
-    """The straight path ``x_t = (1 − t)·x0 + t·n``, t in [0, 1]: ``σ = t/(1 − t)`` (Lipman et al. 2023)."""
+    """The straight path ``x_t = (1 − t)·x0 + t·n``, t in [0, 1]: ``σ = t/(1 − t)`` (Lipman et al. 2023).
+
+    >>> FlowMatching().sigma(torch.tensor([0.0, 0.5, 0.75]))
+    tensor([0., 1., 3.])
+    """
 
     def signal(self, t):
         """Return ``1 − t``."""

@@ -19,6 +19,8 @@ import gausstools as gt
 
 ROOT = Path(__file__).parents[1]
 MODULES = [module.name for module in pkgutil.walk_packages(gt.__path__, "gausstools.")]
+ROOMS = [name for name in MODULES if name.count(".") == 1]
+"""What users import from. The modules within a package stand behind what the package itself offers."""
 
 
 @pytest.mark.parametrize("name", gt.__all__)
@@ -35,6 +37,15 @@ def test_an_unknown_name_is_an_attribute_error_that_lists_the_known():
 def test_examples_in_docstrings(name):
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.failed == 0
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_every_public_class_and_function_has_an_example(name):
+    """Aliases and constants are values, whose docstring is a string beside them."""
+    module = importlib.import_module(name)
+    values = {public: getattr(module, public) for public in module.__all__}
+    defined = {public: value for public, value in values.items() if getattr(value, "__name__", None) == public}
+    assert [public for public, value in defined.items() if ">>> " not in (value.__doc__ or "")] == []
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -17,6 +17,13 @@ def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, f
         columns: images in a row; a last row that is not full ends in white.
         limits: the values drawn as black and as white.
         gap: white pixels between images.
+
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> image_grid(ax, torch.zeros(6, 1, 8, 8), columns=3)
+    >>> ax.images[0].get_array().shape                   # 2 rows of 3 images, 1 pixel between
+    (17, 26)
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (n >= 1, 1 or 3, height, width)")
@@ -44,6 +51,13 @@ def draw_covariance(
         mean, covariance: ``(2,)`` and ``(2, 2)``.
         deviations: how many standard deviations from the mean, an ellipse for each.
         style: of the patches, e.g. ``edgecolor``, ``linewidth``, ``label``.
+
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> draw_covariance(ax, torch.zeros(2), torch.diag(torch.tensor([4.0, 1.0])))
+    >>> [(float(ellipse.width), float(ellipse.height)) for ellipse in ax.patches]
+    [(4.0, 2.0), (8.0, 4.0)]
     """
     if mean.shape != (2,) or covariance.shape != (2, 2):
         raise ValueError(
@@ -60,7 +74,20 @@ def draw_covariance(
 
 
 def vector_field(ax: Axes, points: Tensor, vectors: Tensor, **style) -> None:
-    """Draw vectors ``(n, 2)`` at points ``(n, 2)`` as arrows of that length, in the axes' units."""
+    """Draw vectors ``(n, 2)`` at points ``(n, 2)`` as arrows of that length, in the axes' units.
+
+    Args:
+        ax: where.
+        points, vectors: ``(n, 2)`` each.
+        style: of ``ax.quiver``, e.g. ``color``, ``width``.
+
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> vector_field(ax, points=torch.ones(3, 2), vectors=torch.zeros(3, 2), color="gray")
+    >>> ax.collections[0].N                              # arrows
+    3
+    """
     if points.shape != vectors.shape or points.shape[1:] != (2,):
         raise ValueError(f"points have shape {tuple(points.shape)} and vectors {tuple(vectors.shape)}, expected (n, 2)")
     x, y = points.detach().cpu().unbind(1)

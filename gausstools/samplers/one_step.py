@@ -20,6 +20,12 @@ class State:
         x: ``(batch, *event)``, the state at noise level sigma.
         sigma: the noise level that the step reached.
         denoised: ``(batch, *event)``, what the denoiser answered at the step's start.
+
+    >>> import torch, gausstools as gt
+    >>> prior = gt.Gaussian.isotropic(torch.zeros(1), 1.0)
+    >>> first, *_, last = heun(prior, torch.tensor([[80.0]]), gt.karras_sigmas(18))
+    >>> round(first.sigma, 2), last.sigma, last.x
+    (57.59, 0.0, tensor([[1.0447]]))
     """
 
     x: Float[Tensor, "batch *event"]
