@@ -1,7 +1,7 @@
 """Look at what readers will see: the cached runs and the built pages. Every finding names its file.
 
 jupyter-book's own warnings miss what is checked here: outputs on stderr, figures without alternative text, dead links
-and anchors, resources from elsewhere, MyST left as text.
+and anchors, resources from elsewhere, MyST or reStructuredText left as text.
 """
 
 import re
@@ -22,10 +22,11 @@ _IMAGE_PATH = re.compile(r"\S*[/\\]\S*|\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORE
 _WARNING = re.compile(r"\b\w*Warning: ")
 _DRAWN = re.compile(r"<(svg|canvas|img|video|iframe)\b", re.IGNORECASE)
 _STYLE_ADDRESS = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
-_RAW_MYST = {
+_RAW_MARKS = {
     re.compile(r"^\s*:::", re.MULTILINE): "a colon fence",
     re.compile(r"\{[a-zA-Z][\w:+-]*\}`"): "a role",
     re.compile(r"```"): "a fence",
+    re.compile(r":[a-z]+:`|(?<!`)``(?!`)"): "a mark of reStructuredText",
     re.compile(r"\$\$|\\begin\{"): "a formula",
     re.compile(r"\?\?"): "an unresolved reference",
     re.compile(r"\]\(#?[\w./-]+\)"): "a link",
@@ -175,13 +176,15 @@ def _image_findings(article: Tag) -> Iterator[str]:
 def _text_findings(article: Tag) -> Iterator[str]:
     for error in article.select(".cell_output .stderr, .cell_output .traceback, .system-message"):
         yield f"shows an error or a warning: {error.get_text(' ', strip=True)[:120]}"
+    for title in article.select("cite"):
+        yield f"has single backticks in a docstring, where code takes two: {title.get_text()}"
     for reference in article.select("span.problematic, .xref.missing"):
         yield f"has a broken reference: {reference.get_text(' ', strip=True)}"
     article = BeautifulSoup(str(article), "lxml")
     for verbatim in article.select("pre, code, script, style, .math"):
         verbatim.decompose()
     text = article.get_text()
-    for pattern, meaning in _RAW_MYST.items():
+    for pattern, meaning in _RAW_MARKS.items():
         if match := pattern.search(text):
             start = text[max(0, match.start() - 20) : match.end() + 40]
             yield f"{meaning} is left as text: …{' '.join(start.split())}…"
