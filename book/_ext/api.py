@@ -13,14 +13,13 @@ passes on from its modules is shown with the module that defines it, so once.
 lists what the pages of the same folder show, in the order of the table of contents.
 """
 
-import abc
 import ast
 import importlib
 import inspect
 import re
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
@@ -72,13 +71,21 @@ def _is_definition(value: object, name: str) -> bool:
     return (inspect.isclass(value) or inspect.isroutine(value)) and value.__name__ == name
 
 
+def _package(value: type | Callable) -> str:
+    return value.__module__.partition(".")[0]
+
+
 def _public_bases(cls: type) -> list[type]:
     """The classes that `cls` derives from, with those of the library's private ones instead of these."""
     found: list[type] = []
     for base in cls.__bases__:
-        private = base.__name__.startswith("_") and base.__module__.split(".")[0] == cls.__module__.split(".")[0]
+        private = base.__name__.startswith("_") and _package(base) == _package(cls)
         found += _public_bases(base) if private else [base]
-    return [base for base in found if base not in (object, abc.ABC)]
+    return found
+
+
+def _shown_bases(cls: type) -> list[type]:
+    return [base for base in _public_bases(cls) if _package(base) not in ("abc", "builtins")]
 
 
 def _entry(module: ModuleType, name: str) -> Iterator[str]:
@@ -94,15 +101,14 @@ def _entry(module: ModuleType, name: str) -> Iterator[str]:
     elif inspect.isroutine(value):
         yield f".. autofunction:: {path}"
     else:
-        bases = _public_bases(value)
         yield f".. autoclass:: {path}"
         yield "   :members:"
         yield "   :member-order: bysource"
         yield "   :special-members: __call__"
         yield "   :exclude-members: extra_repr"
         # Methods of private bases are this class's own to a reader; those of public ones stand with these.
-        yield f"   :inherited-members: {', '.join(base.__name__ for base in bases) or 'object'}"
-        yield from ["   :show-inheritance:"] if bases else []
+        yield f"   :inherited-members: {', '.join(base.__name__ for base in _public_bases(value))}"
+        yield from ["   :show-inheritance:"] if _shown_bases(value) else []
     yield ""
 
 
@@ -112,8 +118,9 @@ class _Generated(SphinxDirective):
     def import_module(self, name: str) -> ModuleType:
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
-            raise self.error(f"{name} cannot be shown, because it cannot be imported: {error}") from error
+        except Exception as error:  # a module may fail in any way
+            reason = f"{type(error).__name__}: {error}"
+            raise self.error(f"{name} cannot be shown, because it cannot be imported: {reason}") from error
         parts = name.split(".")
         for depth in range(1, len(parts) + 1):  # the packages above decide under which path a name stands
             self.env.note_dependency(sys.modules[".".join(parts[:depth])].__file__)
@@ -161,7 +168,12 @@ class _Index(_Generated):
 
 
 def _bases(_app: Sphinx, _name: str, cls: type, _options: object, bases: list[type]) -> None:
-    bases[:] = _public_bases(cls)
+    bases[:] = _shown_bases(cls)
+
+
+def _skip(_app: Sphinx, _what: str, _name: str, member: object, *_: object) -> bool | None:
+    """Skip what Python, not the library, says about the fields of a named tuple."""
+    return True if (inspect.getdoc(member) or "").startswith("Alias for field number") else None
 
 
 def _google(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
@@ -172,9 +184,11 @@ def _google(app: Sphinx, what: str, name: str, value: object, options: object, l
 
 
 def _signature(_app: Sphinx, what: str, _name: str, value: object, *_: object) -> tuple[str, None] | None:
-    """No signature where nothing can be made: a protocol, an abstract class."""
-    abstract = what == "class" and (inspect.isabstract(value) or getattr(value, "_is_protocol", False))
-    return ("", None) if abstract else None
+    """No signature where nothing can be made (an abstract class) or another package would make it (a protocol)."""
+    if what != "class":
+        return None
+    foreign = hasattr(value.__init__, "__module__") and _package(value.__init__) != _package(value)
+    return ("", None) if inspect.isabstract(value) or foreign else None
 
 
 def _this_repository_first(app: Sphinx) -> None:
@@ -189,4 +203,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("autodoc-process-bases", _bases)
     app.connect("autodoc-process-docstring", _google)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-skip-member", _skip)
     return {"version": "1", "parallel_read_safe": True}
