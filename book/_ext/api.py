@@ -163,7 +163,10 @@ class _Index(_Generated):
             for name in names_of(module):
                 path = public_path(module, name)
                 yield f"   * - :py:obj:`{path.partition('.')[2]} <{path}>`"
-                yield f"     - {_docstring(module, name).splitlines()[0]}"
+                docstring = _docstring(module, name)
+                if not docstring:
+                    raise self.error(f"{path} has no docstring. A constant has it as a string in the line below")
+                yield f"     - {docstring.splitlines()[0]}"
         yield from ["```", ""]
 
 

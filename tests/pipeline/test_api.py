@@ -174,6 +174,13 @@ def test_pages_show_a_module_as_users_know_it_and_follow_its_docstrings(document
         assert "How a ball looks." not in page(toy, name).get_text()
 
 
+def test_a_constant_without_a_docstring_is_named(documented):
+    documented.edit("gausstools/balls.py", '"""How a ball looks."""', "")
+    done = documented.command("pages")
+    assert done.returncode == 1
+    assert "book/api/index.md:3: ERROR: gausstools.balls.COLOR has no docstring" in done.stderr
+
+
 def test_faults_in_docstrings_fail_the_build_by_name(documented):
     documented.edit("gausstools/balls.py", "gausstools.Ball.roll`", "gausstools.Ball.rol`")
     documented.edit("gausstools/balls.py", "Of the private base.", "Of ``the private base.")
