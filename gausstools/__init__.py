@@ -22,9 +22,13 @@ __version__ = "0.1.0"
 _HOME = {
     "DDPM": "noise",
     "Denoiser": "denoiser",
+    "FarField": "models.far_field",
     "FlowMatching": "noise",
     "Gaussian": "models.gaussian",
+    "Mixture": "models.mixture",
     "Moments": "models.moments",
+    "NearestNeighbour": "models.far_field",
+    "PointCloud": "models.pointcloud",
     "Process": "noise",
     "VE": "noise",
     "VP": "noise",

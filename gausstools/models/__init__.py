@@ -1,7 +1,10 @@
 """Analytic score models: distributions whose noised score and denoiser are known in closed form."""
 
 from gausstools.models.base import ScoreModel
+from gausstools.models.far_field import FarField, NearestNeighbour
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.mixture import Mixture
 from gausstools.models.moments import Moments
+from gausstools.models.pointcloud import PointCloud
 
-__all__ = ["Gaussian", "Moments", "ScoreModel"]
+__all__ = ["FarField", "Gaussian", "Mixture", "Moments", "NearestNeighbour", "PointCloud", "ScoreModel"]

@@ -5,6 +5,7 @@ words of ``torch.distributions``. As a callable it is the denoiser of that famil
 """
 
 import os
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -19,15 +20,15 @@ __all__ = ["ScoreModel"]
 class ScoreModel(nn.Module):
     """A distribution whose noised density, score and denoiser are known in closed form.
 
-    It is an ``nn.Module``: ``.to(device)``, ``.double()``. Points come as ``(batch, *event)`` in the model's dtype, noise
-    levels as a float or ``(batch,)`` in the units of the data.
+    It is an ``nn.Module``: ``.to(device)``, ``.double()``. Points come as ``(batch, *event)`` in the model's dtype,
+    noise levels as a float or ``(batch,)`` in the units of the data.
 
     >>> import gausstools as gt
     >>> cloud = gt.PointCloud(torch.tensor([[-1.0], [1.0]]))
-    >>> models = [cloud, gt.Mixture([0.5, 0.5], [gt.Gaussian.isotropic(x, 0.0) for x in cloud.data]), cloud.to_gaussian()]
-    >>> [round(model(torch.tensor([[2.0]]), sigma=2.0).item(), 3) for model in models]
+    >>> mixture = gt.Mixture([0.5, 0.5], [gt.Gaussian.isotropic(x, 0.0) for x in cloud.data])
+    >>> [round(model(torch.tensor([[2.0]]), sigma=2.0).item(), 3) for model in (cloud, mixture, cloud.to_gaussian())]
     [0.462, 0.462, 0.4]
-    >>> all(isinstance(model, ScoreModel) for model in models)
+    >>> isinstance(cloud, ScoreModel)
     True
     """
 
@@ -96,6 +97,15 @@ class ScoreModel(nn.Module):
     def _restore(cls, **tensors: Tensor) -> "ScoreModel":
         return cls(**tensors)
 
+    def _derive(self) -> None:
+        """Compute again what follows from the saved tensors."""
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "ScoreModel":
+        # nn.Module moves and converts its buffers here; what derives from them must not keep the old precision.
+        super()._apply(fn, recurse)
+        self._derive()
+        return self
+
     # ---- checks
 
     def _question(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
@@ -105,6 +115,14 @@ class ScoreModel(nn.Module):
             name = type(self).__name__
             raise TypeError(f"x is {x.dtype} and the {name} {self.mean.dtype}; convert one: model.to(x.dtype)")
         return (x - self.mean).reshape(len(x), -1), check_sigma(sigma, x)[:, None]
+
+    def _check_density(self, level: Tensor) -> None:
+        if (level == 0).any() and self._smallest_variance() == 0:
+            raise ValueError("sigma is 0 and the covariance singular: there is no density. Use sigma > 0, or a tail")
+
+    def _smallest_variance(self) -> float:
+        """Return the variance of clean data in the direction where it is smallest."""
+        raise NotImplementedError
 
     def _return(self, centred: Tensor, like: Tensor | tuple[int, ...]) -> Tensor:
         """Return rows around the mean in the event's shape."""
@@ -122,3 +140,8 @@ def check_event(mean: Tensor, name: str = "mean") -> Tensor:
     if not mean.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values")
     return mean
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """numerator / denominator, and 0 where both are 0: the limit in a direction without variance."""
+    return numerator / torch.where(denominator == 0, 1, denominator)

@@ -1,8 +1,8 @@
 """Eigenpairs of a covariance: all of them, or the leading ones several times faster.
 
-The leading pairs come from a block Krylov space (Musco & Musco 2015): a random block, sharpened by a few products, spans
-with its images under Σ a space whose Rayleigh–Ritz values converge from below to the largest eigenvalues. The block is
-wider than the number of pairs asked for, so repeated eigenvalues are all found.
+The leading pairs come from a block Krylov space (Musco & Musco 2015): a random block, sharpened by a few products,
+spans with its images under Σ a space whose Rayleigh–Ritz values converge from below to the largest eigenvalues. The
+block is wider than the number of pairs asked for, so repeated eigenvalues are all found.
 """
 
 import torch
@@ -18,22 +18,22 @@ TOLERANCE = 3e-5  # relative error that an eigenvalue may still have, as its las
 def eigenpairs(
     matrix: Float[Tensor, "dim dim"], rank: int | None = None
 ) -> tuple[Float[Tensor, " rank"], Float[Tensor, "dim rank"]]:
-    """Return the ``rank`` largest eigenvalues of a symmetric positive semidefinite matrix, decreasing, and their vectors.
+    """Return the largest eigenvalues of a symmetric positive semidefinite matrix, decreasing, and their vectors.
 
     Each vector has its largest entry positive, so that the same matrix gives the same vectors on every machine, but for
     rounding.
 
     Args:
         matrix: ``(dim, dim)``, symmetric, float64 for the accuracy that a covariance deserves.
-        rank: how many pairs, 0 to dim; None is all. A small part of them, of a large matrix, is computed in a Krylov space,
-            to a relative accuracy of better than 1e-4 in each eigenvalue (in practice 1e-6).
+        rank: how many pairs, 0 to dim; None is all. A small part of them, of a large matrix, is computed in a Krylov
+            space, to a relative accuracy of better than 1e-4 in each eigenvalue (in practice 1e-6).
 
     >>> values, vectors = eigenpairs(torch.diag(torch.tensor([1.0, 3.0, 2.0])), rank=2)
     >>> values, vectors.argmax(0)
     (tensor([3., 2.]), tensor([1, 2]))
     """
     rank = len(matrix) if rank is None else rank
-    pairs = _krylov(matrix, rank) if 0 < rank and 6 * (rank + OVERSAMPLING) <= len(matrix) else None
+    pairs = _krylov(matrix, rank) if rank > 0 and 6 * (rank + OVERSAMPLING) <= len(matrix) else None
     if pairs is None:
         values, vectors = torch.linalg.eigh(matrix)
         pairs = values.flip(0)[:rank], vectors.flip(1)[:, :rank]

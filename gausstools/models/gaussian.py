@@ -20,9 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
-from gausstools.models.base import ScoreModel, check_event
+from gausstools.models.base import ScoreModel, check_event, ratio
+from gausstools.models.batches import labelled_batches
 from gausstools.models.eigen import eigenpairs
-from gausstools.models.moments import Moments, labelled_batches
+from gausstools.models.moments import Moments
 
 __all__ = ["Gaussian"]
 
@@ -269,7 +270,7 @@ class Gaussian(ScoreModel):
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
         centred, level = self._question(x, sigma)
-        return self._return(self._spectral(lambda v: _ratio(v, v + level**2), centred), x)
+        return self._return(self._spectral(lambda v: ratio(v, v + level**2), centred), x)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``∇ log p(x; σ) = −(Σ+σ²I)⁻¹(x−μ)``, accurate at small σ too.
@@ -308,8 +309,8 @@ class Gaussian(ScoreModel):
         """
         _, level = self._question(x, sigma)
         noise = level**2
-        inside = (noise * _ratio(self.variances, self.variances + noise)).sum(1)
-        outside = (noise * _ratio(self.tail, self.tail + noise))[:, 0] * (self.dim - self.rank)
+        inside = (noise * ratio(self.variances, self.variances + noise)).sum(1)
+        outside = (noise * ratio(self.tail, self.tail + noise))[:, 0] * (self.dim - self.rank)
         return (inside + outside).expand(len(x))
 
     def sample(
@@ -366,7 +367,7 @@ class Gaussian(ScoreModel):
 
         def factor(variance):
             deviation = variance.sqrt()
-            return _ratio(torch.hypot(end, deviation), torch.hypot(start, deviation))
+            return ratio(torch.hypot(end, deviation), torch.hypot(start, deviation))
 
         return self._return(self._spectral(factor, centred), (*end.shape[:-2], *x.shape))
 
@@ -394,17 +395,8 @@ class Gaussian(ScoreModel):
         smallest = [self.variances.min()] if self.rank else []
         return float(min(smallest + ([self.tail] if self.rank < self.dim else [])))
 
-    def _check_density(self, level: Tensor) -> None:
-        if (level == 0).any() and self._smallest_variance() == 0:
-            raise ValueError("sigma is 0 and the covariance singular: there is no density. Use sigma > 0, or a tail")
-
 
 def _check_orthonormal(basis: Tensor) -> None:
     error = float((basis.T @ basis - torch.eye(basis.shape[1]).to(basis)).abs().max()) if basis.numel() else 0.0
     if not error < 1e3 * torch.finfo(basis.dtype).eps * max(1, basis.shape[0] ** 0.5):
         raise ValueError(f"basis is not orthonormal: UᵀU differs from the identity by up to {error:g}")
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator, and 0 where both are 0: the limit in a direction without variance."""
-    return numerator / torch.where(denominator == 0, 1, denominator)

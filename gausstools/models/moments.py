@@ -4,7 +4,7 @@ Two partial results merge exactly (Chan, Golub & LeVeque 1979): with counts n, m
 union is ``S + T + n·m/(n+m)·(μ−ν)(μ−ν)ᵀ``. So batches can be streamed and shards reduced.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import check_batch
+from gausstools.models.batches import unlabelled_batches
 
 __all__ = ["Moments"]
 
@@ -46,8 +47,8 @@ class Moments:
         tensor([[1.]], dtype=torch.float64)
         """
         moments = cls()
-        for batch in batches(data):
-            moments.update(batch[0] if isinstance(batch, (tuple, list)) and batch else batch)
+        for batch in unlabelled_batches(data):
+            moments.update(batch)
         return moments
 
     def update(self, batch: Float[Tensor, "batch *event"]) -> None:
@@ -142,27 +143,6 @@ class Moments:
             raise ValueError("no data was given: expected at least one batch with at least one row")
         self._absorb()
         return self
-
-
-def batches(data: Tensor | np.ndarray | Iterable) -> Iterator:
-    """Yield the batches of a data set: the data itself if it is one tensor or array."""
-    if isinstance(data, np.ndarray):
-        data = torch.from_numpy(data)
-    if not isinstance(data, Iterable):
-        raise TypeError(f"data is {type(data).__name__}, expected a tensor (n, *event) or an iterable of such batches")
-    yield from [data] if isinstance(data, Tensor) else data
-
-
-def labelled_batches(data: Tensor | np.ndarray | Iterable, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pairs of a batch and its integer labels, checked: from one tensor and its labels, or a loader of pairs."""
-    for batch in batches(data) if labels is None else [(data, labels)]:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise TypeError(f"data yields {type(batch).__name__}, expected pairs (x, labels); or give labels")
-        x, y = (torch.as_tensor(part) for part in batch[:2])
-        check_batch(x, name="data")
-        if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex():
-            raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}, expected integers of shape ({len(x)},)")
-        yield x, y
 
 
 def _add_product(rows: Tensor, upper: Tensor) -> None:

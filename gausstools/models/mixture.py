@@ -1,0 +1,381 @@
+"""The Gaussian mixture as a score model.
+
+For ``p(x0) = Σ_k w_k N(μ_k, Σ_k)`` the noised density is the mixture of ``N(μ_k, Σ_k + σ²I)``, and with its posterior
+weights (responsibilities) ``ρ_k(x) ∝ w_k N(x; μ_k, Σ_k + σ²I)``
+
+* denoiser  ``D(x, σ) = Σ_k ρ_k [μ_k + Σ_k (Σ_k + σ²I)⁻¹ (x − μ_k)]``;
+* score     ``−Σ_k ρ_k (Σ_k + σ²I)⁻¹ (x − μ_k)``.
+
+The eigenvectors of all components stand in one matrix, so that both cost two products with it. The sum over components
+is taken inside the second, and nothing of size ``(batch, K, D)`` is built.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gausstools.denoiser import Sigma, check_count
+from gausstools.models.base import ScoreModel, ratio
+from gausstools.models.gaussian import Gaussian
+
+__all__ = ["Mixture"]
+
+CHUNK = 2**23  # projections of the batch on eigenvectors that are held at once: 32 MB in float32
+
+
+class Mixture(ScoreModel):
+    """The mixture of Gaussians ``Σ_k w_k N(μ_k, Σ_k)``, and its noised family.
+
+    It is a denoiser, ``mixture(x, sigma)``, and an ``nn.Module``. Components may be full, low-rank or isotropic, each
+    of its own rank; ``mixture[k]`` gives one back. In float32, log densities are right to about
+    ``1e-7·|x−μ_k|²/(tail+σ²)`` nats, which matters for components without a tail at tiny σ; use ``.double()`` there.
+
+    Args:
+        weights: w, ``(K,)``, each >= 0, with sum 1.
+        components: K Gaussians with events of one shape, in one dtype, on one device.
+
+    Raises:
+        TypeError: for components that are no Gaussians.
+        ValueError: for weights that are negative or do not sum to 1, or components that do not fit together.
+
+    >>> left, right = (Gaussian.isotropic(torch.tensor([m]), 0.25) for m in (-2.0, 2.0))
+    >>> mixture = Mixture([0.5, 0.5], [left, right])
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> mixture.posterior(x, sigma=1.0)[:, 1]       # of the right one: 1/(1 + exp(−2·2·x/(0.25+1)))
+    tensor([0.5000, 0.9608])
+    >>> mixture(x, sigma=1.0)
+    tensor([[0.0000],
+            [1.6746]])
+    """
+
+    weights: Tensor
+    means: Tensor
+    directions: Tensor
+    variances: Tensor
+    tails: Tensor
+    ranks: Tensor
+
+    _SAVED = ("weights", "means", "directions", "variances", "tails", "ranks")
+
+    def __init__(self, weights: Tensor | Sequence[float], components: Iterable[Gaussian]):
+        super().__init__()
+        components = list(components)
+        first = _check_components(components)
+        buffers = {
+            "weights": _check_weights(weights, len(components), first.dtype).to(first),
+            "means": torch.stack([component.mean for component in components]),
+            "directions": torch.cat([component.basis.T for component in components]),
+            "variances": torch.cat([component.variances for component in components]),
+            "tails": torch.stack([component.tail for component in components]),
+            "ranks": torch.tensor([component.rank for component in components], device=first.device),
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+        self._derive()
+
+    # ---- making one
+
+    @classmethod
+    def fit(
+        cls,
+        data: Tensor | Iterable,
+        n_components: int,
+        rank: int | None = None,
+        seed: int = 0,
+        *,
+        method: Literal["em", "kmeans"] = "em",
+        reg_covar: float = 1e-5,
+        held_out: float = 0.1,
+        max_steps: int = 50,
+    ) -> "Mixture":
+        """Return a mixture fitted to data: k-means, then expectation–maximisation (Dempster, Laird & Rubin 1977).
+
+        Each component has the weighted mean and covariance of its points, plus ``reg_covar`` in every direction. With
+        a rank it keeps that many eigenpairs and spreads the rest as its tail, which makes the mixture one of
+        probabilistic principal component analysers (Tipping & Bishop 1999), fitted by maximum likelihood.
+
+        Args:
+            data: a floating-point tensor ``(n, *event)``, or an iterable of such batches, gathered in memory.
+            n_components: K, 1 to n.
+            rank: of each component, 0 to D; None keeps all directions that have data.
+            seed: of the initial centres and of the images held out; the same seed gives the same mixture.
+            method: "kmeans" stops after k-means and gives each cluster its share, mean and covariance, as Wang &
+                Vastola (2024) do; "em" goes on from there.
+            reg_covar: added to every variance, > 0, in squared units of the data.
+            held_out: the share of the data that EM does not see, 0 to below 1. Its likelihood decides when to stop and
+                which step to return. With 0 the training likelihood does, until it grows by less than 1e-3 nats per
+                point.
+            max_steps: of EM, at most.
+
+        Raises:
+            ImportError: without scikit-learn, whose k-means begins the fit.
+            ValueError: for a number of components, rank or share that cannot be.
+
+        >>> x = torch.cat([torch.randn(100, 2) - 5, torch.randn(300, 2) + 5])
+        >>> mixture = Mixture.fit(x, n_components=2)
+        >>> sorted(round(weight, 2) for weight in mixture.weights.tolist())
+        [0.25, 0.75]
+        """
+        from gausstools.models.em import fit  # it needs scikit-learn, which a mixture does not
+
+        return fit(data, n_components, rank, seed, method, reg_covar, held_out, max_steps)
+
+    # ---- what it is
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __getitem__(self, k: int) -> Gaussian:
+        """Return component k."""
+        k = range(len(self))[k]
+        part = slice(int(self.ranks[:k].sum()), int(self.ranks[: k + 1].sum()))
+        return Gaussian(self.means[k], self.variances[part], self.directions[part].T, self.tails[k])
+
+    @property
+    def components(self) -> tuple[Gaussian, ...]:
+        """The K Gaussians, as copies."""
+        return tuple(self)
+
+    @property
+    def covariance(self) -> Float[Tensor, "dim dim"]:
+        """The covariance of the whole, ``(D, D)``: within the components and between them."""
+        offsets = self._offsets
+        outside = self.weights * self.tails
+        scaled = (self.weights[self._owner] * (self.variances - self.tails[self._owner]))[:, None] * self.directions
+        within = self.directions.T @ scaled + outside.sum() * torch.eye(self.dim).to(offsets)
+        return within + (offsets.T * self.weights) @ offsets
+
+    @property
+    def total_variance(self) -> Float[Tensor, ""]:
+        """The trace of the covariance."""
+        within = self._sum_of_parts(self.variances[:, None])[:, 0] + (self.dim - self.ranks) * self.tails
+        return (self.weights * (within + self._offsets.square().sum(1))).sum()
+
+    def to_gaussian(self, rank: int | None = None) -> Gaussian:
+        """Return the Gaussian with the same mean and covariance: what the mixture looks like from far away.
+
+        >>> two = Mixture([0.5, 0.5], [Gaussian.isotropic(torch.tensor([m]), 1.0) for m in (-2.0, 2.0)])
+        >>> two.to_gaussian().variances
+        tensor([5.])
+        """
+        return Gaussian.from_covariance(self.mean, self.covariance, rank)
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows."""
+        low, high = int(self.ranks.min()), int(self.ranks.max())
+        ranks = f"rank={low}" if low == high else f"ranks={low}–{high}"
+        return f"event_shape={tuple(self.event_shape)}, components={len(self)}, {ranks}"
+
+    # ---- what it answers
+
+    def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return the denoiser ``E[x0 | x_σ = x]``.
+
+        At σ = 0 it is the limit: ``x`` itself, projected onto the support of the nearest component if all are singular.
+
+        Args:
+            x: ``(batch, *event)``, in the model's dtype.
+            sigma: noise level >= 0, a float or ``(batch,)``.
+        """
+
+        def denoise(seen: _Seen) -> Tensor:
+            share = self._responsibilities(seen)
+            shrunk = self._weighted(seen, share, lambda v: ratio(v, v + seen.noise))
+            return shrunk + share.T @ self._offsets
+
+        return self._return(self._by_rows(denoise, x, sigma), x)
+
+    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return ``∇ log p(x; σ)``, accurate at small σ too.
+
+        Raises:
+            ValueError: at σ = 0 where a component is singular, since it has no density.
+        """
+
+        def ask(seen: _Seen) -> Tensor:
+            self._check_density(seen.noise)
+            return -self._weighted(seen, self._responsibilities(seen), lambda v: 1 / (v + seen.noise))
+
+        return self._by_rows(ask, x, sigma).reshape(x.shape)
+
+    def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, " batch"]:
+        """Return the log density of ``x0 + σ·n`` at ``x``, in nats, ``(batch,)``.
+
+        Raises:
+            ValueError: at σ = 0 where a component is singular, since it has no density.
+        """
+
+        def ask(seen: _Seen) -> Tensor:
+            self._check_density(seen.noise)
+            return self._log_joint(seen, seen.noise).logsumexp(0)
+
+        return self._by_rows(ask, x, sigma)
+
+    def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, "batch component"]:
+        """Return the probability that each component made ``x``, ``(batch, K)``, each row of sum 1."""
+        return self._by_rows(lambda seen: self._responsibilities(seen).T, x, sigma)
+
+    def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
+        """Return the trace of ``Cov[x0 | x_σ = x]``: within the components, and between what they denoise to.
+
+        >>> pair = Mixture([0.5, 0.5], [Gaussian.isotropic(torch.tensor([m]), 0.0) for m in (-1.0, 1.0)])
+        >>> pair.posterior_variance(torch.zeros(1, 1), sigma=1.0)       # it can be either: variance 1
+        tensor([1.])
+        """
+
+        def ask(seen: _Seen) -> Tensor:
+            # With m_k = x + σ²·s_k, the denoisers of the components, everything follows from their scores' norms.
+            share = self._responsibilities(seen)
+            moved = self._weighted(seen, share, lambda v: ratio(seen.noise, v + seen.noise))
+            inside, outside = (ratio(seen.noise, v + seen.noise) for v in (self._spread, self.tails[:, None]))
+            lengths = self._sum_of_parts((inside * seen.inside) ** 2) + outside**2 * seen.outside
+            within = self._sum_of_parts(self._spread * inside) + (self.dim - self.ranks)[:, None] * (
+                self.tails[:, None] * outside
+            )
+            return ((share * (within + lengths)).sum(0) - moved.square().sum(1)).clamp(min=0)
+
+        return self._by_rows(ask, x, sigma)
+
+    def sample(
+        self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n *event"]:
+        """Return n draws of ``x0 + σ·n``, ``(n, *event)``.
+
+        Args:
+            n: how many, >= 0.
+            sigma: noise level >= 0; 0 draws clean data.
+            generator: on the model's device; None uses torch's global one.
+        """
+        n = check_count(n, "n", 0)
+        draws = self.means.new_empty(n, *self.event_shape)
+        chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator) if n else draws.new_empty(0)
+        for k in chosen.unique().int().tolist():
+            rows = chosen == k
+            draws[rows] = self[k].sample(int(rows.sum()), sigma, generator=generator)
+        return draws
+
+    # ---- the one formula
+
+    def _weighted(self, seen: "_Seen", share: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``Σ_k ρ_k f(Σ_k)(x−μ_k)``, ``(rows, D)``, for the responsibilities ``share``, ``(K, rows)``."""
+        outside = torch.where(self._full, 0, function(self.tails[:, None]))
+        inside = (function(self._spread) - outside[self._owner]) * seen.inside * share[self._owner]
+        outside = share * outside
+        return inside.T @ self.directions + outside.sum(0)[:, None] * seen.rows - outside.T @ self._offsets
+
+    def _responsibilities(self, seen: "_Seen") -> Tensor:
+        """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
+        precision = torch.finfo(seen.rows.dtype)
+        scale = seen.rows.square().sum(1) + self._offsets.square().sum(1).max()
+        return self._log_joint(seen, seen.noise.maximum(precision.eps**2 * scale + precision.tiny)).softmax(0)
+
+    def _log_joint(self, seen: "_Seen", noise: Tensor) -> Tensor:
+        """Return ``ln w_k + ln N(x; μ_k, Σ_k+σ²I)``, ``(K, rows)``."""
+        inside, outside = self._spread + noise, torch.where(self._full, 1, self.tails[:, None] + noise)
+        mahalanobis = self._sum_of_parts(seen.inside.square() / inside) + seen.outside / outside
+        log_determinant = self._sum_of_parts(inside.log()) + (self.dim - self.ranks)[:, None] * outside.log()
+        constant = self.weights.log()[:, None] - 0.5 * self.dim * math.log(2 * math.pi)
+        return constant - 0.5 * (mahalanobis + log_determinant)
+
+    def _sum_of_parts(self, values: Tensor) -> Tensor:
+        """Sum over the eigenvectors of each component, ``(R, n) -> (K, n)``."""
+        return values.new_zeros(len(self), values.shape[1]).index_add(0, self._owner, values)
+
+    def _by_rows(self, ask: Callable[["_Seen"], Tensor], x: Tensor, sigma: Sigma) -> Tensor:
+        """Return the answers for all rows, asked in chunks that bound the memory."""
+        rows, level = self._question(x, sigma)
+        size = max(1, CHUNK // max(len(self.variances), self.dim, len(self)))
+        answers = []
+        for start in range(0, max(1, len(rows)), size):
+            part = slice(start, start + size)
+            answers.append(ask(self._see(rows[part], level if len(level) == 1 else level[part])))
+        return torch.cat(answers)
+
+    def _see(self, rows: Tensor, level: Tensor) -> "_Seen":
+        inside = self.directions @ rows.T - self._shifts
+        squared = rows.square().sum(1) - 2 * self._offsets @ rows.T + self._offsets.square().sum(1, keepdim=True)
+        outside = (squared - self._sum_of_parts(inside.square())).clamp(min=0)
+        return _Seen(rows, level.T**2, inside, torch.where(self._full, 0, outside))
+
+    def _smallest_variance(self) -> float:
+        tails = self.tails[self.ranks < self.dim]
+        return min(float(values.min()) for values in (self.variances, tails) if len(values))
+
+    # ---- what is kept beside the buffers that are saved
+
+    def _derive(self) -> None:
+        weights, means = self.weights.double(), self.means.double()
+        mean = torch.tensordot(weights, means, 1)
+        offsets = (means - mean).flatten(1)
+        parts = self.directions.split(self.ranks.tolist())
+        shifts = torch.cat([part.double() @ offset for part, offset in zip(parts, offsets, strict=True)])
+        derived = {"mean": mean, "_offsets": offsets, "_shifts": shifts[:, None]}
+        for name, value in derived.items():
+            self.register_buffer(name, value.to(self.means), persistent=False)
+        owner = torch.arange(len(self), device=self.ranks.device).repeat_interleave(self.ranks)
+        self.register_buffer("_owner", owner, persistent=False)
+
+    @property
+    def _spread(self) -> Tensor:
+        return self.variances[:, None]
+
+    @property
+    def _full(self) -> Tensor:
+        """Whether a component is of full rank, so that nothing is outside its span, ``(K, 1)``."""
+        return (self.ranks == self.dim)[:, None]
+
+    @classmethod
+    def _restore(cls, weights, means, directions, variances, tails, ranks) -> "Mixture":
+        sizes = ranks.tolist()
+        if not (len(means) == len(tails) == len(sizes) and len(variances) == len(directions) == sum(sizes)):
+            raise ValueError(
+                f"the tensors of this Mixture do not fit together: {len(means)} means, {len(tails)} tails, ranks of "
+                f"sum {sum(sizes)}, {len(variances)} variances and {len(directions)} directions"
+            )
+        parts = zip(means, variances.split(sizes), directions.split(sizes), tails, strict=True)
+        return cls(weights, [Gaussian(mean, v, basis.T, tail) for mean, v, basis, tail in parts])
+
+
+class _Seen(NamedTuple):
+    """Some rows of the batch, as the components see them."""
+
+    rows: Tensor  # (rows, D), around the mean of the mixture
+    noise: Tensor  # σ², (1, 1 or rows)
+    inside: Tensor  # projections of x−μ_k on the eigenvectors, (R, rows)
+    outside: Tensor  # squared length of what is left, (K, rows)
+
+
+def _check_weights(weights: Tensor | Sequence[float], count: int, dtype: torch.dtype) -> Tensor:
+    weights = torch.as_tensor(weights)
+    if weights.shape != (count,):
+        raise ValueError(f"weights have shape {tuple(weights.shape)}, expected ({count},), one per component")
+    weights = weights.detach().double()
+    if not (weights.isfinite() & (weights >= 0)).all():
+        raise ValueError(f"weights hold {weights.min():g}, expected finite numbers >= 0")
+    excess = abs(weights.sum() - 1)
+    if excess > 1e-4:
+        raise ValueError(f"weights sum to {weights.sum():g}, expected 1; divide them by their sum")
+    rounding = count * torch.finfo(dtype).eps
+    return weights / weights.sum() if excess > rounding else weights  # what was saved comes back to the bit
+
+
+def _check_components(components: list) -> Tensor:
+    """Return the first mean, if the components can stand together."""
+    if not components:
+        raise ValueError("components are empty, expected at least one Gaussian")
+    for component in components:
+        if not isinstance(component, Gaussian):
+            raise TypeError(f"components hold {type(component).__name__}, expected Gaussians")
+    first = components[0].mean
+    for k, component in enumerate(components):
+        mean = component.mean
+        if (mean.shape, mean.dtype, mean.device) != (first.shape, first.dtype, first.device):
+            raise ValueError(
+                f"component {k} has events of shape {tuple(mean.shape)}, {mean.dtype} on {mean.device}, but "
+                f"component 0 {tuple(first.shape)}, {first.dtype} on {first.device}; expected the same"
+            )
+    return first

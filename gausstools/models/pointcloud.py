@@ -1,0 +1,232 @@
+"""The point cloud: the exact score model of a training set, and what it looks like from near and far.
+
+For data ``y_1 … y_N`` taken as a sum of deltas, the noised density is the mixture of ``N(y_i, σ²I)``. With the softmax
+weights ``w_i ∝ exp(−|x − y_i|²/2σ²)`` the denoiser is ``D = Σ_i w_i y_i``: attention of the query x over the data. It
+streams over the data in chunks with a running log-sum-exp (Milakov & Gimelshein 2018), so memory is bounded by a chunk.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gausstools.denoiser import Sigma, check_count, check_sigma
+from gausstools.models.base import ScoreModel, check_event
+from gausstools.models.batches import gather
+from gausstools.models.gaussian import Gaussian
+
+__all__ = ["PointCloud"]
+
+CHUNK = 2**21  # entries of the data that are read at once, 8 MB in float32: few enough to stay in a cache
+ROWS = 1024  # of the batch that are asked about at once
+
+
+class PointCloud(ScoreModel):
+    """The mixture of deltas at the points of a data set, and its noised family: the exact score of a training set.
+
+    It is a denoiser, ``cloud(x, sigma)``, and an ``nn.Module``. The data are held once more, around their mean. A call
+    costs two products with the data, ``4·batch·N·D`` operations, and memory for one chunk.
+
+    Args:
+        data: a floating-point tensor ``(N, *event)``, or an iterable of such batches, gathered in memory.
+
+    Raises:
+        TypeError: for something that is no floating-point tensor.
+        ValueError: for no points, or NaN.
+
+    >>> cloud = PointCloud(torch.tensor([[-1.0], [1.0]]))
+    >>> cloud(torch.tensor([[0.5]]), sigma=1.0)        # tanh(x/σ²)
+    tensor([[0.4621]])
+    >>> cloud(torch.tensor([[0.5]]), sigma=0.0)        # the nearest point
+    tensor([[1.]])
+    """
+
+    points: Tensor
+
+    _SAVED = ("mean", "points")
+
+    def __init__(self, data: Tensor | Iterable):
+        super().__init__()
+        gathered = gather(data)
+        mean = check_event(gathered.mean(0, dtype=torch.float64).to(gathered), "data")
+        self._hold(mean, (gathered - mean).flatten(1))
+
+    def _hold(self, mean: Tensor, points: Tensor) -> None:
+        self.register_buffer("mean", mean)
+        self.register_buffer("points", points)
+        self._derive()
+
+    # ---- what it is
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def data(self) -> Float[Tensor, "n *event"]:
+        """The points, ``(N, *event)``, as a copy."""
+        return self._return(self.points, (len(self), *self.event_shape))
+
+    @property
+    def covariance(self) -> Float[Tensor, "dim dim"]:
+        """The covariance of the points (divided by N), ``(D, D)`` over the flattened event."""
+        return self.points.T @ self.points / len(self)
+
+    @property
+    def total_variance(self) -> Float[Tensor, ""]:
+        """The trace of the covariance: the mean squared distance of a point from the mean."""
+        return 2 * self._half_norms.mean()
+
+    def to_gaussian(self, rank: int | None = None) -> Gaussian:
+        """Return the Gaussian with the same mean and covariance: what the cloud looks like from far away."""
+        return Gaussian.fit(self.data, rank)
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows."""
+        return f"event_shape={tuple(self.event_shape)}, points={len(self)}"
+
+    # ---- what it answers
+
+    def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return the denoiser ``E[x0 | x_σ = x] = Σ_i w_i y_i``; at σ = 0 its limit, the nearest point.
+
+        Args:
+            x: ``(batch, *event)``, in the model's dtype.
+            sigma: noise level >= 0, a float or ``(batch,)``.
+        """
+        return self._return(self._by_rows(lambda rows, noise: self._attend(rows, noise).mean, x, sigma), x)
+
+    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return ``∇ log p(x; σ) = (D(x, σ) − x)/σ²``.
+
+        Raises:
+            ValueError: at σ = 0, where deltas have no density.
+        """
+
+        def ask(rows: Tensor, noise: Tensor) -> Tensor:
+            self._check_density(noise)
+            return (self._attend(rows, noise).mean - rows) / noise.T
+
+        return self._by_rows(ask, x, sigma).reshape(x.shape)
+
+    def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
+        """Return the log density of ``x0 + σ·n`` at ``x``, in nats, ``(batch,)``.
+
+        Raises:
+            ValueError: at σ = 0, where deltas have no density.
+        """
+
+        def ask(rows: Tensor, noise: Tensor) -> Tensor:
+            self._check_density(noise)
+            constant = 0.5 * self.dim * (2 * math.pi * noise[0]).log() + math.log(len(self))
+            return self._attend(rows, noise, values=False).log_sum - rows.square().sum(1) / (2 * noise[0]) - constant
+
+        return self._by_rows(ask, x, sigma)
+
+    def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch n"]:
+        """Return the probability of each point to be the one that was noised, ``(batch, N)``, each row of sum 1.
+
+        >>> PointCloud(torch.tensor([[-1.0], [1.0]])).posterior(torch.tensor([[0.5]]), sigma=1.0)
+        tensor([[0.2689, 0.7311]])
+        """
+
+        def ask(rows: Tensor, noise: Tensor) -> Tensor:
+            noise = self._resolved(rows, noise)
+            return torch.cat([logits for logits, _, _ in self._logits(rows, noise)]).softmax(0).T
+
+        return self._by_rows(ask, x, sigma)
+
+    def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
+        """Return the trace of ``Cov[x0 | x_σ = x]``: how undecided the weights are, in squared units of the data."""
+
+        def ask(rows: Tensor, noise: Tensor) -> Tensor:
+            seen = self._attend(rows, noise)
+            return (seen.square - seen.mean.square().sum(1)).clamp(min=0)
+
+        return self._by_rows(ask, x, sigma)
+
+    def sample(
+        self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n *event"]:
+        """Return n draws of ``x0 + σ·n``, ``(n, *event)``: points, drawn with replacement, and noise.
+
+        Args:
+            n: how many, >= 0.
+            sigma: noise level >= 0; 0 draws points of the data.
+            generator: on the model's device; None uses torch's global one.
+        """
+        n = check_count(n, "n", 0)
+        like = {"generator": generator, "device": self.points.device}
+        drawn = self.points[torch.randint(len(self), (n,), **like)]
+        noise = torch.randn(drawn.shape, dtype=drawn.dtype, **like)
+        return self._return(drawn + check_sigma(sigma, drawn)[:, None] * noise, (n, *self.event_shape))
+
+    # ---- the one pass over the data
+
+    def _attend(self, rows: Tensor, noise: Tensor, values: bool = True) -> "_Attention":
+        """Stream over the data, for rows ``(b, D)`` at noise ``(1, 1 or b)``; without values, only the log sum."""
+        noise = self._resolved(rows, noise)
+        peak = rows.new_full((len(rows),), -math.inf)
+        total, mean, square = torch.zeros_like(peak), torch.zeros_like(rows), torch.zeros_like(peak)
+        for logits, points, half_norms in self._logits(rows, noise):
+            higher = torch.maximum(peak, logits.detach().amax(0))
+            shrink, weights = (peak - higher).exp(), (logits - higher).exp()
+            total = total * shrink + weights.sum(0)
+            if values:
+                mean = torch.addmm(mean * shrink[:, None], weights.T, points)
+                square = square * shrink + 2 * (half_norms * weights).sum(0)
+            peak = higher
+        return _Attention(mean / total[:, None], square / total, peak + total.log())
+
+    def _logits(self, rows: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield ``(c·x − |c|²/2)/σ²``, ``(n, b)``, with the points ``(n, D)`` and half norms ``(n, 1)``, by chunks."""
+        columns = rows.T.contiguous()
+        for points, half_norms in self._chunks():
+            yield torch.addmm(half_norms, points, columns, beta=-1) / noise, points, half_norms
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size = max(1, CHUNK // self.dim)
+        return zip(self.points.split(size), self._half_norms.split(size), strict=True)
+
+    def _resolved(self, rows: Tensor, noise: Tensor) -> Tensor:
+        """A noise level below what rounding resolves is taken as what it resolves: there the nearest point wins."""
+        precision = torch.finfo(rows.dtype)
+        scale = rows.detach().square().sum(1) + 2 * self._half_norms.max()
+        return noise.maximum(precision.eps**2 * scale + precision.tiny)
+
+    def _by_rows(self, ask: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Sigma) -> Tensor:
+        """Return the answers for all rows, asked in parts that bound the memory."""
+        rows, level = self._question(x, sigma)
+        noise = level.T**2
+        parts = rows.split(ROWS)
+        noises = noise.split(ROWS, 1) if noise.shape[1] == len(rows) else [noise] * len(parts)
+        return torch.cat([ask(part, of_part) for part, of_part in zip(parts, noises, strict=True)])
+
+    def _derive(self) -> None:
+        half_norms = torch.cat([part.double().square().sum(1) for part in self.points.split(4096)]) / 2
+        self.register_buffer("_half_norms", half_norms.to(self.points)[:, None], persistent=False)
+
+    def _smallest_variance(self) -> float:
+        return 0.0
+
+    @classmethod
+    def _restore(cls, mean: Tensor, points: Tensor) -> "PointCloud":
+        if points.ndim != 2 or len(points) == 0 or points.shape[1] != mean.numel():
+            raise ValueError(
+                f"the tensors of this PointCloud do not fit together: points of shape {tuple(points.shape)} around a "
+                f"mean of shape {tuple(mean.shape)}"
+            )
+        cloud = cls.__new__(cls)
+        ScoreModel.__init__(cloud)
+        cloud._hold(mean, points)
+        return cloud
+
+
+class _Attention(NamedTuple):
+    """What one pass over the data gives for each row."""
+
+    mean: Tensor  # Σ w_i c_i, (b, D)
+    square: Tensor  # Σ w_i |c_i|², (b,)
+    log_sum: Tensor  # of exp((c·x − |c|²/2)/σ²), (b,)
