@@ -28,7 +28,7 @@ class ScoreModel(nn.Module):
     >>> mixture = gt.Mixture([0.5, 0.5], [gt.Gaussian.isotropic(x, 0.0) for x in cloud.data])
     >>> [round(model(torch.tensor([[2.0]]), sigma=2.0).item(), 3) for model in (cloud, mixture, cloud.to_gaussian())]
     [0.462, 0.462, 0.4]
-    >>> isinstance(cloud, ScoreModel)
+    >>> isinstance(cloud, gt.models.ScoreModel)
     True
     """
 

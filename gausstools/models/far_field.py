@@ -1,8 +1,8 @@
 """What a point cloud looks like from near and from far: the limits and expansions of its denoiser.
 
 From near, at small σ, the weights of the cloud are all on one point: the nearest neighbour. From far away they are
-almost even, and can be expanded in ``1/σ``. With ``c_i = y_i − μ``, ``z = (x − μ)/σ`` held fixed, and E the average over
-the data,
+almost even, and can be expanded in ``1/σ``. With ``c_i = y_i − μ``, ``z = (x − μ)/σ`` held fixed, and E the average
+over the data,
 
 ``D = μ + E[c(c·z)]/σ + (E[c(c·z)²] − E[c|c|²])/(2σ²) + O(σ⁻³)``.
 

@@ -49,7 +49,7 @@ class Mixture(ScoreModel):
     tensor([0.5000, 0.9608])
     >>> mixture(x, sigma=1.0)
     tensor([[0.0000],
-            [1.6746]])
+            [1.6747]])
     """
 
     weights: Tensor
@@ -116,7 +116,7 @@ class Mixture(ScoreModel):
             ValueError: for a number of components, rank or share that cannot be.
 
         >>> x = torch.cat([torch.randn(100, 2) - 5, torch.randn(300, 2) + 5])
-        >>> mixture = Mixture.fit(x, n_components=2)
+        >>> mixture = Mixture.fit(x, n_components=2, held_out=0)
         >>> sorted(round(weight, 2) for weight in mixture.weights.tolist())
         [0.25, 0.75]
         """

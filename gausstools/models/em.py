@@ -1,0 +1,95 @@
+"""Fitting a Gaussian mixture: k-means, then expectation–maximisation until held-out data stop gaining.
+
+In many dimensions a point belongs to one component almost surely, so the maximisation gathers for each component only
+the points that it shares in, and takes the eigenpairs of their Gram matrix where they are fewer than the dimensions. A
+step costs about ``2·n·K·D·rank`` operations for the expectation, and memory for ``(n, K)`` responsibilities.
+"""
+
+import torch
+from torch import Tensor
+
+from gausstools.denoiser import check_count
+from gausstools.models.batches import gather
+from gausstools.models.eigen import eigenpairs
+from gausstools.models.gaussian import Gaussian
+from gausstools.models.mixture import Mixture
+
+__all__ = ["fit"]
+
+NEGLIGIBLE = 1e-8  # share in a point below which a component does without it
+ENOUGH = 1e-3  # growth of the log likelihood per point, in nats, that is worth another step
+
+
+def fit(data, n_components, rank, seed, method, reg_covar, held_out, max_steps) -> Mixture:
+    """Do what ``Mixture.fit`` says."""
+    data = gather(data)
+    if rank is not None:
+        check_count(rank, "rank", 0, data[0].numel())
+    check_count(max_steps, "max_steps", 0)
+    if method not in ("em", "kmeans"):
+        raise ValueError(f"method is {method!r}, expected 'em' or 'kmeans'")
+    if not 0 < reg_covar < float("inf"):
+        raise ValueError(f"reg_covar is {reg_covar}, expected a finite number > 0")
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out is {held_out}, expected a share of the data from 0 to below 1")
+    n_test = int(held_out * len(data)) if method == "em" else 0
+    check_count(n_components, "n_components", 1, len(data) - n_test)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
+    test, train = (data[order[:n_test]], data[order[n_test:]]) if n_test else (None, data)
+
+    def maximise(share: Tensor, before: Mixture | None) -> Mixture:
+        """Return the mixture that fits the responsibilities ``(n, K)`` best."""
+        components = []
+        for k, weights in enumerate(share.T):
+            used = weights > NEGLIGIBLE
+            if used.any():
+                components.append(_component(train[used], weights[used], rank, reg_covar))
+            else:
+                components.append(before[k] if before else Gaussian.isotropic(train.mean(0), reg_covar))
+        weights = share.double().mean(0)
+        return Mixture(weights / weights.sum(), components)
+
+    clusters = _kmeans(train, n_components, seed)
+    mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train), None)
+    best, best_likelihood = mixture, -torch.inf
+    for step in range(max_steps + 1 if method == "em" else 0):
+        joint = _log_joint(mixture, train)
+        likelihood = (joint.logsumexp(1) if test is None else mixture.log_prob(test)).double().mean().item()
+        if not likelihood > best_likelihood + ENOUGH:
+            break
+        best, best_likelihood = mixture, likelihood
+        if step < max_steps:
+            mixture = maximise(joint.softmax(1), mixture)
+    return best
+
+
+def _kmeans(data: Tensor, n_components: int, seed: int) -> Tensor:
+    """Return the cluster of each point, ``(n,)``."""
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError as error:
+        raise ImportError("Mixture.fit needs scikit-learn for k-means: pip install 'gausstools[data]'") from error
+    labels = KMeans(n_components, n_init=1, random_state=seed).fit_predict(data.flatten(1).cpu().numpy())
+    return torch.from_numpy(labels).long().to(data.device)
+
+
+def _log_joint(mixture: Mixture, data: Tensor) -> Tensor:
+    """Return ``ln w_k + ln N(x; μ_k, Σ_k)``, ``(n, K)``."""
+    return mixture._by_rows(lambda seen: mixture._log_joint(seen, seen.noise).T, data, 0.0)
+
+
+def _component(data: Tensor, weights: Tensor, rank: int | None, reg_covar: float) -> Gaussian:
+    """Return the Gaussian with the weighted moments of the data, ``(n, *event)``, plus ``reg_covar`` everywhere."""
+    rows, weights = data.flatten(1).double(), weights.double() / weights.double().sum()
+    n, dim = rows.shape
+    mean = weights @ rows
+    rows = (rows - mean).mul_(weights.sqrt()[:, None])
+    if 2 * n < dim:
+        values, vectors = eigenpairs(rows @ rows.T, None if rank is None else min(rank, n))
+        real = values > n * torch.finfo(values.dtype).eps * values.max()
+        values, basis = values[real], torch.linalg.qr(rows.T @ vectors[:, real])[0]
+    else:
+        values, basis = eigenpairs(rows.T @ rows, rank)
+        values = values.clamp(min=0)
+    left = (rows.square().sum() - values.sum()).clamp(min=0) / max(1, dim - len(values))
+    return Gaussian(mean.reshape(data.shape[1:]), values + reg_covar, basis, left + reg_covar).to(data)
