@@ -1,0 +1,347 @@
+"""Exact quantities that simulations are checked with: distances of Gaussians, denoising losses, linear learning.
+
+Two Gaussians, p with eigenpairs ``(λ_j, u_j)`` and q with ``(ν_i, v_i)``, are compared by their eigenvectors' overlaps
+``O_ij = v_iᵀu_j``, an orthogonal matrix, and the difference of their means ``δ_i = v_iᵀ(μ_p − μ_q)``:
+
+* Fréchet distance  ``|δ|² + min_Q |diag(√ν)·Q − O·diag(√λ)|²`` over orthogonal Q (Bhatia, Jain & Lim 2019), which is
+  ``|δ|² + tr(Σ_p + Σ_q − 2(Σ_p^½ Σ_q Σ_p^½)^½)`` (Dowson & Landau 1982);
+* KL divergence     ``½ Σ_ij O_ij² (λ_j/ν_i − 1 − ln(λ_j/ν_i)) + ½ Σ_i δ_i²/ν_i`` (Kullback & Leibler 1951);
+* denoising loss    ``Σ_i (1−w_i)² (δ_i² + Σ_j O_ij² λ_j) + σ² Σ_i w_i²`` of q's denoiser, with gains
+  ``w_i = ν_i/(ν_i+σ²)``, on any data with the moments of p.
+
+All terms are >= 0, so that none is lost in the difference of larger ones. Outside the joint span of the bases and of
+``μ_p − μ_q`` both are isotropic about one mean, which leaves a matrix O of that span's size. All is done in float64.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma
+from gausstools.models.gaussian import Gaussian
+
+__all__ = ["Estimate", "LinearDynamics", "denoising_loss", "frechet_distance", "kl_divergence", "wasserstein2"]
+
+
+def wasserstein2(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
+    """Return the 2-Wasserstein distance ``min √E|x−y|²`` over x ~ p and y ~ q, in units of the data.
+
+    It is the root of :func:`frechet_distance`; see there for arguments, accuracy and errors.
+
+    >>> wasserstein2(Gaussian.isotropic(torch.zeros(2), 1.0), Gaussian.isotropic(torch.tensor([3.0, 4.0]), 1.0))
+    tensor(5., dtype=torch.float64)
+    """
+    return frechet_distance(p, q).sqrt()
+
+
+def frechet_distance(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
+    """Return ``|μ_p−μ_q|² + tr(Σ_p + Σ_q − 2(Σ_p^½ Σ_q Σ_p^½)^½)``, in squared units of the data.
+
+    Between Gaussians fitted to Inception features it is the FID (Heusel et al. 2017). It is computed as the least
+    distance between roots of the covariances over all rotations. Near p = q its root, the distance, errs by about
+    ``1e-16·λ_max/√λ_min`` (λ_min the least variance above 0), and never by more than ``1e-8·√λ_max``, to which the
+    difference of traces falls everywhere. Singular covariances and rank 0 are as good as any.
+
+    Args:
+        p, q: Gaussians with one event shape. If their ranks add up to less than D − 1, nothing of size (D, D) is built.
+
+    Returns:
+        A float64 scalar >= 0 on the device of p.
+
+    Raises:
+        TypeError: if one is no Gaussian.
+        ValueError: if their event shapes differ.
+
+    >>> frechet_distance(Gaussian.isotropic(torch.zeros(2), 1.0), Gaussian.isotropic(torch.zeros(2), 9.0))
+    tensor(8., dtype=torch.float64)
+    """
+    pair = _compare(p, q)
+    root_p, root_q = pair.overlap * pair.p.sqrt(), pair.q.sqrt()[:, None]
+    left, _, right = torch.linalg.svd(root_q * root_p)
+    inside = (root_q * (left @ right) - root_p).square().sum()
+    outside = pair.rest * (pair.q_tail.sqrt() - pair.p_tail.sqrt()).square()
+    return pair.shift.square().sum() + inside + outside
+
+
+def kl_divergence(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
+    """Return ``KL(p‖q) = E_p[ln p − ln q]`` in nats.
+
+    Singular Gaussians have one, that of their densities on the support, if they share it: the same subspace, up to
+    what rounding in the coarser dtype does to a basis, and the same mean off it. Near p = q the error is about
+    ``1e-16·√(KL·λ_max/λ_min)``.
+
+    Args:
+        p, q: Gaussians with one event shape. If their ranks add up to less than D − 1, nothing of size (D, D) is built.
+
+    Returns:
+        A float64 scalar >= 0 on the device of p.
+
+    Raises:
+        TypeError: if one is no Gaussian.
+        ValueError: if their event shapes differ, or if the divergence is infinite: where only one has variance, or the
+            means differ and none has.
+
+    >>> kl_divergence(Gaussian.isotropic(torch.ones(1), 1.0), Gaussian.isotropic(torch.zeros(1), 1.0))
+    tensor(0.5000, dtype=torch.float64)
+    """
+    pair = _compare(p, q)
+    rounding = 1e3 * max(torch.finfo(model.mean.dtype).eps for model in (p, q)) * p.dim**0.5
+    on_p, on_q = pair.p > 0, pair.q > 0
+    if (pair.overlap[~on_q][:, on_p].abs() > rounding).any():
+        raise ValueError("KL(p‖q) is infinite: q has no variance in a direction where p has. Give q a tail")
+    if on_p.sum() < on_q.sum():
+        raise ValueError("KL(p‖q) is infinite: p has no variance in a direction where q has. Give p a tail")
+    size = max(float(model.mean.abs().max()) for model in (p, q))
+    if (pair.shift[~on_q].abs() > rounding * size).any():
+        raise ValueError("KL(p‖q) is infinite: the means differ in a direction where p and q have no variance")
+    variances = pair.q[on_q]
+    inside = (pair.overlap[on_q][:, on_p].square() * _excess(pair.p[on_p] / variances[:, None])).sum()
+    outside = pair.rest * _excess(pair.p_tail / pair.q_tail) if pair.rest and pair.q_tail > 0 else 0.0
+    return (inside + outside + (pair.shift[on_q].square() / variances).sum()) / 2
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error, which is 0.0 if the number is exact.
+
+    >>> Estimate(value=1.5, error=0.1)
+    Estimate(value=1.5, error=0.1)
+    """
+
+    value: float
+    error: float
+
+
+def denoising_loss(
+    model: Denoiser,
+    sigma: Sigma,
+    data: Gaussian | None = None,
+    *,
+    n: int = 4096,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    """Return ``E|D(x0 + σn, σ) − x0|²`` of a model's denoiser, summed over the D entries, in squared units of the data.
+
+    For a Gaussian it is exact: ``σ² Σ_k λ_k/(λ_k+σ²)`` on its own data, and on other data of any distribution their two
+    moments decide, since the denoiser is linear. For other models it is the mean of ``tr Cov[x0 | x_σ = x]`` over draws
+    of x from the model's own noised density: given x, the noise is integrated out exactly (Rao-Blackwell).
+
+    Args:
+        model: a Gaussian; or a mixture or point cloud, which have ``sample(n, sigma=, generator=)`` and
+            ``posterior_variance(x, sigma)``, the trace of the posterior covariance, ``(batch,)``.
+        sigma: noise level >= 0, one number.
+        data: carries the moments of the data; None means the model's own, the only choice if it is no Gaussian.
+        n: how many draws, at least 2. A Gaussian makes none.
+        generator: on the model's device; None uses torch's global one.
+
+    Raises:
+        TypeError: if the model or the data is something else.
+        ValueError: if data is given for a model that is no Gaussian, or the event shapes differ.
+
+    >>> model = Gaussian.isotropic(torch.zeros(3), 1.0)
+    >>> denoising_loss(model, 1.0)                                            # 3 · 1/(1+1)
+    Estimate(value=1.5, error=0.0)
+    >>> denoising_loss(model, 1.0, Gaussian.isotropic(torch.zeros(3), 9.0))   # 3 · (9/4 + 1/4)
+    Estimate(value=7.5, error=0.0)
+    """
+    level = _level(sigma)
+    if not isinstance(model, Gaussian):
+        if not (hasattr(model, "sample") and hasattr(model, "posterior_variance")):
+            raise TypeError(f"model is {type(model).__name__}, expected a model with sample and posterior_variance")
+        if data is not None:
+            raise ValueError(f"data is given for a {type(model).__name__}, expected None: only a Gaussian takes other")
+        x = model.sample(check_count(n, "n", 2), sigma=level, generator=generator)
+        losses = model.posterior_variance(x, level).double()
+        return Estimate(losses.mean().item(), losses.std().item() / math.sqrt(n))
+    if data is None:
+        variances, count = _spectrum(model)
+        return Estimate(level**2 * (count * _gain(variances, level)).sum().item(), 0.0)
+    pair = _compare(data, model, ("data", "model"))
+
+    def loss(variance, second_moment):
+        missed = torch.where(variance == 0, 1, level**2 / (variance + level**2))
+        return missed.square() * second_moment + (level * _gain(variance, level)).square()
+
+    inside = loss(pair.q, pair.overlap.square() @ pair.p + pair.shift.square()).sum()
+    return Estimate((inside + pair.rest * loss(pair.q_tail, pair.p_tail)).item(), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearDynamics:
+    """A linear denoiser ``D(x) = b + W(x − μ)`` that learns at one σ: gradient flow on its expected denoising loss.
+
+    For data with moments μ and Σ, whatever the distribution, ``W* = Σ(Σ+σ²I)⁻¹`` and learning rate η,
+
+    * ``dW/dt = −2η(W(Σ+σ²I) − Σ)``, so ``W(t) = W* + (W0 − W*)·exp(−2η(Σ+σ²I)t)``;
+    * ``db/dt = −2η(b − μ)``, so ``b(t) = μ + (b0 − μ)·exp(−2ηt)``.
+
+    Mode k approaches ``λ_k/(λ_k+σ²)`` at the rate ``2η(λ_k+σ²)``: large variances come first (Saxe et al. 2014; for
+    denoisers Wang & Pehlevan 2025).
+
+    Args:
+        data: carries the moments μ and Σ.
+        sigma: noise level >= 0, one number.
+        rate: η > 0; ``2η·t`` is in units of 1 over those of the data squared.
+        weight: W0 over the flattened event, ``(D, D)``, or a number w for w·I.
+        bias: b0, ``(*event)``; None is 0.
+
+    Raises:
+        TypeError: if data is no Gaussian, or W0 or b0 no floating-point tensor.
+        ValueError: for a noise level or rate out of range, NaN, or shapes that do not fit.
+
+    >>> data = Gaussian(torch.zeros(3), torch.tensor([3.0, 1.0]), torch.eye(3)[:, :2])
+    >>> learning = LinearDynamics(data, sigma=1.0)
+    >>> learning.rates
+    tensor([8., 4.], dtype=torch.float64)
+    >>> learning.gains(torch.tensor([0.0, 0.1, 9.0]))
+    tensor([[0.0000, 0.0000],
+            [0.4130, 0.1648],
+            [0.7500, 0.5000]], dtype=torch.float64)
+    >>> learning.loss(torch.tensor([0.0, 9.0]))          # from tr Σ to the loss of the Gaussian denoiser
+    tensor([4.0000, 1.2500], dtype=torch.float64)
+    >>> learning.denoiser(9.0)(torch.ones(1, 3), 1.0)
+    tensor([[0.7500, 0.5000, 0.0000]])
+    """
+
+    data: Gaussian
+    sigma: Sigma
+    rate: float = 1.0
+    weight: float | Tensor = 0.0
+    bias: Tensor | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.data, Gaussian):
+            raise TypeError(f"data is {type(self.data).__name__}, expected a Gaussian with the moments of the data")
+        object.__setattr__(self, "sigma", _level(self.sigma))
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate is {self.rate}, expected a finite number > 0")
+        if not isinstance(self.weight, Tensor) and not math.isfinite(self.weight):
+            raise ValueError(f"weight is {self.weight}, expected a finite number or a matrix")
+        for name, shape in (("weight", (self.data.dim, self.data.dim)), ("bias", tuple(self.data.event_shape))):
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and check_batch(value, name=name).shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+
+    @property
+    def rates(self) -> Float[Tensor, " rank"]:
+        """The rate ``2η(λ+σ²)`` of each mode, ``(rank,)`` in float64."""
+        return self._rate(self.data.variances.double())
+
+    def gains(self, times: Float[Tensor, " times"]) -> Float[Tensor, "times rank"]:
+        """Return ``u_kᵀ W(t) u_k`` of each mode k at each time t >= 0, ``(T, rank)`` in float64."""
+        modes = self.data.basis.double().T
+        start, final = (modes * self._start(modes)).sum(1), _gain(self.data.variances.double(), self.sigma)
+        return final + (start - final) * torch.exp(-_times(times, final)[:, None] * self.rates)
+
+    def denoiser(self, time: float) -> Denoiser:
+        """Return ``D(x) = b(t) + W(t)(x − μ)`` at a time t >= 0, a callable in the dtype of the data.
+
+        It raises ValueError when asked at another noise level than its own, about which it has learned nothing.
+        """
+        time = _times(torch.tensor([time], dtype=torch.float64), self.data.mean).item()
+
+        def denoise(x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+            centred = self.data._question(x, sigma)[0]
+            if (check_sigma(sigma, x) != check_sigma(self.sigma, x)).any():
+                raise ValueError(f"sigma is {sigma}, but this linear denoiser has learned at {self.sigma:g} alone")
+            learned = self.data._spectral(lambda v: -_gain(v, self.sigma) * (-self._rate(v) * time).expm1(), centred)
+            kept = self._start(self.data._spectral(lambda v: (-self._rate(v) * time).exp(), centred))
+            bias = math.exp(-2 * self.rate * time) * self._bias_error
+            return self.data._return(learned + kept, x) + bias.to(x)
+
+        return denoise
+
+    def loss(self, times: Float[Tensor, " times"]) -> Float[Tensor, " times"]:
+        """Return ``E|D(x0 + σn) − x0|²`` at each time, ``(T,)`` in float64, in squared units of the data.
+
+        It is ``|b−μ|² + σ² tr W* + tr((W−W*)(Σ+σ²I)(W−W*)ᵀ)``, exactly.
+        """
+        variances, count = _spectrum(self.data)
+        final, times = _gain(variances, self.sigma), _times(times, variances)
+        # |(W0 − W*)u_k|² for each mode, and |(W0 − W*)(I − UUᵀ)|² for all directions off the span together.
+        error = count * (torch.zeros_like(final) if isinstance(self.weight, Tensor) else self.weight - final).square()
+        if isinstance(self.weight, Tensor):
+            modes, off = (
+                self.data.basis.double().T,
+                self.weight.to(final) - final[-1] * torch.eye(self.data.dim).to(final),
+            )
+            error[:-1] = (self._start(modes) - final[:-1, None] * modes).square().sum(1)
+            error[-1] = (off - (off @ modes.T) @ modes).square().sum()
+        decay = torch.exp(-2 * times[:, None] * self._rate(variances))
+        bias = torch.exp(-4 * self.rate * times) * self._bias_error.square().sum()
+        return bias + self.sigma**2 * (count * final).sum() + decay @ (error * (variances + self.sigma**2))
+
+    def _start(self, rows: Tensor) -> Tensor:
+        """Return ``W0 v`` for each row v."""
+        return rows @ self.weight.to(rows).T if isinstance(self.weight, Tensor) else self.weight * rows
+
+    def _rate(self, variances: Tensor) -> Tensor:
+        return 2 * self.rate * (variances + self.sigma**2)
+
+    @property
+    def _bias_error(self) -> Tensor:
+        mean = self.data.mean.double()
+        return -mean if self.bias is None else self.bias.to(mean) - mean
+
+
+class _Pair(NamedTuple):
+    """Two Gaussians in their eigenvectors, within a span of k directions outside which both are isotropic."""
+
+    p: Tensor  # (k,) variances
+    q: Tensor
+    overlap: Tensor  # (k, k): eigenvectors of q by those of p
+    shift: Tensor  # (k,): μ_p − μ_q along the eigenvectors of q
+    rest: int  # D − k, how many directions lie outside, where variances are the tails and means agree
+    p_tail: Tensor
+    q_tail: Tensor
+
+
+def _compare(p: Gaussian, q: Gaussian, names: tuple[str, str] = ("p", "q")) -> _Pair:
+    for name, model in zip(names, (p, q), strict=True):
+        if not isinstance(model, Gaussian):
+            raise TypeError(f"{name} is {type(model).__name__}, expected a Gaussian")
+    if p.event_shape != q.event_shape:
+        shapes = f"shape {tuple(p.event_shape)} and {tuple(q.event_shape)}"
+        raise ValueError(f"{' and '.join(names)} have events of {shapes}, expected one shape")
+    p, q = (copy.deepcopy(model).to(p.mean.device, torch.float64) for model in (p, q))
+    vectors = torch.cat([p.basis, q.basis, (p.mean - q.mean).reshape(-1, 1)], 1)
+    if vectors.shape[1] < p.dim:
+        vectors = torch.linalg.qr(vectors).Q.T @ vectors
+    size = len(vectors)
+    of_p, of_q, shift = vectors.split([p.rank, q.rank, 1], 1)
+    # Completed to all k directions, and orthonormal to the last digit even where a basis comes from float32.
+    of_p, of_q = (torch.linalg.qr(basis, mode="complete").Q for basis in (of_p, of_q))
+    variances = (torch.cat([model.variances, model.tail.expand(size - model.rank)]) for model in (p, q))
+    return _Pair(*variances, of_q.T @ of_p, (of_q.T @ shift)[:, 0], p.dim - size, p.tail, q.tail)
+
+
+def _spectrum(model: Gaussian) -> tuple[Tensor, Tensor]:
+    """Return the variances and the tail, ``(rank + 1,)`` in float64, and how many directions have each."""
+    variances = torch.cat([model.variances, model.tail.reshape(1)]).double()
+    count = torch.ones_like(variances)
+    count[-1] = model.dim - model.rank
+    return variances, count
+
+
+def _gain(variance: Tensor, level: float) -> Tensor:
+    """Return ``λ/(λ+σ²)``, and its limit 0 where both are 0."""
+    return torch.where(variance == 0, 0, variance / (variance + level**2))
+
+
+def _excess(ratio: Tensor) -> Tensor:
+    """Return ``r − 1 − ln r`` >= 0. Near r = 1 the rounding of r cancels, so that its error is 1e-16 of its root."""
+    return (ratio - 1 - ratio.log()).clamp(min=0)
+
+
+def _level(sigma: Sigma) -> float:
+    return check_sigma(sigma, torch.zeros(1, dtype=torch.float64)).item()
+
+
+def _times(times: Tensor, like: Tensor) -> Tensor:
+    if times.ndim != 1 or not (times.isfinite() & (times >= 0)).all():
+        raise ValueError(f"times have shape {tuple(times.shape)}, expected finite times >= 0 of shape (T,)")
+    return times.to(like)
