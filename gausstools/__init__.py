@@ -32,10 +32,13 @@ _HOME = {
     "Process": "noise",
     "VE": "noise",
     "VP": "noise",
+    "evaluation_points": "compare",
     "karras_sigmas": "noise",
+    "residuals": "compare",
     "score": "denoiser",
+    "unexplained": "compare",
 }
-_MODULES = ("datasets", "denoiser", "figures", "models", "noise", "samplers")
+_MODULES = ("compare", "datasets", "denoiser", "figures", "models", "noise", "samplers", "theory")
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 

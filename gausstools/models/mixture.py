@@ -116,7 +116,7 @@ class Mixture(ScoreModel):
             ValueError: for a number of components, rank or share that cannot be.
 
         >>> x = torch.cat([torch.randn(100, 2) - 5, torch.randn(300, 2) + 5])
-        >>> mixture = Mixture.fit(x, n_components=2, held_out=0)
+        >>> mixture = Mixture.fit(x, n_components=2, held_out=0.0)
         >>> sorted(round(weight, 2) for weight in mixture.weights.tolist())
         [0.25, 0.75]
         """

@@ -1,0 +1,184 @@
+"""How much of a network an analytic model explains.
+
+At a noise level σ, over points x of the noised data, the fraction of unexplained variance of the score is
+
+``mean of |s_net(x, σ) − s_model(x, σ)|² / |s_net(x, σ)|²``,
+
+uncentred, a ratio per point that is then averaged (Wang & Vastola 2024), and in the same way for the denoiser, with D
+in place of s. By Tweedie's formula ``s = (D − x)/σ²``, so both follow from the two denoisers. A score is hard to
+explain at small σ, where the noise to remove is what is left; a denoiser is easy there, since it returns nearly x.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
+
+__all__ = ["Residual", "Unexplained", "evaluation_points", "residuals", "unexplained"]
+
+
+class Unexplained(NamedTuple):
+    """Fractions of unexplained variance, 0 (the model is the network) upwards, with their standard errors.
+
+    >>> Unexplained(score=0.016, denoiser=0.004, score_error=0.001, denoiser_error=0.0002, points=2048).score
+    0.016
+    """
+
+    score: float
+    """Of the score."""
+    denoiser: float
+    """Of the denoiser."""
+    score_error: float
+    """Standard error of ``score``; NaN for a single point."""
+    denoiser_error: float
+    """Standard error of ``denoiser``; NaN for a single point."""
+    points: int
+    """How many points were averaged."""
+
+
+class Residual(NamedTuple):
+    """One entry of a table of residuals: which model, at which noise level, and what it leaves unexplained.
+
+    >>> Residual("gaussian", 2.0, Unexplained(0.016, 0.004, 0.001, 0.0002, 2048)).sigma
+    2.0
+    """
+
+    model: str
+    """Name of the model."""
+    sigma: float
+    """Noise level."""
+    unexplained: Unexplained
+    """The fractions."""
+
+
+def unexplained(
+    network: Denoiser, model: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma, *, batch_size: int = 256
+) -> Unexplained:
+    """Return the fractions of a network's score and denoiser that a model leaves unexplained.
+
+    Args:
+        network: the denoiser to be explained.
+        model: the denoiser that explains it.
+        x: noised points ``(batch, *event)`` at level sigma, such as ``evaluation_points`` gives.
+        sigma: noise level > 0, a float or ``(batch,)``.
+        batch_size: how many points both are asked about at once.
+
+    Raises:
+        ValueError: for no points, sigma = 0, or a denoiser that answers in another shape, or with NaN.
+
+    >>> network, model = (lambda x, sigma: x / (1 + sigma**2)), (lambda x, sigma: 0.6 * x)
+    >>> unexplained(network, model, torch.ones(2, 3), 1.0)      # D: 1/2 against 3/5; D − x: −1/2 against −2/5
+    Unexplained(score=0.04..., denoiser=0.04..., score_error=0.0, denoiser_error=0.0, points=2)
+    """
+    return _explained(network, {"": model}, x, sigma, batch_size)[""]
+
+
+def residuals(
+    network: Denoiser,
+    models: Mapping[str, Denoiser],
+    data: Float[Tensor, "n *event"],
+    sigmas: Sequence[float] | Tensor,
+    *,
+    points: int = 2048,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> list[Residual]:
+    """Return what each model leaves unexplained at each noise level; the network is asked once for all models.
+
+    Args:
+        network: the denoiser to be explained.
+        models: denoisers by name.
+        data: clean data ``(n, *event)`` to be noised: training images, or held-out ones.
+        sigmas: noise levels > 0.
+        points: how many noised images, the same images and noise at every level.
+        seed: of these images and noise.
+        batch_size: how many points are asked about at once.
+
+    >>> import gausstools as gt
+    >>> data = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    >>> models = {"mean": gt.Gaussian.isotropic(data.mean(0), 0.0), "Gaussian": gt.Gaussian.fit(data)}
+    >>> for row in residuals(models["Gaussian"], models, data, [1.0, 10.0]):
+    ...     print(row.sigma, row.model, round(row.unexplained.score, 2))
+    1.0 mean 1.09
+    1.0 Gaussian 0.0
+    10.0 mean 0.0
+    10.0 Gaussian 0.0
+    """
+    table = []
+    for sigma in map(float, sigmas):
+        x = evaluation_points(data, sigma, points, seed)
+        found = _explained(network, models, x, sigma, batch_size)
+        table += [Residual(name, sigma, fractions) for name, fractions in found.items()]
+    return table
+
+
+def evaluation_points(
+    data: Float[Tensor, "n *event"], sigma: float, points: int = 2048, seed: int = 0
+) -> Float[Tensor, "points *event"]:
+    """Return noised data ``x0 + σ·n`` to compare denoisers at, ``(points, *event)``.
+
+    Which data and which noise depends on the seed alone, not on sigma or the device: curves against σ are then smooth,
+    and models are compared at the same points. No data point is used again before all have been used.
+
+    Args:
+        data: clean data ``(n, *event)``.
+        sigma: noise level >= 0, a float.
+        points: how many, >= 1.
+        seed: of the choice and the noise.
+
+    >>> x = evaluation_points(torch.zeros(10, 3), sigma=2.0, points=4)
+    >>> torch.equal(x, 2 * evaluation_points(torch.zeros(10, 3), sigma=1.0, points=4))
+    True
+    """
+    check_batch(data, name="data")
+    if len(data) == 0:
+        raise ValueError("data are empty, expected at least one data point to noise")
+    check_count(points, "points", 1)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data), generator=generator)
+    chosen = data[order[torch.arange(points) % len(data)].to(data.device)]
+    noise = torch.randn(chosen.shape, generator=generator).to(chosen)
+    return chosen + along_batch(check_sigma(sigma, chosen), chosen) * noise
+
+
+@torch.no_grad()
+def _explained(
+    network: Denoiser, models: Mapping[str, Denoiser], x: Tensor, sigma: Sigma, batch_size: int
+) -> dict[str, Unexplained]:
+    levels = check_sigma(sigma, check_batch(x))
+    if len(x) == 0:
+        raise ValueError("x has no points, expected at least one")
+    if (levels == 0).any():
+        raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
+    check_count(batch_size, "batch_size", 1)
+    fractions = {name: [] for name in models}
+    for start in range(0, len(x), batch_size):
+        part = x[start : start + batch_size]
+        level = levels[start : start + batch_size] if len(levels) > 1 else levels.item()
+        denoised = _answer(network, part, level, "network")
+        lengths = torch.stack([_square(denoised - part), _square(denoised)])
+        for name, model in models.items():
+            missed = _square(denoised - _answer(model, part, level, f"model {name}".strip()))
+            # Nothing to explain and nothing missed is nothing unexplained.
+            fractions[name].append(torch.where(missed == 0, 0, missed / lengths))
+    found = {}
+    for name, parts in fractions.items():
+        values = torch.cat(parts, 1)
+        errors = values.std(1) / len(x) ** 0.5 if len(x) > 1 else values.new_full((2,), torch.nan)
+        found[name] = Unexplained(*values.mean(1).tolist(), *errors.tolist(), len(x))
+    return found
+
+
+def _answer(denoiser: Denoiser, x: Tensor, level: Sigma, name: str) -> Tensor:
+    answer = denoiser(x, level)
+    if answer.shape != x.shape:
+        raise ValueError(f"the {name} answers in shape {tuple(answer.shape)}, expected {tuple(x.shape)}, that of x")
+    return check_batch(answer, name=f"the answer of the {name}")
+
+
+def _square(values: Tensor) -> Tensor:
+    return values.flatten(1).double().square().sum(1)

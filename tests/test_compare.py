@@ -1,0 +1,136 @@
+"""Unexplained variance against its definition in numpy, and what exact models must leave unexplained."""
+
+import numpy as np
+import pytest
+import torch
+from cases import gaussians
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gausstools as gt
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@given(gaussians(smallest_sigma=0.1), st.integers(1, 5))
+def test_the_fractions_are_their_definition(case, batch_size):
+    """A ratio for each point, then the average and its standard error, from the scores themselves."""
+    network = gt.Gaussian.isotropic(case.model.mean + 0.3, 0.7)
+    found = gt.unexplained(network, case.model, case.x, case.sigma, batch_size=batch_size)
+    answers = (
+        ("score", network.score(case.x, case.sigma), case.model.score(case.x, case.sigma)),
+        ("denoiser", network(case.x, case.sigma), case.model(case.x, case.sigma)),
+    )
+    n = len(case.x)
+    for name, theirs, ours in answers:
+        theirs, ours = theirs.reshape(n, -1).numpy(), ours.reshape(n, -1).numpy()
+        ratios = np.linalg.norm(theirs - ours, axis=1) ** 2 / np.linalg.norm(theirs, axis=1) ** 2
+        assert getattr(found, name) == pytest.approx(ratios.mean(), rel=1e-6)
+        if n > 1:
+            assert getattr(found, f"{name}_error") == pytest.approx(ratios.std(ddof=1) / n**0.5, rel=1e-6, abs=1e-12)
+    assert found.points == n
+    assert n > 1 or np.isnan([found.score_error, found.denoiser_error]).all()
+
+
+@given(gaussians())
+def test_a_model_explains_itself_and_nothing_explains_nothing(case):
+    itself = gt.unexplained(case.model, case.model, case.x, case.sigma)
+    assert (itself.score, itself.denoiser) == (0, 0)
+    silent = gt.unexplained(case.model, lambda x, sigma: x, case.x, case.sigma)  # D = x is a score of 0
+    assert silent.score == pytest.approx(1)
+    blank = gt.unexplained(case.model, lambda x, sigma: 0 * x, case.x, case.sigma)
+    assert blank.denoiser == pytest.approx(1)
+
+
+def test_a_level_for_each_point_is_each_point_at_its_level():
+    model, network, x = gt.Gaussian.fit(normal(50, 3)), gt.Gaussian.isotropic(torch.ones(3).double(), 2.0), normal(4, 3)
+    sigmas = torch.tensor([0.1, 0.5, 1.0, 8.0])
+    together = gt.unexplained(network, model, x, sigmas, batch_size=3)
+    alone = [gt.unexplained(network, model, x[i : i + 1], s.item()) for i, s in enumerate(sigmas)]
+    assert together.score == pytest.approx(np.mean([one.score for one in alone]))
+    assert together.denoiser == pytest.approx(np.mean([one.denoiser for one in alone]))
+
+
+def test_the_standard_error_is_the_spread_over_seeds():
+    data = normal(5000, 20).tanh()  # in few dimensions, 1/|s|² has no variance
+    network, model = gt.PointCloud(data[:20]), gt.Gaussian.fit(data)
+    runs = [gt.residuals(network, {"": model}, data, [1.0], points=100, seed=s)[0].unexplained for s in range(100)]
+    spread = np.std([run.score for run in runs])
+    assert np.mean([run.score_error for run in runs]) == pytest.approx(spread, rel=0.25)
+
+
+def test_a_table_asks_the_network_once_per_point_and_agrees_with_single_questions():
+    data, asked = normal(30, 2, 2), []
+    cloud = gt.PointCloud(data)
+
+    def network(x, sigma):
+        asked.append(len(x))
+        return cloud(x, sigma)
+
+    models = {"isotropic": gt.Gaussian.isotropic(data.mean(0), 1.0), "Gaussian": gt.Gaussian.fit(data)}
+    table = gt.residuals(network, models, data, [0.5, 5.0], points=70, seed=3, batch_size=32)
+    assert sum(asked) == 2 * 70
+    assert [(row.sigma, row.model) for row in table] == [(s, name) for s in (0.5, 5.0) for name in models]
+    for row in table:
+        x = gt.evaluation_points(data, row.sigma, 70, seed=3)
+        # The order of summation differs with the batches.
+        assert np.allclose(row.unexplained, gt.unexplained(cloud, models[row.model], x, row.sigma), rtol=1e-9)
+
+
+@pytest.mark.parametrize("points", [1, 7, 10, 25])
+def test_evaluation_points_are_data_and_noise_that_the_seed_alone_decides(points):
+    data = 100 * torch.arange(10.0, dtype=torch.float64)[:, None].repeat(1, 6)
+    near, far = (gt.evaluation_points(data, sigma, points, seed=1) for sigma in (0.0, 3.0))
+    used = (near[:, 0] / 100).long().bincount(minlength=10)
+    assert used.max() - used.min() <= 1  # nothing twice before all once
+    noise = (far - near) / 3
+    again = gt.evaluation_points(data, 1.0, points, seed=1) - near
+    torch.testing.assert_close(noise, again)
+    assert not torch.equal(near, gt.evaluation_points(data, 0.0, points, seed=2)) or points == 1
+    if points == 25:
+        assert abs(noise.mean()) < 5 / noise.numel() ** 0.5
+        assert noise.std() == pytest.approx(1, abs=5 / (2 * noise.numel()) ** 0.5)
+    single = gt.evaluation_points(data.float(), 3.0, points, seed=1)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), far, rtol=1e-6, atol=1e-4)
+
+
+def test_far_away_the_gaussian_explains_the_point_cloud_better_and_better():
+    """The uncentred score residual of the Gaussian falls at least as fast as the far field says: σ⁻⁴ here."""
+    data = normal(200, 4) ** 3
+    cloud = gt.PointCloud(data)
+    table = gt.residuals(cloud, {"": gt.Gaussian.fit(data)}, data, [50.0, 100.0, 200.0], points=500)
+    scores = [row.unexplained.denoiser for row in table]
+    assert scores[0] / scores[1] > 8
+    assert scores[1] / scores[2] > 8
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda m, x: gt.unexplained(m, m, x, 0.0), ValueError, "sigma is 0, expected sigma > 0"),
+        (lambda m, x: gt.unexplained(m, m, x, -1.0), ValueError, "sigma is -1.0"),
+        (lambda m, x: gt.unexplained(m, m, x[:0], 1.0), ValueError, "x has no points"),
+        (lambda m, x: gt.unexplained(m, m, x * torch.nan, 1.0), ValueError, "x holds 6 values"),
+        (lambda m, x: gt.unexplained(m, m, x, 1.0, batch_size=0), ValueError, "batch_size is 0"),
+        (
+            lambda m, x: gt.unexplained(lambda x, s: x[:1], m, x, 1.0),
+            ValueError,
+            r"the network answers in shape \(1, 3\), expected \(2, 3\)",
+        ),
+        (
+            lambda m, x: gt.unexplained(m, lambda x, s: x * torch.inf, x, 1.0),
+            ValueError,
+            "the answer of the model holds 6 values",
+        ),
+        (lambda m, x: gt.evaluation_points(x[:0], 1.0), ValueError, "data are empty"),
+        (lambda m, x: gt.evaluation_points(x, 1.0, points=0), ValueError, "points is 0"),
+        (lambda m, x: gt.evaluation_points([1.0], 1.0), TypeError, "data is list"),
+    ],
+)
+def test_questions_that_cannot_be_are_refused(ask, error, message):
+    with pytest.raises(error, match=message):
+        ask(gt.Gaussian.isotropic(torch.zeros(3), 1.0), torch.ones(2, 3))
