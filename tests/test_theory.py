@@ -357,7 +357,6 @@ def test_the_loss_of_other_models_is_estimated_with_an_honest_error(sigma):
     assert exact < linear.value
 
 
-@pytest.mark.skipif("Mixture" not in gt.__all__, reason="the library has no mixture yet")
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 4.0])
 def test_the_loss_of_a_mixture_is_that_by_quadrature(sigma):
     """E|x0|² − E|D|² in one dimension, with Bayes' rule written out in numpy."""
@@ -383,7 +382,6 @@ def test_the_loss_of_a_mixture_is_that_by_quadrature(sigma):
     assert estimate.error < 0.02 * exact
 
 
-@pytest.mark.skipif("PointCloud" not in gt.__all__, reason="the library has no point cloud yet")
 def test_the_loss_of_a_point_cloud_is_what_its_own_noised_points_give():
     """Integrating the noise out leaves the mean and lowers the error."""
     cloud = gt.PointCloud(torch.rand(30, 2, 2, generator=torch.Generator().manual_seed(1), dtype=DOUBLE))
