@@ -34,6 +34,10 @@ class ScoreModel(nn.Module):
 
     mean: Tensor
 
+    def __init__(self):
+        super().__init__()
+        self.register_load_state_dict_post_hook(_derive_again)
+
     @property
     def event_shape(self) -> torch.Size:
         """Shape of one data point."""
@@ -128,6 +132,10 @@ class ScoreModel(nn.Module):
         """Return rows around the mean in the event's shape."""
         shape = like.shape if isinstance(like, Tensor) else like
         return self.mean + centred.reshape(shape)
+
+
+def _derive_again(model: ScoreModel, _: object) -> None:
+    model._derive()
 
 
 def check_event(mean: Tensor, name: str = "mean") -> Tensor:
