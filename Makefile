@@ -14,7 +14,7 @@ READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint notebooks execute pages scan serve browser screenshots lock clean
+.PHONY: help setup book test lint notebooks execute pages scan bench serve browser screenshots lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,6 +53,9 @@ pages: $(READY) ## build the pages from the finished runs
 
 scan: $(READY) ## look for faults in the runs and the pages
 	$(BOOK) scan
+
+bench: $(READY) ## measure how fast the library is, beside the machine's own matrix products (minutes)
+	$(RUN) -m benchmarks
 
 serve: $(READY) ## show the book on localhost (PORT=8000)
 	$(BOOK) serve --port $(PORT)
