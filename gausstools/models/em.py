@@ -12,7 +12,6 @@ from gausstools.denoiser import check_count
 from gausstools.models.batches import gather
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.gaussian import Gaussian
-from gausstools.models.mixture import Mixture
 
 __all__ = ["fit"]
 
@@ -20,8 +19,8 @@ NEGLIGIBLE = 1e-8  # share in a point below which a component does without it
 ENOUGH = 1e-3  # growth of the log likelihood per point, in nats, that is worth another step
 
 
-def fit(data, n_components, rank, seed, method, reg_covar, held_out, max_steps) -> Mixture:
-    """Do what ``Mixture.fit`` says."""
+def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out, max_steps):
+    """Do what ``Mixture.fit`` says, where ``mixture_of`` makes a mixture of weights and components."""
     data = gather(data)
     if rank is not None:
         check_count(rank, "rank", 0, data[0].numel())
@@ -37,7 +36,7 @@ def fit(data, n_components, rank, seed, method, reg_covar, held_out, max_steps) 
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
     test, train = (data[order[:n_test]], data[order[n_test:]]) if n_test else (None, data)
 
-    def maximise(share: Tensor, before: Mixture | None) -> Mixture:
+    def maximise(share: Tensor, before):
         """Return the mixture that fits the responsibilities ``(n, K)`` best."""
         components = []
         for k, weights in enumerate(share.T):
@@ -47,7 +46,7 @@ def fit(data, n_components, rank, seed, method, reg_covar, held_out, max_steps) 
             else:
                 components.append(before[k] if before else Gaussian.isotropic(train.mean(0), reg_covar))
         weights = share.double().mean(0)
-        return Mixture(weights / weights.sum(), components)
+        return mixture_of(weights / weights.sum(), components)
 
     clusters = _kmeans(train, n_components, seed)
     mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train), None)
@@ -73,7 +72,7 @@ def _kmeans(data: Tensor, n_components: int, seed: int) -> Tensor:
     return torch.from_numpy(labels).long().to(data.device)
 
 
-def _log_joint(mixture: Mixture, data: Tensor) -> Tensor:
+def _log_joint(mixture, data: Tensor) -> Tensor:
     """Return ``ln w_k + ln N(x; μ_k, Σ_k)``, ``(n, K)``."""
     return mixture._by_rows(lambda seen: mixture._log_joint(seen, seen.noise).T, data, 0.0)
 

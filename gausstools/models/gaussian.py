@@ -376,20 +376,24 @@ class Gaussian(ScoreModel):
     def _spectral(self, function: Callable[[Tensor], Tensor], centred: Tensor) -> Tensor:
         """Return ``f(Σ)·v`` for each row v: ``U (f(λ) − f(tail)) Uᵀ v + f(tail) v``, two products with U.
 
-        ``function`` maps variances ``(k,)`` to factors ``(1 or batch, k)``, or ``(levels, 1 or batch, k)`` for as many
-        answers.
+        ``function`` maps variances ``(k,)`` to factors ``(k,)``, ``(1 or batch, k)``, or ``(levels, 1 or batch, k)``
+        for as many answers.
         """
-        inside = centred @ self.basis
-        factors = function(self.variances)
+        # Columns instead of rows: the product is fastest with the large matrix on its left.
+        inside = self.basis.T @ centred.T
+        factors = torch.atleast_2d(function(self.variances))
         if self.rank == self.dim:
-            return self._expand(inside * factors)
-        outside = function(self.tail.reshape(1))
-        return outside * centred + self._expand(inside * (factors - outside))
+            return self._expand(inside * factors.mT)
+        outside = torch.atleast_2d(function(self.tail.reshape(1)))
+        return outside * centred + self._expand(inside * (factors - outside).mT)
 
     def _expand(self, coefficients: Tensor) -> Tensor:
-        """Return ``U·c`` for each row c. The large matrix stands on the left: there the product is fastest."""
-        rows = self.basis @ coefficients.flatten(0, -2).T
-        return rows.T.reshape(*coefficients.shape[:-1], self.dim)
+        """Return ``U·c`` as rows for the columns c of ``(k, batch)`` or ``(levels, k, batch)``, in one product."""
+        if coefficients.ndim == 2:
+            return (self.basis @ coefficients).T
+        levels, _, batch = coefficients.shape
+        columns = self.basis @ coefficients.transpose(0, 1).flatten(1)
+        return columns.T.reshape(levels, batch, self.dim)
 
     def _smallest_variance(self) -> float:
         smallest = [self.variances.min()] if self.rank else []
@@ -398,5 +402,6 @@ class Gaussian(ScoreModel):
 
 def _check_orthonormal(basis: Tensor) -> None:
     error = float((basis.T @ basis - torch.eye(basis.shape[1]).to(basis)).abs().max()) if basis.numel() else 0.0
-    if not error < 1e3 * torch.finfo(basis.dtype).eps * max(1, basis.shape[0] ** 0.5):
+    eps = max(torch.finfo(dtype).eps for dtype in (basis.dtype, torch.float32))  # it may have been float32 before
+    if not error < 1e3 * eps * max(1, basis.shape[0] ** 0.5):
         raise ValueError(f"basis is not orthonormal: UᵀU differs from the identity by up to {error:g}")
