@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gausstools as gt
+from gausstools.models import moments as moments_module
+from gausstools.models.eigen import eigenpairs
 
 
 def close(actual, expected, rtol=1e-9, scale=1.0):
@@ -434,3 +436,196 @@ def test_a_question_that_cannot_be_is_refused(x, sigma, error, message):
 def test_fits_that_cannot_be_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+# ---- paths, relatives, and what is left unknown
+
+
+@given(gaussians(), st.integers(1, 4))
+def test_a_path_of_the_flow_is_each_of_its_levels(case, count):
+    levels = torch.linspace(0, 3, count, dtype=torch.float64)[:, None]
+    per_row = levels * torch.linspace(1, 2, len(case.x), dtype=torch.float64)
+    sigma_from = case.sigma * torch.linspace(1, 2, len(case.x), dtype=torch.float64)
+    for start in (case.sigma, sigma_from):
+        for end in (levels, per_row):
+            path = case.model.flow(case.x, start, end)
+            assert path.shape == (count, *case.x.shape)
+            for state, level in zip(path, end, strict=True):
+                close(state, case.model.flow(case.x, start, level), scale=float(state.abs().max()))
+
+
+@given(gaussians(singular=True))
+def test_with_another_mean_it_is_the_same_elsewhere(case):
+    mean = case.model.mean + 3
+    moved = case.model.with_mean(mean)
+    close(moved(case.x + 3, case.sigma), case.model(case.x, case.sigma) + 3, scale=10 + float(case.x.abs().max()))
+    assert torch.equal(moved.mean, mean)
+    assert moved.basis.data_ptr() == case.model.basis.data_ptr()
+    mean.zero_()
+    assert not torch.equal(moved.mean, mean)
+    single = moved.float()
+    assert single.mean.dtype == torch.float32
+    assert case.model.mean.dtype == case.model.basis.dtype == torch.float64
+
+
+@given(gaussians(singular=True))
+def test_noised_it_is_the_gaussian_of_noised_data(case):
+    noised = case.model.noised(case.sigma)
+    expected = case.covariance + case.sigma**2 * np.eye(case.model.dim)
+    close(noised.covariance, expected, scale=float(expected.max()))
+    close(noised.log_prob(case.x), case.model.log_prob(case.x, case.sigma), rtol=1e-9)
+    close(noised.score(case.x, 0.0), case.model.score(case.x, case.sigma), scale=1 / case.sigma)
+
+
+@given(gaussians(singular=True))
+def test_the_posterior_variance_is_a_trace_and_a_divergence(case):
+    spread = case.covariance + case.sigma**2 * np.eye(case.model.dim)
+    expected = case.sigma**2 * np.trace(np.linalg.solve(spread, case.covariance))
+    actual = case.model.posterior_variance(case.x, case.sigma)
+    close(actual, np.full(len(case.x), expected), scale=1e-3 * case.sigma**2)
+    x = case.x.clone().requires_grad_()
+    answer = case.model(x, case.sigma).reshape(len(x), -1)
+    divergence = torch.zeros(len(x), dtype=torch.float64)
+    for i in range(answer.shape[1]):
+        (gradient,) = torch.autograd.grad(answer[:, i].sum(), x, retain_graph=True)
+        divergence += gradient.reshape(len(x), -1)[:, i]
+    close(actual, case.sigma**2 * divergence, scale=case.sigma**2)
+
+
+def test_no_rows_are_answered_with_none():
+    model = gt.Gaussian.isotropic(torch.zeros(2, 3), 1.0)
+    x = torch.zeros(0, 2, 3)
+    for sigma in (1.0, torch.ones(0)):
+        assert model(x, sigma).shape == model.score(x, sigma).shape == model.flow(x, sigma, 0.5).shape == x.shape
+        assert model.log_prob(x, sigma).shape == model.posterior_variance(x, sigma).shape == (0,)
+
+
+def test_a_model_that_was_float32_is_still_one_in_float64(tmp_path):
+    model = gt.Gaussian.fit(torch.randn(50, 20, generator=torch.Generator().manual_seed(0))).double()
+    model.save(tmp_path / "model")
+    close(gt.Gaussian.load(tmp_path / "model").basis, model.basis)
+    assert model.truncate(3).rank == 3
+
+
+# ---- classes
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+@pytest.mark.parametrize("shared", [False, True])
+def test_classes_have_numpys_moments_however_the_data_come(shared, rank):
+    rng = np.random.default_rng(0)
+    labels = rng.choice([4, -1, 7], 200)
+    x = rng.normal(size=(200, 3)) * (1 + np.abs(labels))[:, None] + labels[:, None]
+    spreads = {label: np.cov(x[labels == label].T, bias=True) for label in (-1, 4, 7)}
+    if shared:
+        average = sum(np.mean(labels == label) * spread for label, spread in spreads.items())
+        spreads = dict.fromkeys(spreads, average)
+    tensors = torch.from_numpy(x), torch.from_numpy(labels)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tensors), batch_size=7)
+    options = {"rank": rank, "shared_covariance": shared}
+    for family in (gt.Gaussian.fit_classes(*tensors, **options), gt.Gaussian.fit_classes(loader, **options)):
+        assert list(family) == [-1, 4, 7]
+        for label, model in family.items():
+            close(model.mean, x[labels == label].mean(0), scale=10.0)
+            eigenvalues = np.linalg.eigvalsh(spreads[label])[::-1]
+            if rank is None:
+                close(model.covariance, spreads[label], scale=100.0)
+            else:
+                close(model.variances, eigenvalues[:1].copy(), scale=100.0)
+                assert model.tail.item() == pytest.approx(eigenvalues[1:].mean())
+    if shared:
+        assert family[4].basis.data_ptr() == family[7].basis.data_ptr()
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("data", "labels", "error", "message"),
+    [
+        (torch.zeros(4, 2), torch.zeros(3).long(), ValueError, r"labels are torch.int64 of shape \(3,\)"),
+        (torch.zeros(4, 2), torch.zeros(4), ValueError, "labels are torch.float32"),
+        (torch.zeros(4, 2), torch.zeros(4, 1).long(), ValueError, r"expected integers of shape \(4,\)"),
+        (torch.zeros(4, 2), None, TypeError, "expected pairs"),
+        ([torch.zeros(4, 2)], None, TypeError, "data yield Tensor, expected pairs"),
+        (torch.zeros(4, 2).int(), torch.zeros(4).long(), TypeError, "data has dtype torch.int32"),
+        (torch.full((4, 2), torch.nan), torch.zeros(4).long(), ValueError, "data holds 8 values"),
+        ([], None, ValueError, "no data"),
+        (torch.zeros(0, 2), torch.zeros(0).long(), ValueError, "no data"),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_classes_that_cannot_be_are_refused(data, labels, error, message, shared):
+    with pytest.raises(error, match=message):
+        gt.Gaussian.fit_classes(data, labels, shared_covariance=shared)
+
+
+# ---- eigenpairs of large matrices
+
+
+def spectra(dim):
+    rng = np.random.default_rng(0)
+    decaying = np.arange(1, dim + 1) ** -1.5
+    return {
+        "decaying": decaying,
+        "steep": np.exp(-np.arange(dim) / 10.0),
+        "repeated": np.repeat(np.arange(dim // 20, 0, -1.0) ** 2, 20)[:dim],
+        "deficient": np.where(np.arange(dim) < 30, rng.uniform(1, 2, dim), 0),
+        "flat": np.ones(dim),
+        "noisy": np.where(np.arange(dim) < 40, 5.0, 1.0) + rng.uniform(size=dim),
+        "zero": np.zeros(dim),
+    }
+
+
+@pytest.mark.parametrize("kind", ["decaying", "steep", "repeated", "deficient", "flat", "noisy", "zero"])
+def test_leading_eigenpairs_of_a_large_matrix_are_numpys(kind):
+    dim, rank = 800, 60
+    vectors = np.linalg.qr(np.random.default_rng(1).normal(size=(dim, dim)))[0]
+    matrix = (vectors * spectra(dim)[kind]) @ vectors.T
+    matrix = torch.from_numpy((matrix + matrix.T) / 2)
+    expected = np.linalg.eigvalsh(matrix.numpy())[::-1][:rank].copy()
+    values, basis = eigenpairs(matrix, rank)
+    torch.testing.assert_close(values, torch.from_numpy(expected), rtol=1e-4, atol=1e-10 * expected[0])
+    torch.testing.assert_close(basis.T @ basis, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-10)
+    # The span holds as much variance as the best one does.
+    assert (basis.T @ matrix @ basis).trace().item() == pytest.approx(expected.sum(), rel=1e-4, abs=1e-10)
+    assert (basis.gather(0, basis.abs().argmax(0, keepdim=True)) > 0).all()
+    model = gt.Gaussian.from_covariance(torch.zeros(dim, dtype=torch.float64), matrix, rank)
+    torch.testing.assert_close(model.variances, torch.from_numpy(expected), rtol=1e-4, atol=1e-10 * (1 + expected[0]))
+    trace = matrix.trace().item()
+    assert model.total_variance.item() == pytest.approx(trace, rel=1e-9, abs=1e-9)
+    assert model.tail.item() == pytest.approx((trace - expected.sum()) / (dim - rank), rel=1e-3, abs=1e-9)
+
+
+# ---- moments in parts
+
+
+@given(st.integers(1, 60), st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 4), st.data())
+def test_moments_are_numpys_whatever_the_sizes_of_parts(n, seed, chunk, leaf, data):
+    x = torch.from_numpy(3 + np.random.default_rng(seed).normal(size=(n, 5)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=8)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moments_module, "CHUNK", chunk)
+        patch.setattr(moments_module, "LEAF", leaf)
+        for batches in (torch.tensor_split(x, cuts), x.split(1), [x]):
+            moments = gt.Moments.of(batches)
+            assert moments.count == n
+            close(moments.mean, x.mean(0))
+            close(moments.covariance, np.cov(x.numpy().T, bias=True))
+
+
+@pytest.mark.parametrize("chunk", [6, 9, 60, 10**6])
+def test_a_loader_may_use_its_memory_again(monkeypatch, chunk):
+    monkeypatch.setattr(moments_module, "CHUNK", chunk)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def loader():
+        buffer = torch.empty(4, 3, dtype=torch.float64)
+        for part in x.split(4):
+            yield buffer.copy_(part)
+        buffer.fill_(1e9)
+
+    moments = gt.Moments.of(loader())
+    close(moments.mean, x.mean(0))
+    close(moments.covariance, np.cov(x.numpy().T, bias=True))
+    given_back = x.clone()
+    gt.Moments.of(given_back)
+    assert torch.equal(given_back, x)

@@ -118,7 +118,7 @@ class ScoreModel(nn.Module):
         if x.dtype != self.mean.dtype:
             name = type(self).__name__
             raise TypeError(f"x is {x.dtype} and the {name} {self.mean.dtype}; convert one: model.to(x.dtype)")
-        return (x - self.mean).reshape(len(x), -1), check_sigma(sigma, x)[:, None]
+        return (x - self.mean).flatten(1), check_sigma(sigma, x)[:, None]
 
     def _check_density(self, level: Tensor) -> None:
         if (level == 0).any() and self._smallest_variance() == 0:

@@ -127,6 +127,8 @@ class Gaussian(ScoreModel):
                     sums[label] = count + len(rows), so_far + rows.detach().double().sum(0)
                 else:
                     classes.setdefault(label, Moments()).update(rows)
+        if not sums and not classes:
+            raise ValueError("no data was given: expected at least one batch with at least one row")
         if not shared_covariance:
             return {label: cls.from_moments(classes[label], rank) for label in sorted(classes)}
         # The scatter within the classes is the total scatter less that of their means.

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_count
+from gausstools.denoiser import Sigma, check_count, check_sigma
 from gausstools.models.base import ScoreModel, ratio
 from gausstools.models.gaussian import Gaussian
 
@@ -122,7 +122,7 @@ class Mixture(ScoreModel):
         """
         from gausstools.models.em import fit  # it needs scikit-learn, which a mixture does not
 
-        return fit(data, n_components, rank, seed, method, reg_covar, held_out, max_steps)
+        return fit(cls, data, n_components, rank, seed, method, reg_covar, held_out, max_steps)
 
     # ---- what it is
 
@@ -228,14 +228,24 @@ class Mixture(ScoreModel):
         """
 
         def ask(seen: _Seen) -> Tensor:
-            # With m_k = x + σ²·s_k, the denoisers of the components, everything follows from their scores' norms.
-            share = self._responsibilities(seen)
-            moved = self._weighted(seen, share, lambda v: ratio(seen.noise, v + seen.noise))
-            inside, outside = (ratio(seen.noise, v + seen.noise) for v in (self._spread, self.tails[:, None]))
-            lengths = self._sum_of_parts((inside * seen.inside) ** 2) + outside**2 * seen.outside
-            within = self._sum_of_parts(self._spread * inside) + (self.dim - self.ranks)[:, None] * (
-                self.tails[:, None] * outside
-            )
+            # The components' denoisers m_k are taken from a point between x (at small σ) and the mean (at large σ):
+            # there no digits cancel. With the isotropic gain β = τ/(τ+σ²) it is mean + β·(x − mean), and
+            # m_k − that = (1−β)·o_k + f(Σ_k)(x − μ_k) for the offset o_k = μ_k − mean and f(λ) = λ/(λ+σ²) − β.
+            noise, share, typical = seen.noise, self._responsibilities(seen), self.total_variance / self.dim
+            rest = ratio(noise, typical + noise)
+
+            def gain(variance: Tensor) -> Tensor:
+                return ratio(variance - typical, variance + noise) * rest
+
+            tails = self.tails[:, None]
+            inside, outside = gain(self._spread) * seen.inside, torch.where(self._full, 0, gain(tails))
+            along = self._offsets @ seen.rows.T - self._offsets.square().sum(1, keepdim=True)  # o_k·(x − μ_k)
+            along = self._sum_of_parts((inside - outside[self._owner] * seen.inside) * self._shifts) + outside * along
+            lengths = self._sum_of_parts(inside.square()) + outside.square() * seen.outside
+            lengths = lengths + 2 * rest * along + rest.square() * self._offsets.square().sum(1, keepdim=True)
+            within = noise * self._sum_of_parts(ratio(self._spread, self._spread + noise))
+            within = within + noise * ratio(tails, tails + noise) * (self.dim - self.ranks)[:, None]
+            moved = self._weighted(seen, share, gain) + rest.T * (share.T @ self._offsets)
             return ((share * (within + lengths)).sum(0) - moved.square().sum(1)).clamp(min=0)
 
         return self._by_rows(ask, x, sigma)
@@ -252,6 +262,7 @@ class Mixture(ScoreModel):
         """
         n = check_count(n, "n", 0)
         draws = self.means.new_empty(n, *self.event_shape)
+        check_sigma(sigma, draws)
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator) if n else draws.new_empty(0)
         for k in chosen.unique().int().tolist():
             rows = chosen == k
@@ -330,12 +341,16 @@ class Mixture(ScoreModel):
 
     @classmethod
     def _restore(cls, weights, means, directions, variances, tails, ranks) -> "Mixture":
-        sizes = ranks.tolist()
-        if not (len(means) == len(tails) == len(sizes) and len(variances) == len(directions) == sum(sizes)):
-            raise ValueError(
-                f"the tensors of this Mixture do not fit together: {len(means)} means, {len(tails)} tails, ranks of "
-                f"sum {sum(sizes)}, {len(variances)} variances and {len(directions)} directions"
-            )
+        sizes = ranks.flatten().tolist()
+        vectors = weights.ndim == ranks.ndim == tails.ndim == 1 and not ranks.is_floating_point() and ranks.ge(0).all()
+        if (
+            not vectors
+            or not (len(sizes) == len(tails) == len(means) and sum(sizes) == len(variances))
+            or (directions.shape != (sum(sizes), means[0].numel()))
+        ):
+            shapes = {"means": means, "directions": directions, "variances": variances, "tails": tails}
+            given = ", ".join(f"{name} of shape {tuple(value.shape)}" for name, value in shapes.items())
+            raise ValueError(f"the tensors of this Mixture do not fit together: {given}, ranks {ranks.tolist()}")
         parts = zip(means, variances.split(sizes), directions.split(sizes), tails, strict=True)
         return cls(weights, [Gaussian(mean, v, basis.T, tail) for mean, v, basis, tail in parts])
 
@@ -350,10 +365,10 @@ class _Seen(NamedTuple):
 
 
 def _check_weights(weights: Tensor | Sequence[float], count: int, dtype: torch.dtype) -> Tensor:
-    weights = torch.as_tensor(weights)
+    weights = torch.as_tensor(weights, dtype=torch.float64)
     if weights.shape != (count,):
         raise ValueError(f"weights have shape {tuple(weights.shape)}, expected ({count},), one per component")
-    weights = weights.detach().double()
+    weights = weights.detach()
     if not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError(f"weights hold {weights.min():g}, expected finite numbers >= 0")
     excess = abs(weights.sum() - 1)

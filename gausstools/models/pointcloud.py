@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_count, check_sigma
+from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
 from gausstools.models.base import ScoreModel, check_event
 from gausstools.models.batches import gather
 from gausstools.models.gaussian import Gaussian
@@ -121,7 +121,9 @@ class PointCloud(ScoreModel):
         def ask(rows: Tensor, noise: Tensor) -> Tensor:
             self._check_density(noise)
             constant = 0.5 * self.dim * (2 * math.pi * noise[0]).log() + math.log(len(self))
-            return self._attend(rows, noise, values=False).log_sum - rows.square().sum(1) / (2 * noise[0]) - constant
+            # The sum at the level that is resolved, taken to the true one: there the nearest point alone counts.
+            log_sum = self._attend(rows, noise, values=False).log_sum * self._resolved(rows, noise)[0]
+            return (log_sum - rows.square().sum(1) / 2) / noise[0] - constant
 
         return self._by_rows(ask, x, sigma)
 
@@ -213,11 +215,14 @@ class PointCloud(ScoreModel):
 
     @classmethod
     def _restore(cls, mean: Tensor, points: Tensor) -> "PointCloud":
-        if points.ndim != 2 or len(points) == 0 or points.shape[1] != mean.numel():
+        fits = points.ndim == 2 and len(points) > 0 and points.shape[1] == mean.numel()
+        if not fits or points.dtype != mean.dtype or not mean.is_floating_point():
             raise ValueError(
-                f"the tensors of this PointCloud do not fit together: points of shape {tuple(points.shape)} around a "
-                f"mean of shape {tuple(mean.shape)}"
+                f"the tensors of this PointCloud do not fit together: {points.dtype} points of shape "
+                f"{tuple(points.shape)} around a {mean.dtype} mean of shape {tuple(mean.shape)}"
             )
+        check_event(mean)
+        check_batch(points, name="points")
         cloud = cls.__new__(cls)
         ScoreModel.__init__(cloud)
         cloud._hold(mean, points)
