@@ -22,8 +22,8 @@ def table(rows: Iterable[Row], bounds: Iterable[Bound], machine: Machine, load: 
         f"Measured on {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; load average before the run {load:.2f}. "
         f"Product of two square matrices of side {SIDE}: {machine.rate(torch.float32) / 1e9:.0f}·10⁹ operations per "
-        f"second in float32, {machine.rate(torch.float64) / 1e9:.0f}·10⁹ in float64. {DIM} dimensions, batch of {BATCH}, "
-        "float32.",
+        f"second in float32, {machine.rate(torch.float64) / 1e9:.0f}·10⁹ in float64. "
+        f"The models have {DIM} dimensions and are asked in float32, for a batch of {BATCH}.",
         "",
         "| question | time, ms | floor, ms | time / floor | at most | | times faster than written out | at least | |",
         "|---|--:|--:|--:|--:|---|--:|--:|---|",
@@ -61,8 +61,10 @@ def draw(clouds: dict[int, Timing], gaussians: dict[int, Timing], path: Path) ->
     ):
         floors, times = ([1e3 * value for value in part] for part in list(zip(*timings.values(), strict=True))[1::-1])
         ax.loglog(timings.keys(), times, "o-", color=COLORS[color], label="denoise")
-        ax.loglog(timings.keys(), floors, "--", color=COLORS["noise"], label="floor: its matrix products")
+        ax.loglog(timings.keys(), floors, "--", color=COLORS["noise"], label="floor")
         ax.set(title=title, xlabel=label, ylabel=f"ms per batch of {BATCH}")
+        ax.set_xticks(list(timings), [f"{size:,}" for size in timings], rotation=45)
+        ax.minorticks_off()
         ax.legend()
     figure.savefig(path)
 
