@@ -387,6 +387,19 @@ def test_without_noise_and_with_singular_components_it_projects_on_the_nearest_s
             ask(x, 0.0)
 
 
+def test_one_direction_without_variance_in_one_component_is_enough_to_have_no_density():
+    round_one, flat = gt.Gaussian.isotropic(torch.zeros(2), 1.0), gt.Gaussian.isotropic(torch.ones(2), 0.0)
+    disc = gt.Gaussian(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.eye(2))
+    line = gt.Gaussian(torch.zeros(2), torch.tensor([1.0]), torch.eye(2)[:, :1])
+    for singular in (flat, disc, line):
+        mixture = gt.Mixture([0.5, 0.5], [round_one, singular])
+        for ask in (mixture.score, mixture.log_prob):
+            for sigma in (0.0, torch.tensor([1.0, 0.0, 2.0])):
+                with pytest.raises(ValueError, match="no density"):
+                    ask(torch.ones(3, 2), sigma)
+            assert ask(torch.ones(3, 2), 0.1).isfinite().all()
+
+
 @pytest.mark.parametrize("sigma", [0.0, 1e-6, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_extreme_noise_levels(sigma, dtype):
