@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gausstools.denoiser import Sigma, check_batch, check_sigma
+from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
 from gausstools.models import files
 
 __all__ = ["ScoreModel"]
@@ -72,7 +72,25 @@ class ScoreModel(nn.Module):
     def sample(
         self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n *event"]:
-        """Return n draws of ``x0 + σ·n``."""
+        """Return n draws of ``x0 + σ·n``, ``(n, *event)``.
+
+        Args:
+            n: how many, >= 0.
+            sigma: noise level >= 0; 0 draws clean data.
+            generator: on the model's device; None uses torch's global one.
+
+        >>> import gausstools as gt
+        >>> gt.Gaussian.isotropic(torch.zeros(1, 8, 8), 1.0).sample(4).shape
+        torch.Size([4, 1, 8, 8])
+        """
+        n = check_count(n, "n", 0)
+        level = check_sigma(sigma, self.mean.new_empty(n, 0))
+        if len(level) > 1:
+            raise ValueError(f"sigma has shape ({len(level)},), expected one number for all draws")
+        return self._return(self._draw(n, level.item(), generator), (n, *self.event_shape))
+
+    def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
+        """Return n draws around the mean, ``(n, D)``."""
         raise NotImplementedError
 
     # ---- files

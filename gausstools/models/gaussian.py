@@ -315,23 +315,9 @@ class Gaussian(ScoreModel):
         outside = (noise * ratio(self.tail, self.tail + noise))[:, 0] * (self.dim - self.rank)
         return (inside + outside).expand(len(x))
 
-    def sample(
-        self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n *event"]:
-        """Return n draws from N(μ, Σ+σ²I), ``(n, *event)``.
-
-        Args:
-            n: how many, >= 0.
-            sigma: noise level >= 0; 0 draws clean data.
-            generator: on the model's device; None uses torch's global one.
-
-        >>> Gaussian.isotropic(torch.zeros(1, 8, 8), 1.0).sample(4).shape
-        torch.Size([4, 1, 8, 8])
-        """
-        n = check_count(n, "n", 0)
+    def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         white = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
-        level = check_sigma(sigma, white)[:, None]
-        return self._return(self._spectral(lambda v: (v + level**2).sqrt(), white), (n, *self.event_shape))
+        return self._spectral(lambda v: (v + sigma**2).sqrt(), white)
 
     def flow(self, x: Float[Tensor, "batch *event"], sigma_from: Sigma, sigma_to: Sigma) -> Float[Tensor, "..."]:
         """Return where the probability flow ``dx/dσ = (x − D(x, σ))/σ`` carries ``x``: exactly, in either direction.

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_count, check_sigma
+from gausstools.denoiser import Sigma
 from gausstools.models.base import ScoreModel, ratio
 from gausstools.models.gaussian import Gaussian
 
@@ -250,23 +250,12 @@ class Mixture(ScoreModel):
 
         return self._by_rows(ask, x, sigma)
 
-    def sample(
-        self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n *event"]:
-        """Return n draws of ``x0 + σ·n``, ``(n, *event)``.
-
-        Args:
-            n: how many, >= 0.
-            sigma: noise level >= 0; 0 draws clean data.
-            generator: on the model's device; None uses torch's global one.
-        """
-        n = check_count(n, "n", 0)
-        draws = self.means.new_empty(n, *self.event_shape)
-        check_sigma(sigma, draws)
+    def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
+        draws = self.means.new_empty(n, self.dim)
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator) if n else draws.new_empty(0)
         for k in chosen.unique().int().tolist():
             rows = chosen == k
-            draws[rows] = self[k].sample(int(rows.sum()), sigma, generator=generator)
+            draws[rows] = self._offsets[k] + self[k]._draw(int(rows.sum()), sigma, generator)
         return draws
 
     # ---- the one formula

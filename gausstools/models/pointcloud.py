@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
+from gausstools.denoiser import Sigma, check_batch
 from gausstools.models.base import ScoreModel, check_event
 from gausstools.models.batches import gather
 from gausstools.models.gaussian import Gaussian
@@ -149,21 +149,10 @@ class PointCloud(ScoreModel):
 
         return self._by_rows(ask, x, sigma)
 
-    def sample(
-        self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n *event"]:
-        """Return n draws of ``x0 + σ·n``, ``(n, *event)``: points, drawn with replacement, and noise.
-
-        Args:
-            n: how many, >= 0.
-            sigma: noise level >= 0; 0 draws points of the data.
-            generator: on the model's device; None uses torch's global one.
-        """
-        n = check_count(n, "n", 0)
+    def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         like = {"generator": generator, "device": self.points.device}
         drawn = self.points[torch.randint(len(self), (n,), **like)]
-        noise = torch.randn(drawn.shape, dtype=drawn.dtype, **like)
-        return self._return(drawn + check_sigma(sigma, drawn)[:, None] * noise, (n, *self.event_shape))
+        return drawn + sigma * torch.randn(drawn.shape, dtype=drawn.dtype, **like)
 
     # ---- the one pass over the data
 
