@@ -179,3 +179,18 @@ def clouds(draw, smallest_sigma=1e-2, largest_sigma=1e2, most=30):
     x = rng.choice(data, batch) + np.hypot(sigma, 0.3 * scale) * rng.normal(size=(batch, *shape))
     data = torch.from_numpy(data)
     return CloudCase(gt.PointCloud(data), data, torch.from_numpy(x), sigma)
+
+
+# What no model of points in the plane, in float32, can answer: x, sigma, the error and its message.
+REFUSED = [
+    ([[0.0, 0.0]], 1.0, TypeError, "x is list, expected a torch.Tensor of shape"),
+    (torch.zeros(3, 2, dtype=torch.int32), 1.0, TypeError, "x has dtype torch.int32"),
+    (torch.zeros(3, 2).double(), 1.0, TypeError, r"x is torch.float64 and the \w+ torch.float32"),
+    (torch.zeros(3, 1, 2), 1.0, ValueError, r"x has shape \(3, 1, 2\), expected \(batch, 2\)"),
+    (torch.full((3, 2), torch.nan), 1.0, ValueError, "x holds 6 values that are NaN or infinite"),
+    (torch.zeros(3, 2), -1.0, ValueError, "is -1.0, expected a finite number >= 0"),
+    (torch.zeros(3, 2), float("nan"), ValueError, "is nan, expected a finite number"),
+    (torch.zeros(3, 2), "1", TypeError, "is str, expected a float or a tensor"),
+    (torch.zeros(3, 2), torch.ones(2), ValueError, r"has shape \(2,\), expected one value or one per row"),
+    (torch.zeros(3, 2), torch.tensor([1.0, torch.nan, 1.0]), ValueError, "expected finite numbers >= 0"),
+]
