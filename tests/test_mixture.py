@@ -451,7 +451,7 @@ def test_images_of_full_size_with_few_components():
             denoised.append(c.mean.flatten() + inside @ c.basis.double().T + 0.02 / tail * outside)
         share = torch.stack(logs).softmax(0)
         expected = (share[:, :, None] * torch.stack(denoised)).sum(0)
-        torch.testing.assert_close(mixture.posterior(x, sigma).double(), share.T, rtol=0, atol=2e-3)
+        torch.testing.assert_close(mixture.posterior(x, sigma).double(), share.T, rtol=0, atol=1e-4)
         torch.testing.assert_close(mixture(x, sigma).flatten(1).double(), expected, rtol=0, atol=2e-4)
 
 

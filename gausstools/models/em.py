@@ -34,7 +34,7 @@ def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out,
     n_test = int(held_out * len(data)) if method == "em" else 0
     check_count(n_components, "n_components", 1, len(data) - n_test)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
-    test, train = (data[order[:n_test]], data[order[n_test:]]) if n_test else (None, data)
+    judge, train = (data[order[:n_test]], data[order[n_test:]]) if n_test else (data, data)
 
     def maximise(share: Tensor, before):
         """Return the mixture that fits the responsibilities ``(n, K)`` best."""
@@ -52,13 +52,12 @@ def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out,
     mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train), None)
     best, best_likelihood = mixture, -torch.inf
     for step in range(max_steps + 1 if method == "em" else 0):
-        joint = _log_joint(mixture, train)
-        likelihood = (joint.logsumexp(1) if test is None else mixture.log_prob(test)).double().mean().item()
+        likelihood = mixture.log_prob(judge).double().mean().item()
         if not likelihood > best_likelihood + ENOUGH:
             break
         best, best_likelihood = mixture, likelihood
         if step < max_steps:
-            mixture = maximise(joint.softmax(1), mixture)
+            mixture = maximise(mixture.posterior(train), mixture)
     return best
 
 
@@ -70,11 +69,6 @@ def _kmeans(data: Tensor, n_components: int, seed: int) -> Tensor:
         raise ImportError("Mixture.fit needs scikit-learn for k-means: pip install 'gausstools[data]'") from error
     labels = KMeans(n_components, n_init=1, random_state=seed).fit_predict(data.flatten(1).cpu().numpy())
     return torch.from_numpy(labels).long().to(data.device)
-
-
-def _log_joint(mixture, data: Tensor) -> Tensor:
-    """Return ``ln w_k + ln N(x; μ_k, Σ_k)``, ``(n, K)``."""
-    return mixture._by_rows(lambda seen: mixture._log_joint(seen, seen.noise).T, data, 0.0)
 
 
 def _component(data: Tensor, weights: Tensor, rank: int | None, reg_covar: float) -> Gaussian:

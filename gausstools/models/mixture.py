@@ -11,7 +11,7 @@ is taken inside the second, and nothing of size ``(batch, K, D)`` is built.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -129,6 +129,9 @@ class Mixture(ScoreModel):
     def __len__(self) -> int:
         return len(self.weights)
 
+    def __iter__(self) -> Iterator[Gaussian]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, k: int) -> Gaussian:
         """Return component k."""
         k = range(len(self))[k]
@@ -211,7 +214,7 @@ class Mixture(ScoreModel):
 
         def ask(seen: _Seen) -> Tensor:
             self._check_density(seen.noise)
-            return self._log_joint(seen, seen.noise).logsumexp(0)
+            return self._log_joint(seen, seen.noise).logsumexp(0) + self._log_common(seen.noise)[0]
 
         return self._by_rows(ask, x, sigma)
 
@@ -231,7 +234,7 @@ class Mixture(ScoreModel):
             # The components' denoisers m_k are taken from a point between x (at small σ) and the mean (at large σ):
             # there no digits cancel. With the isotropic gain β = τ/(τ+σ²) it is mean + β·(x − mean), and
             # m_k − that = (1−β)·o_k + f(Σ_k)(x − μ_k) for the offset o_k = μ_k − mean and f(λ) = λ/(λ+σ²) − β.
-            noise, share, typical = seen.noise, self._responsibilities(seen), self.total_variance / self.dim
+            noise, share, typical = seen.noise, self._responsibilities(seen), self._typical
             rest = ratio(noise, typical + noise)
 
             def gain(variance: Tensor) -> Tensor:
@@ -274,12 +277,17 @@ class Mixture(ScoreModel):
         return self._log_joint(seen, seen.noise.maximum(precision.eps**2 * scale + precision.tiny)).softmax(0)
 
     def _log_joint(self, seen: "_Seen", noise: Tensor) -> Tensor:
-        """Return ``ln w_k + ln N(x; μ_k, Σ_k+σ²I)``, ``(K, rows)``."""
+        """Return ``ln w_k + ln N(x; μ_k, Σ_k+σ²I)`` less what is common to all components, ``(K, rows)``."""
         inside, outside = self._spread + noise, torch.where(self._full, 1, self.tails[:, None] + noise)
         mahalanobis = self._sum_of_parts(seen.inside.square() / inside) + seen.outside / outside
-        log_determinant = self._sum_of_parts(inside.log()) + (self.dim - self.ranks)[:, None] * outside.log()
-        constant = self.weights.log()[:, None] - 0.5 * self.dim * math.log(2 * math.pi)
-        return constant - 0.5 * (mahalanobis + log_determinant)
+        # Relative to a typical variance: at large σ the determinants are huge, and nearly the same.
+        typical = self._typical + noise
+        log_determinant = self._sum_of_parts((inside / typical).log())
+        log_determinant = log_determinant + (self.dim - self.ranks)[:, None] * (outside / typical).log()
+        return self.weights.log()[:, None] - 0.5 * (mahalanobis + log_determinant)
+
+    def _log_common(self, noise: Tensor) -> Tensor:
+        return -0.5 * self.dim * (2 * math.pi * (self._typical + noise)).log()
 
     def _sum_of_parts(self, values: Tensor) -> Tensor:
         """Sum over the eigenvectors of each component, ``(R, n) -> (K, n)``."""
@@ -318,6 +326,11 @@ class Mixture(ScoreModel):
             self.register_buffer(name, value.to(self.means), persistent=False)
         owner = torch.arange(len(self), device=self.ranks.device).repeat_interleave(self.ranks)
         self.register_buffer("_owner", owner, persistent=False)
+
+    @property
+    def _typical(self) -> Tensor:
+        """The average variance of an entry."""
+        return self.total_variance / self.dim
 
     @property
     def _spread(self) -> Tensor:
