@@ -116,7 +116,8 @@ def test_rank_d_is_full_and_the_tail_is_then_without_effect(case):
 
 @given(gaussians(singular=True))
 def test_covariance_and_total_variance(case):
-    scale = float(np.abs(case.covariance).max())
+    # At full rank the dense oracle leaves the rounding of the tail.
+    scale = float(max(np.abs(case.covariance).max(), case.model.tail))
     close(case.model.covariance, case.covariance, scale=scale)
     assert case.model.total_variance.item() == pytest.approx(np.trace(case.covariance), rel=1e-9, abs=1e-12)
 
