@@ -146,11 +146,11 @@ class Mixture(ScoreModel):
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """The covariance of the whole, ``(D, D)``: within the components and between them."""
-        offsets = self._offsets
-        outside = self.weights * self.tails
-        scaled = (self.weights[self._owner] * (self.variances - self.tails[self._owner]))[:, None] * self.directions
-        within = self.directions.T @ scaled + outside.sum() * torch.eye(self.dim).to(offsets)
-        return within + (offsets.T * self.weights) @ offsets
+        offsets, tails = self._offsets, torch.where(self._full[:, 0], 0, self.tails)
+        scaled = (self.weights[self._owner] * (self.variances - tails[self._owner]))[:, None] * self.directions
+        within = self.directions.T @ scaled + (self.weights * tails).sum() * torch.eye(self.dim).to(offsets)
+        whole = within + (offsets.T * self.weights) @ offsets
+        return (whole + whole.T) / 2
 
     @property
     def total_variance(self) -> Float[Tensor, ""]:
