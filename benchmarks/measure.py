@@ -1,5 +1,6 @@
 """Clocks and gauges: time beside the machine's own rate in the same minute, memory of a call, its largest tensor."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -92,8 +93,13 @@ def apart(function: Callable, *arguments):
         return pool.apply(function, arguments)
 
 
+def can_tell_memory() -> bool:
+    """Whether ``extra_memory`` works here: Linux alone keeps a peak that can start anew."""
+    return os.path.exists("/proc/self/clear_refs")
+
+
 def extra_memory(question: Callable) -> int:
-    """Return by how many bytes the memory of this process grows at most during a call (Linux only)."""
+    """Return by how many bytes the memory of this process grows at most during a call."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew from here
     before = _memory("VmRSS")

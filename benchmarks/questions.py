@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import written_out
-from benchmarks.measure import LargestTensor, Machine, Timing, apart, clock, extra_memory, typical
+from benchmarks.measure import LargestTensor, Machine, Timing, apart, can_tell_memory, clock, extra_memory, typical
 from gausstools import Gaussian, Mixture, PointCloud
 from gausstools.models.eigen import eigenpairs
 
@@ -105,7 +105,9 @@ def of_mixtures(machine: Machine) -> Iterator[Row | Bound]:
 
 
 def of_memory() -> Iterator[Bound]:
-    """What a call of a point cloud needs beside the points."""
+    """What a call of a point cloud needs beside the points, where the system can tell."""
+    if not can_tell_memory():
+        return
     for count in (10_000, IMAGES):
         grown = apart(_memory_of_cloud, count)
         yield Bound(f"extra memory of a call, point cloud of {count:,}", grown / 1e6, 256, "MB")

@@ -46,7 +46,7 @@ def _krylov(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     """Return the leading pairs, or None if the spectrum is too flat for a space of half the dimensions."""
     generator = torch.Generator().manual_seed(0)
     block = torch.randn(len(matrix), rank + OVERSAMPLING, generator=generator, dtype=matrix.dtype).to(matrix.device)
-    for _ in range(2):
+    for _ in range(3):
         block = matrix @ _orthonormal(block)
     space = image = block[:, :0]
     history = []

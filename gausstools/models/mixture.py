@@ -186,9 +186,7 @@ class Mixture(ScoreModel):
         """
 
         def denoise(seen: _Seen) -> Tensor:
-            share = self._responsibilities(seen)
-            shrunk = self._weighted(seen, share, lambda v: ratio(v, v + seen.noise))
-            return shrunk + share.T @ self._offsets
+            return self._weighted(seen, self._responsibilities(seen), lambda v: ratio(v, v + seen.noise), 1.0)
 
         return self._return(self._by_rows(denoise, x, sigma), x)
 
@@ -201,7 +199,7 @@ class Mixture(ScoreModel):
 
         def ask(seen: _Seen) -> Tensor:
             self._check_density(seen.noise)
-            return -self._weighted(seen, self._responsibilities(seen), lambda v: 1 / (v + seen.noise))
+            return -self._weighted(seen, self._responsibilities(seen), lambda v: 1 / (v + seen.noise), 0.0)
 
         return self._by_rows(ask, x, sigma).reshape(x.shape)
 
@@ -248,7 +246,7 @@ class Mixture(ScoreModel):
             lengths = lengths + 2 * rest * along + rest.square() * self._offsets.square().sum(1, keepdim=True)
             within = noise * self._sum_of_parts(ratio(self._spread, self._spread + noise))
             within = within + noise * ratio(tails, tails + noise) * (self.dim - self.ranks)[:, None]
-            moved = self._weighted(seen, share, gain) + rest.T * (share.T @ self._offsets)
+            moved = self._weighted(seen, share, gain, rest)
             return ((share * (within + lengths)).sum(0) - moved.square().sum(1)).clamp(min=0)
 
         return self._by_rows(ask, x, sigma)
@@ -263,12 +261,15 @@ class Mixture(ScoreModel):
 
     # ---- the one formula
 
-    def _weighted(self, seen: "_Seen", share: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``Σ_k ρ_k f(Σ_k)(x−μ_k)``, ``(rows, D)``, for the responsibilities ``share``, ``(K, rows)``."""
+    def _weighted(
+        self, seen: "_Seen", share: Tensor, function: Callable[[Tensor], Tensor], part: Tensor | float
+    ) -> Tensor:
+        """Return ``Σ_k ρ_k [part·(μ_k−μ) + f(Σ_k)(x−μ_k)]``, ``(rows, D)``, for responsibilities ``(K, rows)``."""
         outside = torch.where(self._full, 0, function(self.tails[:, None]))
         inside = (function(self._spread) - outside[self._owner]) * seen.inside * share[self._owner]
-        outside = share * outside
-        return inside.T @ self.directions + outside.sum(0)[:, None] * seen.rows - outside.T @ self._offsets
+        rest = (share * outside).sum(0)[:, None] * seen.rows
+        rest = torch.addmm(rest, (share * (part - outside)).T, self._offsets)
+        return torch.addmm(rest, inside.T, self.directions)
 
     def _responsibilities(self, seen: "_Seen") -> Tensor:
         """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
