@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma
+from gausstools.models.base import ratio
 from gausstools.models.gaussian import Gaussian
 
 __all__ = ["Estimate", "LinearDynamics", "denoising_loss", "frechet_distance", "kl_divergence", "wasserstein2"]
@@ -265,10 +266,8 @@ class LinearDynamics:
         # |(W0 − W*)u_k|² for each mode, and |(W0 − W*)(I − UUᵀ)|² for all directions off the span together.
         error = count * (torch.zeros_like(final) if isinstance(self.weight, Tensor) else self.weight - final).square()
         if isinstance(self.weight, Tensor):
-            modes, off = (
-                self.data.basis.double().T,
-                self.weight.to(final) - final[-1] * torch.eye(self.data.dim).to(final),
-            )
+            modes = self.data.basis.double().T
+            off = self.weight.to(final) - final[-1] * torch.eye(self.data.dim).to(final)
             error[:-1] = (self._start(modes) - final[:-1, None] * modes).square().sum(1)
             error[-1] = (off - (off @ modes.T) @ modes).square().sum()
         decay = torch.exp(-2 * times[:, None] * self._rate(variances))
@@ -329,12 +328,12 @@ def _spectrum(model: Gaussian) -> tuple[Tensor, Tensor]:
 
 def _gain(variance: Tensor, level: float) -> Tensor:
     """Return ``λ/(λ+σ²)``, and its limit 0 where both are 0."""
-    return torch.where(variance == 0, 0, variance / (variance + level**2))
+    return ratio(variance, variance + level**2)
 
 
-def _excess(ratio: Tensor) -> Tensor:
+def _excess(quotient: Tensor) -> Tensor:
     """Return ``r − 1 − ln r`` >= 0. Near r = 1 the rounding of r cancels, so that its error is 1e-16 of its root."""
-    return (ratio - 1 - ratio.log()).clamp(min=0)
+    return (quotient - 1 - quotient.log()).clamp(min=0)
 
 
 def _level(sigma: Sigma) -> float:

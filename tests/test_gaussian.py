@@ -431,6 +431,7 @@ def test_a_question_that_cannot_be_is_refused(x, sigma, error, message):
         (lambda: gt.Gaussian.isotropic(torch.zeros(2), 1.0).truncate(0, "lose"), ValueError, "'tail' or 'drop'"),
         (lambda: gt.Gaussian.fit(3.0), TypeError, "data is float, expected a tensor"),
         (lambda: gt.Moments().mean, ValueError, "no data was given"),
+        (lambda: gt.Moments().event_shape, ValueError, "no data was given"),
         (lambda: gt.Moments().merge(3), TypeError, "other is int"),
     ],
 )

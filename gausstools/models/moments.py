@@ -59,7 +59,7 @@ class Moments:
         self._event_shape = batch.shape[1:]
         self._like = batch.new_empty(0)
         size = max(1, CHUNK // max(1, batch[0].numel()))
-        for rows in batch.detach().flatten(1).split(size) if batch.ndim > 1 else [batch.detach()[:, None]]:
+        for rows in batch.detach().reshape(len(batch), -1).split(size):
             # A copy: a loader may use its memory again.
             self._waiting.append(rows.clone() if len(rows) < size else rows)
             if sum(map(len, self._waiting)) >= size:
@@ -96,8 +96,7 @@ class Moments:
     @property
     def event_shape(self) -> torch.Size:
         """Shape of one data point."""
-        self._absorb()
-        return self._event_shape
+        return self._seen()._event_shape
 
     @property
     def like(self) -> Tensor:

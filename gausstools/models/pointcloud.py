@@ -1,4 +1,4 @@
-"""The point cloud: the exact score model of a training set, and what it looks like from near and far.
+"""The point cloud: the exact score model of a training set.
 
 For data ``y_1 … y_N`` taken as a sum of deltas, the noised density is the mixture of ``N(y_i, σ²I)``. With the softmax
 weights ``w_i ∝ exp(−|x − y_i|²/2σ²)`` the denoiser is ``D = Σ_i w_i y_i``: attention of the query x over the data. It
