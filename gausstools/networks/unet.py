@@ -1,0 +1,95 @@
+"""The network of the shipped models: diffusers' ``UNet2DModel``, fed with folded images.
+
+Folding (pixel unshuffling) turns blocks of 2×2 pixels into channels, so that the first and costliest layers work on a
+quarter of the positions. That is what makes training on a laptop's processor bearable.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["UNet"]
+
+TIME = 1000.0  # c_noise = ln(σ)/4 is stretched to the range that the sinusoidal embedding resolves, as DDPM's steps are
+
+
+class UNet(nn.Module):
+    """A convolutional network ``F(x, c_noise)`` for images, to be wrapped in :class:`gausstools.networks.EDM`.
+
+    Its last layer begins at zero, so that untrained it answers 0.
+
+    Args:
+        event_shape: ``(channels, height, width)``; height and width divisible by ``fold·2^(len(widths) − 1)``.
+        widths: channels at each resolution, each half as fine as the one before.
+        layers: residual blocks at each resolution.
+        fold: side of the blocks of pixels that become channels; 1 folds nothing.
+        attention: at each resolution, whether its blocks attend; the middle one always does.
+        groups: of the group normalisation; it must divide each width.
+
+    Raises:
+        ImportError: without diffusers.
+        ValueError: for an image size that the resolutions cannot halve.
+
+    >>> network = UNet((1, 8, 8), widths=(16, 32), fold=1, groups=8)
+    >>> network(torch.ones(2, 1, 8, 8), torch.zeros(2)).abs().max().item()
+    0.0
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        widths: tuple[int, ...] = (64, 128, 128),
+        layers: int = 2,
+        fold: int = 2,
+        attention: tuple[bool, ...] | None = None,
+        groups: int = 32,
+    ):
+        super().__init__()
+        channels, *size = event_shape
+        attention = tuple(attention or (False,) * len(widths))
+        self.config = {
+            "event_shape": list(event_shape),
+            "widths": list(widths),
+            "layers": layers,
+            "fold": fold,
+            "attention": list(attention),
+            "groups": groups,
+        }
+        halved = fold * 2 ** (len(widths) - 1)
+        if len(size) != 2 or any(side % halved for side in size):
+            raise ValueError(
+                f"event_shape is {tuple(event_shape)}, expected (channels, height, width) with sides divisible by "
+                f"{halved}: fold {fold}, then {len(widths) - 1} halvings. Use fewer widths, or another fold"
+            )
+        if len(attention) != len(widths) or any(width % groups for width in widths):
+            raise ValueError(
+                f"widths are {tuple(widths)}, attention {attention} and groups {groups}, expected one entry of "
+                "attention for each width, and widths divisible by groups"
+            )
+        try:
+            from diffusers import UNet2DModel
+        except ImportError as error:
+            raise ImportError("the network is built from diffusers: pip install 'gausstools[networks]'") from error
+        self.fold = fold
+        self.unet = UNet2DModel(
+            sample_size=tuple(side // fold for side in size),
+            in_channels=channels * fold**2,
+            out_channels=channels * fold**2,
+            block_out_channels=tuple(widths),
+            layers_per_block=layers,
+            down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attention),
+            up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attention)),
+            attention_head_dim=math.gcd(32, *widths),
+            norm_num_groups=groups,
+        )
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], c_noise: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return F, the shape of ``x``, for scaled images and ``c_noise = ln(σ)/4``, ``(batch,)``."""
+        folded = nn.functional.pixel_unshuffle(x, self.fold)
+        return nn.functional.pixel_shuffle(self.unet(folded, TIME * c_noise).sample, self.fold)
