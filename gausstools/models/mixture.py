@@ -156,7 +156,7 @@ class Mixture(ScoreModel):
     def total_variance(self) -> Float[Tensor, ""]:
         """The trace of the covariance."""
         within = self._sum_of_parts(self.variances[:, None])[:, 0] + (self.dim - self.ranks) * self.tails
-        return (self.weights * (within + self._offsets.square().sum(1))).sum()
+        return (self.weights * (within + self._lengths[:, 0])).sum()
 
     def to_gaussian(self, rank: int | None = None) -> Gaussian:
         """Return the Gaussian with the same mean and covariance: what the mixture looks like from far away.
@@ -240,10 +240,10 @@ class Mixture(ScoreModel):
 
             tails = self.tails[:, None]
             inside, outside = gain(self._spread) * seen.inside, torch.where(self._full, 0, gain(tails))
-            along = self._offsets @ seen.rows.T - self._offsets.square().sum(1, keepdim=True)  # o_k·(x − μ_k)
+            along = self._offsets @ seen.rows.T - self._lengths  # o_k·(x − μ_k)
             along = self._sum_of_parts((inside - outside[self._owner] * seen.inside) * self._shifts) + outside * along
             lengths = self._sum_of_parts(inside.square()) + outside.square() * seen.outside
-            lengths = lengths + 2 * rest * along + rest.square() * self._offsets.square().sum(1, keepdim=True)
+            lengths = lengths + 2 * rest * along + rest.square() * self._lengths
             within = noise * self._sum_of_parts(ratio(self._spread, self._spread + noise))
             within = within + noise * ratio(tails, tails + noise) * (self.dim - self.ranks)[:, None]
             moved = self._weighted(seen, share, gain, rest)
@@ -274,7 +274,7 @@ class Mixture(ScoreModel):
     def _responsibilities(self, seen: "_Seen") -> Tensor:
         """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
         precision = torch.finfo(seen.rows.dtype)
-        scale = seen.rows.square().sum(1) + self._offsets.square().sum(1).max()
+        scale = seen.rows.square().sum(1) + self._lengths.max()
         return self._log_joint(seen, seen.noise.maximum(precision.eps**2 * scale + precision.tiny)).softmax(0)
 
     def _log_joint(self, seen: "_Seen", noise: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ class Mixture(ScoreModel):
 
     def _see(self, rows: Tensor, level: Tensor) -> "_Seen":
         inside = self.directions @ rows.T - self._shifts
-        squared = rows.square().sum(1) - 2 * self._offsets @ rows.T + self._offsets.square().sum(1, keepdim=True)
+        squared = rows.square().sum(1) - 2 * (self._offsets @ rows.T) + self._lengths
         outside = (squared - self._sum_of_parts(inside.square())).clamp(min=0)
         return _Seen(rows, level.T**2, inside, torch.where(self._full, 0, outside))
 
@@ -322,25 +322,20 @@ class Mixture(ScoreModel):
         offsets = (means - mean).flatten(1)
         parts = self.directions.split(self.ranks.tolist())
         shifts = torch.cat([part.double() @ offset for part, offset in zip(parts, offsets, strict=True)])
-        derived = {"mean": mean, "_offsets": offsets, "_shifts": shifts[:, None]}
+        lengths = offsets.square().sum(1, keepdim=True)
+        derived = {"mean": mean, "_offsets": offsets, "_lengths": lengths, "_shifts": shifts[:, None]}
         for name, value in derived.items():
             self.register_buffer(name, value.to(self.means), persistent=False)
         owner = torch.arange(len(self), device=self.ranks.device).repeat_interleave(self.ranks)
         self.register_buffer("_owner", owner, persistent=False)
-
-    @property
-    def _typical(self) -> Tensor:
-        """The average variance of an entry."""
-        return self.total_variance / self.dim
+        # Whether a component is of full rank, so that nothing is outside its span, (K, 1).
+        self.register_buffer("_full", (self.ranks == self.dim)[:, None], persistent=False)
+        # The average variance of an entry.
+        self.register_buffer("_typical", self.total_variance / self.dim, persistent=False)
 
     @property
     def _spread(self) -> Tensor:
         return self.variances[:, None]
-
-    @property
-    def _full(self) -> Tensor:
-        """Whether a component is of full rank, so that nothing is outside its span, ``(K, 1)``."""
-        return (self.ranks == self.dim)[:, None]
 
     @classmethod
     def _restore(cls, weights, means, directions, variances, tails, ranks) -> "Mixture":
