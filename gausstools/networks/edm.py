@@ -1,20 +1,24 @@
-"""EDM's preconditioning: a network sees inputs and answers of unit variance at every noise level.
+"""EDM's preconditioning: a network sees inputs and gives answers of unit variance at every noise level.
 
 Around a raw network F the denoiser is (Karras et al. 2022, eq. 7 and table 1)
 
 ``D(x, σ) = c_skip(σ)·x + c_out(σ)·F(c_in(σ)·x, c_noise(σ))``,
 
-with ``c_skip = σ_d²/(σ²+σ_d²)``, ``c_out = σ·σ_d/√(σ²+σ_d²)``, ``c_in = 1/√(σ²+σ_d²)``, ``c_noise = ln(σ)/4`` and σ_d the
-standard deviation of the data. Where F answers 0, D is the denoiser of the isotropic Gaussian N(0, σ_d²·I).
+with ``c_skip = σ_d²/(σ²+σ_d²)``, ``c_out = σ·σ_d/√(σ²+σ_d²)``, ``c_in = 1/√(σ²+σ_d²)``, ``c_noise = ln(σ)/4`` and σ_d
+the standard deviation of the data. Where F answers 0, D is the denoiser of the isotropic Gaussian N(0, σ_d²·I).
 """
+
+import os
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma
+from gausstools.models import files
+from gausstools.networks.unet import UNet
 
-__all__ = ["EDM", "loss"]
+__all__ = ["EDM"]
 
 SMALLEST = 1e-5  # noise levels below look like this one to the network, whose answer then weighs next to nothing
 
@@ -26,15 +30,17 @@ class EDM(nn.Module):
         network: F, called with scaled images ``(batch, *event)`` and ``c_noise = ln(σ)/4``, ``(batch,)``; it answers
             in the shape of the images. It computes in the dtype of its parameters, whatever the dtype of ``x``.
         event_shape: shape of one image.
-        sigma_data: σ_d, the standard deviation of the data, in the units of the data.
+        sigma_data: σ_d > 0, the standard deviation of the data, in the units of the data.
 
     >>> untrained = EDM(lambda x, c_noise: torch.zeros_like(x), (1, 8, 8), sigma_data=0.5)
-    >>> untrained(torch.ones(1, 1, 8, 8), 0.5).mean().item()        # σ_d²/(σ²+σ_d²)
-    0.5
+    >>> untrained(torch.ones(1, 1, 8, 8), 0.5).mean()        # σ_d²/(σ²+σ_d²)
+    tensor(0.5000)
     """
 
-    def __init__(self, network, event_shape, sigma_data: float = 0.5):
+    def __init__(self, network, event_shape: tuple[int, ...], sigma_data: float = 0.5):
         super().__init__()
+        if not 0 < sigma_data < float("inf"):
+            raise ValueError(f"sigma_data is {sigma_data}, expected a finite number > 0")
         self.network = network
         self.event_shape = torch.Size(event_shape)
         self.sigma_data = float(sigma_data)
@@ -46,37 +52,60 @@ class EDM(nn.Module):
             x: ``(batch, *event)``.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
-        levels = check_sigma(sigma, check_batch(x, self.event_shape))
+        return self._denoise(x, check_sigma(sigma, check_batch(x, self.event_shape)))
+
+    def loss(
+        self,
+        x0: Float[Tensor, "batch *event"],
+        sigma: Float[Tensor, " batch"],
+        noise: Float[Tensor, "batch *event"],
+    ) -> Float[Tensor, ""]:
+        """Return EDM's training loss, the mean squared error of F: ``(D − x0)²/c_out²`` (Karras et al. 2022, eq. 8).
+
+        Args:
+            x0: clean images ``(batch, *event)``.
+            sigma: noise level > 0 of each, ``(batch,)``.
+            noise: standard normal, in the shape of x0.
+
+        >>> untrained = EDM(lambda x, c_noise: torch.zeros_like(x), (2,), sigma_data=1.0)
+        >>> untrained.loss(torch.zeros(1, 2), torch.tensor([1.0]), torch.ones(1, 2))     # (1/2)²·(1 + 1)
+        tensor(0.5000)
+        """
+        level = along_batch(sigma, x0)
+        missed = self._denoise(x0 + level * noise, sigma) - x0
+        return (missed.square() * (1 / level**2 + 1 / self.sigma_data**2)).mean()
+
+    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> None:
+        """Write a denoiser around a :class:`gausstools.networks.UNet` as safetensors, its weights in ``dtype``.
+
+        An interrupted call leaves the old file, or none.
+        """
+        settings = {"sigma_data": self.sigma_data, "unet": self.network.config}
+        files.write(path, "EDM", {name: value.to(dtype) for name, value in self.network.state_dict().items()}, settings)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "EDM":
+        """Return the denoiser in a file that ``save`` wrote: on the CPU, in float32, to be asked and not trained.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged or holds something else.
+        """
+        tensors, settings = files.read(path, "EDM"), files.read_settings(path, "EDM")
+        try:
+            network = UNet(**settings["unet"])
+            network.load_state_dict(tensors)
+            denoiser = cls(network, settings["unet"]["event_shape"], settings["sigma_data"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is no complete EDM: {error}") from error
+        return denoiser.eval().requires_grad_(False)
+
+    def _denoise(self, x: Tensor, levels: Tensor) -> Tensor:
         level = along_batch(levels, x)
-        total = (level**2 + self.sigma_data**2).sqrt()
-        like = next((value for value in _tensors(self.network) if value.is_floating_point()), x)
-        noise = levels.clamp(min=SMALLEST).log().expand(len(x)) / 4
-        answer = self.network((x / total).to(like.dtype), noise.to(like.dtype)).to(x.dtype)
-        return (self.sigma_data / total) ** 2 * x + level * self.sigma_data / total * answer
-
-
-def loss(
-    denoiser: EDM,
-    x0: Float[Tensor, "batch *event"],
-    sigma: Float[Tensor, " batch"],
-    noise: Float[Tensor, "batch *event"],
-) -> Float[Tensor, ""]:
-    """Return EDM's training loss, the squared error of F: ``mean of (D − x0)²/c_out²`` (Karras et al. 2022, eq. 8).
-
-    Args:
-        denoiser: the network that is trained.
-        x0: clean images ``(batch, *event)``.
-        sigma: noise level > 0 of each, ``(batch,)``.
-        noise: standard normal, the shape of x0.
-
-    >>> untrained = EDM(lambda x, c_noise: torch.zeros_like(x), (2,), sigma_data=1.0)
-    >>> loss(untrained, torch.zeros(1, 2), torch.tensor([1.0]), torch.ones(1, 2)).item()     # (1/2)²/(1/2)
-    0.5
-    """
-    level = along_batch(sigma, x0)
-    missed = denoiser(x0 + level * noise, sigma) - x0
-    return (missed.square() * (1 / level**2 + 1 / denoiser.sigma_data**2)).mean()
-
-
-def _tensors(network):
-    return network.parameters() if isinstance(network, nn.Module) else iter(())
+        squared = level**2 + self.sigma_data**2
+        total = squared.sqrt()
+        parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
+        dtype = next((value.dtype for value in parameters), x.dtype)
+        c_noise = levels.clamp(min=SMALLEST).log().expand(len(x)) / 4
+        answer = self.network((x / total).to(dtype), c_noise.to(dtype)).to(x.dtype)
+        return self.sigma_data**2 / squared * x + level * self.sigma_data / total * answer

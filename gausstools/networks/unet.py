@@ -6,7 +6,6 @@ quarter of the positions. That is what makes training on a laptop's processor be
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,6 +31,7 @@ class UNet(nn.Module):
         ImportError: without diffusers.
         ValueError: for an image size that the resolutions cannot halve.
 
+    >>> import torch
     >>> network = UNet((1, 8, 8), widths=(16, 32), fold=1, groups=8)
     >>> network(torch.ones(2, 1, 8, 8), torch.zeros(2)).abs().max().item()
     0.0
