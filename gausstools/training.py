@@ -230,19 +230,18 @@ class Trainer:
         return {
             "recipe": asdict(self.recipe),
             "unet": self.denoiser.network.config,
-            "sigma_data": self.denoiser.sigma_data,
-            "images": len(self.images),
+            "data": {"sigma_data": self.denoiser.sigma_data, "number of images": len(self.images)},
         }
 
     def _resume(self) -> None:
         settings = files.read_settings(self._checkpoint, "Trainer")
-        mine, theirs = json.loads(json.dumps(self._setup)), settings["setup"]
-        if mine != theirs:
-            odd = [
-                f"{name} {theirs.get(name)} there and {mine[name]} now"
-                for name in mine
-                if mine[name] != theirs.get(name)
-            ]
+        mine, theirs = (_flat(setup) for setup in (json.loads(json.dumps(self._setup)), settings["setup"]))
+        odd = [
+            f"{name} {theirs.get(name)} there and {mine.get(name)} now"
+            for name in sorted(mine.keys() | theirs)
+            if mine.get(name) != theirs.get(name)
+        ]
+        if odd:
             raise ValueError(
                 f"{self.folder} holds another run: {'; '.join(odd)}. Give the same settings to go on, or another folder"
             )
@@ -340,6 +339,11 @@ def residual_rows(
         for model, sigma, found in residuals(denoiser, models, images, sigmas, points=points, seed=seed):
             rows.append({"images_from": name, "model": model, "sigma": sigma} | found._asdict())
     return rows
+
+
+def _flat(setup: dict) -> dict:
+    """Settings by their own names, without the groups that they stand in."""
+    return {name: value for group in setup.values() for name, value in group.items()}
 
 
 def _machine(device: torch.device) -> str:
