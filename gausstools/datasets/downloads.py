@@ -1,0 +1,179 @@
+"""Files of data sets: found in a folder, or in the cache, or downloaded into it.
+
+A download is written beside its place and moved there when its checksum is right, so the cache never holds a wrong
+file under a right name. One that was interrupted goes on where it stopped, and a process that finds another one at work
+waits for it.
+"""
+
+import errno
+import os
+import re
+import sys
+from pathlib import Path
+
+__all__ = ["DataUnavailable"]
+
+CONNECT, READ = 5.0, 60.0
+"""Seconds that a server may take to accept a connection, and to send the next bytes."""
+
+
+class DataUnavailable(OSError):
+    """A data set's files are neither in a folder nor in the cache, and cannot be downloaded. The message says why.
+
+    >>> import gausstools as gt
+    >>> try:
+    ...     gt.datasets.load("mnist", data_dir="no/such/folder")
+    ... except gt.datasets.DataUnavailable as error:
+    ...     print(error)
+    data_dir is no/such/folder, which is no folder; expected one with the files of MNIST
+    """
+
+
+def locate(
+    data_set: str, folder: tuple[str, Path] | None, subfolder: str, names: list[str], remote: tuple[str, str]
+) -> Path:
+    """Return the path of a data set's file: in the folder, or without one in the cache, downloaded if need be.
+
+    Args:
+        data_set: its name, for messages.
+        folder: how the user named a folder, and the folder; None if there is none.
+        subfolder: where in the folder the file may also be.
+        names: under which the file may be there; the first that exists is taken.
+        remote: address and md5 of the file that is downloaded.
+
+    Raises:
+        DataUnavailable: if it is not to be had.
+    """
+    if folder is None:
+        return fetch(data_set, *remote)
+    named, path = folder
+    if not path.is_dir():
+        raise DataUnavailable(f"{named} is {path}, which is no folder; expected one with the files of {data_set}")
+    candidates = [place / name for place in (path / subfolder, path) for name in names]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    pickled = next(
+        (place for place in (path / "cifar-10-batches-py", path) if (place / "data_batch_1").is_file()), None
+    )
+    if pickled and data_set == "CIFAR-10":
+        raise DataUnavailable(
+            f"{pickled} holds CIFAR-10's pickled version, which gausstools does not read because unpickling runs code; "
+            f"get the binary version, {remote[0]}"
+        )
+    otherwise = "give another folder, or none to download" if named == "data_dir" else "correct it, or unset it"
+    raise DataUnavailable(
+        f"{named} is {path}, which does not hold {data_set}: there is neither "
+        f"{' nor '.join(str(candidate) for candidate in candidates)}; {otherwise}"
+    )
+
+
+def fetch(data_set: str, url: str, md5: str) -> Path:
+    """Return the path of a file in the cache, downloaded if it is not there with this checksum.
+
+    Raises:
+        DataUnavailable: if it cannot be downloaded.
+        ImportError: without pooch.
+    """
+    try:
+        import filelock
+        import pooch
+    except ImportError as error:
+        raise ImportError(f"{data_set} is downloaded with pooch: pip install 'gausstools[data]'") from error
+    import logging
+
+    import requests
+
+    cache = _cache()
+    path = cache / url.rpartition("/")[2]
+    part = path.with_name(f"{path.name}.part")
+    pooch.get_logger().setLevel(logging.WARNING)  # the bar says it
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(cache / f".{path.name}.lock"):
+            resumed = part.exists()
+            try:
+                _retrieve(url, md5, path, part)
+            except ValueError:
+                # What was resumed may have been the beginning of another file. Of the whole, a second try says no more.
+                if not resumed:
+                    raise
+                _retrieve(url, md5, path, part)
+    except requests.RequestException as error:
+        raise _unavailable(data_set, url, _reason(error), cache) from error
+    except ValueError as error:
+        raise _unavailable(data_set, url, f"what came has another checksum than md5 {md5}", cache) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            part.unlink(missing_ok=True)
+            raise _unavailable(data_set, url, f"there is no space left in {cache}", cache) from error
+        raise _unavailable(data_set, url, str(error), cache) from error
+    return path
+
+
+def _cache() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("gausstools"))
+
+
+def _retrieve(url: str, md5: str, path: Path, part: Path) -> None:
+    import pooch
+
+    def download(url: str, output: str, _: object) -> None:
+        _stream(url, part)
+        os.replace(part, output)
+
+    pooch.retrieve(url, known_hash=f"md5:{md5}", fname=path.name, path=path.parent, downloader=download)
+
+
+def _stream(url: str, part: Path) -> None:
+    """Write what an address gives to a file that may hold its beginning already."""
+    import requests
+    from tqdm import tqdm
+
+    have = part.stat().st_size if part.exists() else 0
+    # Bytes as they are: a server that compresses what is compressed already would change their number.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT, READ)) as answer:
+        if answer.status_code == 416:  # there is nothing after what we have: it is the whole, or something else
+            return
+        answer.raise_for_status()
+        kind = answer.headers.get("Content-Type", "")
+        if "html" in kind:
+            raise requests.RequestException(f"the server sent a web page ({kind}) instead of the file")
+        start = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+        goes_on = answer.status_code == 206 and start and int(start[1]) == have
+        if answer.status_code == 206 and not goes_on:
+            raise requests.RequestException(f"the server sent another part than asked for, from byte {have}")
+        have = have if goes_on else 0
+        length = answer.headers.get("Content-Length")
+        size = have + int(length) if length else None
+        bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=url.rpartition("/")[2], file=sys.stderr)
+        with open(part, "ab" if goes_on else "wb") as file, bar:
+            for chunk in answer.iter_content(2**18):
+                file.write(chunk)
+                bar.update(len(chunk))
+    have = part.stat().st_size
+    if size is not None and have < size:
+        raise requests.ConnectionError(f"the connection ended after {have} of {size} bytes")
+
+
+def _reason(error: Exception) -> str:
+    import requests
+
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return f"the server answered {answer.status_code} {answer.reason}"
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return f"the server did not answer within {CONNECT:g} s"
+    return str(error) if type(error) is requests.RequestException else f"{type(error).__name__}: {error}"
+
+
+def _unavailable(data_set: str, url: str, reason: str, cache: Path) -> DataUnavailable:
+    return DataUnavailable(
+        f"{data_set} is not on this machine and could not be downloaded from {url}: {reason}. There are three ways to "
+        f"get it: (1) run this again where there is a network, or copy the file from a machine with one to {cache}; "
+        "(2) name a folder that has it, load(..., data_dir=FOLDER); (3) name that folder once and for all in the "
+        "environment variable GAUSSTOOLS_DATA"
+    )
