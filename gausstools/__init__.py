@@ -38,7 +38,18 @@ _HOME = {
     "score": "denoiser",
     "unexplained": "compare",
 }
-_MODULES = ("compare", "datasets", "denoiser", "figures", "models", "noise", "samplers", "theory")
+_MODULES = (
+    "compare",
+    "datasets",
+    "denoiser",
+    "figures",
+    "models",
+    "networks",
+    "noise",
+    "pretrained",
+    "samplers",
+    "theory",
+)
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 

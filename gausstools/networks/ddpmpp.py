@@ -1,7 +1,7 @@
 """DDPM++ and NCSN++, the networks of the published EDM models for CIFAR-10, FFHQ and AFHQv2.
 
-A U-Net of residual blocks with one attention head at low resolution (Song et al. 2021, appendix H, as adjusted by Karras
-et al. 2022, appendix F.2). A block with input h and time embedding e returns
+A U-Net of residual blocks with one attention head at low resolution (Song et al. 2021, appendix H, as adjusted by
+Karras et al. 2022, appendix C). A block with input h and time embedding e returns
 
 ``(skip(h) + conv1(silu(norm1(conv0(silu(norm0(h))) + affine(e)))))/√2``,
 
@@ -28,8 +28,9 @@ TINY = 1e-5  # gain of the layers that end a branch: untrained, a block returns 
 class DDPMpp(nn.Module):
     """A raw network ``F(x, c_noise)`` for square images, to be wrapped in :class:`gausstools.networks.EDM`.
 
-    The arguments are those that the published files state. Their defaults are DDPM++; NCSN++ has
-    ``embedding_type="fourier"``, ``encoder_type="residual"``, ``resample_filter=(1, 3, 3, 1)``, ``channel_mult_noise=2``.
+    The arguments are those that the published files state. Their defaults are DDPM++. NCSN++ has
+    ``embedding_type="fourier"``, ``channel_mult_noise=2``, ``encoder_type="residual"`` and
+    ``resample_filter=(1, 3, 3, 1)``.
 
     Args:
         img_resolution: pixels along a side, divisible by ``2^(len(channel_mult) − 1)``.
@@ -94,6 +95,8 @@ class DDPMpp(nn.Module):
             )
         if width % 4:
             raise ValueError(f"model_channels is {width}, expected a multiple of 4: features are normalised in fours")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout!r}, expected a probability below 1")
         taps = [float(tap) for tap in resample_filter]
         if len(taps) not in (2, 4, 6, 8) or not math.isfinite(sum(taps)) or sum(taps) == 0:
             raise ValueError(f"resample_filter is {taps}, expected 2, 4, 6 or 8 taps with a sum that is not 0")

@@ -1,0 +1,207 @@
+"""Unconditional networks of diffusers, as VE denoisers.
+
+They were trained on a table of discrete steps, with images noised as ``x_t = √ᾱ_t·x0 + √(1 − ᾱ_t)·n``. Between the
+steps :class:`gausstools.DDPM` gives a fractional t, which these networks take. Beyond the ends of the table, which runs
+from σ_0 to σ_T (0.01 to 157 in Ho et al. 2020):
+
+* below, the network is asked for the noise at σ_0, and that much of it is taken away which is there,
+  ``D(x, σ) = x − σ·ε(x)`` with ``ε(x) = (x − D(x, σ_0))/σ_0``. So ``D(x, σ) → x`` as σ → 0;
+* above, the image is little but noise: it is scaled down to the variance that the network knows,
+  ``D(x, σ) = D(x·√((1+σ_T²)/(1+σ²)), σ_T)``. So D stays what it is at σ_T, next to the mean of the data.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma
+from gausstools.noise import DDPM, Prediction
+
+__all__ = ["DiffusersDenoiser", "download"]
+
+WEIGHTS = "diffusion_pytorch_model"
+PLACES = ("", "unet/")  # where a network lies: alone, or within a pipeline
+CONDITIONS = ("class_embed_type", "num_class_embeds")
+LATENT = ("vae", "vqvae", "movq")  # parts of a pipeline whose network does not work on images
+
+
+class DiffusersDenoiser(nn.Module):
+    """A denoiser made of a network that diffusers trained on discrete steps.
+
+    Args:
+        network: called as ``UNet2DModel`` is, with ``x_t`` ``(batch, *event)`` and fractional steps t ``(batch,)``; its
+            answer has a ``.sample`` in the shape of ``x_t``. It computes in the dtype of its parameters.
+        process: the table of noise levels that it was trained on.
+        predicts: what it answers: "epsilon", "sample" or "v_prediction".
+        event_shape: shape of one image.
+
+    >>> from types import SimpleNamespace
+    >>> process = DDPM.linear()
+    >>> exact = lambda x_t, t: SimpleNamespace(sample=x_t * process.noise(t)[:, None])     # of a standard normal
+    >>> DiffusersDenoiser(exact, process, "epsilon", (2,))(torch.ones(1, 2), 2.0)          # x / (1 + σ²)
+    tensor([[0.2000, 0.2000]])
+    """
+
+    def __init__(
+        self,
+        network: Callable,
+        process: DDPM,
+        predicts: Prediction,
+        event_shape: tuple[int, ...],
+    ):
+        super().__init__()
+        if predicts not in ("epsilon", "sample", "v_prediction"):
+            raise ValueError(f"predicts is {predicts!r}, expected 'epsilon', 'sample' or 'v_prediction'")
+        self.network = network
+        self.process = process
+        self.predicts = predicts
+        self.event_shape = torch.Size(event_shape)
+
+    def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return the denoiser ``E[x0 | x_σ = x]`` as the network knows it; ``x`` itself at σ = 0.
+
+        Args:
+            x: ``(batch, *event)``.
+            sigma: noise level >= 0, a float or ``(batch,)``.
+        """
+        levels = check_sigma(sigma, check_batch(x, self.event_shape))
+        ends = torch.tensor([0.0, len(self.process.alphas_cumprod) - 1], dtype=torch.float64)
+        lowest, highest = self.process.sigma(ends).tolist()
+        known = levels.clamp(lowest, highest)
+        scale = torch.where(levels > highest, ((1 + known**2) / (1 + levels**2)).sqrt(), torch.ones_like(levels))
+        share = along_batch((levels / known).clamp(max=1), x)  # below 1 only where σ < σ_0
+        within = self.process.denoiser(self._ask, self.predicts)
+        return (1 - share) * x + share * within(x * along_batch(scale, x), known)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "DiffusersDenoiser":
+        """Return the denoiser in a folder that diffusers wrote: on the CPU, to be asked and not trained.
+
+        Args:
+            folder: made by ``save_pretrained`` of a ``DDPMPipeline``, ``DDIMPipeline`` or the like; or of a
+                ``UNet2DModel``, with the scheduler's ``scheduler_config.json`` beside its ``config.json``.
+
+        Raises:
+            ImportError: without diffusers.
+            FileNotFoundError: if there is no such folder, or a part of it is missing.
+            ValueError: if it holds a conditional or latent model, or a scheduler that is no table of steps.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder}")
+        parts = _read(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+        latent = [part for part in LATENT if part in parts]
+        if latent:
+            raise ValueError(f"{folder} holds a latent model, with {' and '.join(latent)}; expected one of images")
+        home = folder / "unet" if (folder / "unet").is_dir() else folder
+        event_shape = _check_network(home, _read(home / "config.json"))
+        process, predicts = _read_process(folder)
+        if not any(home.glob(f"{WEIGHTS}*")):
+            raise FileNotFoundError(f"{home} has no weights, expected {WEIGHTS}.safetensors beside config.json")
+        network = _diffusers().UNet2DModel.from_pretrained(home, local_files_only=True, low_cpu_mem_usage=False)
+        return cls(network, process, predicts, event_shape).eval().requires_grad_(False)
+
+    def _ask(self, x_t: Tensor, t: Tensor) -> Tensor:
+        parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
+        dtype = next((value.dtype for value in parameters), x_t.dtype)
+        # t keeps its own dtype: half precision would round the steps, and the network embeds them in float32 anyway.
+        return self.network(x_t.to(dtype), t).sample.to(x_t.dtype)
+
+
+def download(name: str) -> Path:
+    """Return the local folder of a diffusers model on the Hugging Face hub, after downloading what is not there yet.
+
+    Files are kept in the hub client's own cache. Of the weights only one file comes, safetensors if there are any.
+
+    Args:
+        name: ``owner/name``, such as "google/ddpm-cifar10-32".
+
+    Raises:
+        ImportError: without huggingface_hub, which comes with diffusers.
+        OSError: if it cannot be had: no connection and nothing in the cache, or no such model.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError("models come through huggingface_hub: pip install 'gausstools[networks]'") from error
+    described = ["model_index.json", *(f"{place}config.json" for place in PLACES)]
+    described += ["scheduler_config.json", "scheduler/scheduler_config.json"]
+    try:
+        for ending in ("safetensors", "bin"):
+            weights = [f"{place}{WEIGHTS}.{ending}" for place in PLACES]
+            folder = Path(snapshot_download(name, allow_patterns=described + weights))
+            if any((folder / place).glob(f"{WEIGHTS}.*") for place in PLACES):
+                break
+    except Exception as error:  # the client raises its own kinds, and those of the library that it connects with
+        raise OSError(
+            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub ({error}). Connect to the "
+            "internet and check the name; or download the model elsewhere, with `hf download "
+            f"{name} --local-dir FOLDER`, copy the folder here and give its path"
+        ) from error
+    return folder
+
+
+def _diffusers():
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("this model is one of diffusers: pip install 'gausstools[networks]'") from error
+    return diffusers
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no file {path}; expected a folder that save_pretrained of diffusers wrote: a pipeline such as "
+            "DDPMPipeline, or a UNet2DModel with the scheduler's scheduler_config.json beside it"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON ({error}); expected what save_pretrained writes") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected the settings that save_pretrained writes")
+    return content
+
+
+def _check_network(home: Path, config: dict) -> tuple[int, int, int]:
+    """The shape of an image, if the network is one that takes nothing but images."""
+    kind = config.get("_class_name")
+    if kind != "UNet2DModel":
+        raise ValueError(f"{home} holds a {kind}, expected a UNet2DModel, the unconditional network of diffusers")
+    conditions = [name for name in CONDITIONS if config.get(name) is not None]
+    if conditions:
+        raise ValueError(f"{home} holds a class-conditional network ({', '.join(conditions)}), expected none of that")
+    channels, out, size = (config.get(name) for name in ("in_channels", "out_channels", "sample_size"))
+    if channels != out:
+        raise ValueError(f"{home} holds a network from {channels} to {out} channels, expected as many out as in")
+    height, width = (size, size) if isinstance(size, int) else tuple(size or (None, None))
+    if height is None:
+        raise ValueError(f"{home / 'config.json'} states no sample_size, expected pixels along a side, such as 32")
+    return channels, height, width
+
+
+def _read_process(folder: Path) -> tuple[DDPM, str]:
+    """The noise levels that the network was trained on, and what it predicts."""
+    home = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    config = _read(home / "scheduler_config.json")
+    kind = str(config.get("_class_name"))
+    diffusers = _diffusers()
+    scheduler = getattr(diffusers, kind, None)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
+        raise ValueError(f"{home} holds {kind!r}, expected a scheduler of diffusers, such as DDPMScheduler")
+    scheduler = scheduler.from_config(config)
+    table = getattr(scheduler, "alphas_cumprod", None)
+    predicts = scheduler.config.get("prediction_type")
+    if table is None or predicts not in ("epsilon", "sample", "v_prediction"):
+        raise ValueError(
+            f"{home} holds a {kind} with prediction type {predicts!r}, expected a scheduler with a table "
+            "alphas_cumprod, such as DDPMScheduler, and 'epsilon', 'sample' or 'v_prediction'"
+        )
+    # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
+    return DDPM(table[table > 0]), predicts
