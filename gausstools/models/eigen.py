@@ -38,8 +38,7 @@ def eigenpairs(
         values, vectors = torch.linalg.eigh(matrix)
         pairs = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
     values, vectors = pairs
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return values, vectors * largest.sign()
+    return values, oriented(vectors)
 
 
 def _krylov(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
@@ -47,29 +46,36 @@ def _krylov(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     generator = torch.Generator().manual_seed(0)
     block = torch.randn(len(matrix), rank + OVERSAMPLING, generator=generator, dtype=matrix.dtype).to(matrix.device)
     for _ in range(3):
-        block = matrix @ _orthonormal(block)
+        block = matrix @ orthonormal(block)
     space = image = block[:, :0]
     history = []
     while 2 * (space.shape[1] + block.shape[1]) <= len(matrix):
         for _ in range(2):  # once is not enough for orthogonality to rounding
-            block = _orthonormal(block - space @ (space.T @ block))
+            block = orthonormal(block - space @ (space.T @ block))
         space, image = torch.cat([space, block], 1), torch.cat([image, matrix @ block], 1)
         small = space.T @ image
         values, vectors = torch.linalg.eigh((small + small.T) / 2)
         values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
         history.append(values)
-        if len(history) > 2 and _converged(*history[-3:]):
+        if len(history) > 2 and converged(*history[-3:]):
             return values, space @ vectors
         block = image[:, -block.shape[1] :]
     return None
 
 
-def _converged(first: Tensor, second: Tensor, third: Tensor) -> bool:
+def oriented(vectors: Tensor) -> Tensor:
+    """Return the columns, each with its largest entry positive."""
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return vectors * largest.sign()
+
+
+def converged(first: Tensor, second: Tensor, third: Tensor) -> bool:
     """Whether increments that shrink geometrically leave less than the tolerance, in each eigenvalue."""
     before, last = second - first, third - second
     rounding = len(third) * torch.finfo(third.dtype).eps * third[0]
     return bool(((last <= rounding) | (last**2 <= TOLERANCE * third * (before - last))).all())
 
 
-def _orthonormal(block: Tensor) -> Tensor:
+def orthonormal(block: Tensor) -> Tensor:
+    """Return an orthonormal basis of the span of the columns."""
     return torch.linalg.qr(block)[0]

@@ -4,7 +4,7 @@ Two partial results merge exactly (Chan, Golub & LeVeque 1979): with counts n, m
 union is ``S + T + n·m/(n+m)·(μ−ν)(μ−ν)ᵀ``. So batches can be streamed and shards reduced.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -87,6 +87,25 @@ class Moments:
         self._begin(other._mean)
         self._upper.add_(other._upper)
         self._join(other._count, other._mean)
+
+    def reduced(self, total: Callable[[Tensor], Tensor]) -> "Moments":
+        """Return the moments of the data of all processes, of which this one has seen its share of at least one point.
+
+        Args:
+            total: returns the sum of a tensor over the processes; each calls this method at the same time.
+
+        >>> alone = Moments.of(torch.tensor([[1.0], [3.0]])).reduced(lambda tensor: tensor)
+        >>> alone.count, alone.covariance
+        (2, tensor([[1.]], dtype=torch.float64))
+        """
+        self._seen()
+        merged = Moments()
+        merged._event_shape, merged._like = self._event_shape, self._like
+        merged._count = int(total(torch.tensor(self._count, device=self._mean.device)))
+        merged._mean = total(self._mean * self._count) / merged._count
+        shift = self._mean - merged._mean
+        merged._upper = total(self._upper.addr(shift, shift, alpha=self._count))
+        return merged
 
     @property
     def count(self) -> int:

@@ -1,0 +1,3 @@
+"""What ``python -m gausstools`` can do, one module for each command; they are not for import."""
+
+__all__ = []

@@ -1,0 +1,140 @@
+"""``python -m gausstools stats``: the mean and covariance of a data set, as a Gaussian in one file."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import Tensor
+from tqdm import tqdm
+
+import gausstools as gt
+from gausstools.models import Moments, fit_streamed
+
+__all__ = ["stats"]
+
+DENSE = 12_000
+"""Entries of an image up to which the whole covariance is held: a matrix of 1.2 GB."""
+
+RANK = 256
+"""Eigenpairs that are kept of larger images, if not told otherwise."""
+
+
+def stats(
+    dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(gt.datasets.NAMES)}, or a folder of images")],
+    out: Annotated[Path, typer.Option(help="file to write, .safetensors")],
+    rank: Annotated[
+        int | None, typer.Option(help=f"eigenpairs to keep; all if not given, {RANK} above {DENSE:,} entries")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
+    size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None,
+    batch_size: Annotated[int, typer.Option(help="images read at once, by each process")] = 256,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...: where it is computed, in float64")] = "cpu",
+) -> None:
+    """Write the statistics of a data set or a folder of images: mean, leading eigenpairs of the covariance, tail.
+
+    The file is read by `gausstools.Gaussian.load`. Under `accelerate launch` each process reads its share of the
+    images. Images of up to 12,000 entries are read once; larger ones several times, and their covariance is never held
+    as a matrix.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stats("digits", Path(folder, "digits.safetensors"), rank=8)
+    ...     print(gt.Gaussian.load(Path(folder, "digits.safetensors")))
+    digits, train: 1,437 images of shape (1, 8, 8)
+    total variance 18.7563, squared norm of the mean 27.0370
+    explained by rank 1: 14.7 %, 2: 28.2 %, 4: 48.7 %, 8: 67.5 %
+    written to ...digits.safetensors
+    Gaussian(event_shape=(1, 8, 8), rank=8, tail=0.1088)
+    """
+    if not out.absolute().parent.is_dir():  # said before the work, not after
+        raise FileNotFoundError(f"cannot write {out}: the folder {out.absolute().parent} does not exist; create it")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
+    process, processes, total = 0, 1, None
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from accelerate import PartialState
+        from accelerate.utils import reduce
+
+        state = PartialState(cpu=device == "cpu")
+        process, processes, device = state.process_index, state.num_processes, str(state.device)
+        total = lambda tensor: reduce(tensor, "sum")  # noqa: E731
+    name, count, event_shape, batches = _open(dataset, split, data_dir, size, batch_size, process, processes)
+    if rank is not None and not 0 <= rank <= event_shape.numel():
+        raise ValueError(f"rank is {rank}, expected 0 to {event_shape.numel()} for images of {tuple(event_shape)}")
+    watched = _Watched(batches, device, quiet=process > 0)
+    if event_shape.numel() > DENSE:
+        gaussian = fit_streamed(watched, min(RANK, event_shape.numel()) if rank is None else rank, total=total)
+    else:
+        moments = Moments.of(watched)
+        gaussian = gt.Gaussian.from_moments(moments.reduced(total) if total else moments, rank)
+    if process == 0:
+        gaussian.save(out)
+        print(f"{name}: {count:,} images of shape {tuple(event_shape)}")
+        print(_summary(gaussian))
+        print(f"written to {out}")
+    if total:
+        state.destroy_process_group()
+
+
+class _Watched:
+    """Batches on a device, with a bar for each pass over them."""
+
+    def __init__(self, batches: tuple[Tensor, ...] | gt.datasets.ImageFolder, device: str, quiet: bool):
+        self.batches, self.device, self.quiet = batches, device, quiet
+        self.images = len(batches) if isinstance(batches, gt.datasets.ImageFolder) else sum(map(len, batches))
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.passes += 1
+        with tqdm(
+            total=self.images, desc=f"pass {self.passes}", unit=" images", disable=self.quiet, file=sys.stderr
+        ) as bar:
+            for batch in self.batches:
+                yield batch.to(self.device)
+                bar.update(len(batch))
+
+
+def _open(
+    dataset: str,
+    split: str | None,
+    data_dir: Path | None,
+    size: int | None,
+    batch_size: int,
+    process: int,
+    processes: int,
+) -> tuple:
+    """Return what the data are called, how many in all, the shape of one, and this process's share in batches."""
+    if batch_size < 1:
+        raise ValueError(f"batch-size is {batch_size}, expected at least 1")
+    if dataset in gt.datasets.NAMES:
+        if size is not None:
+            raise ValueError(f"size is for folders of images; {dataset} has its own")
+        data = gt.datasets.load(dataset, split or "train", data_dir)
+        share = data.images[process::processes].split(batch_size)
+        name = f"{data.name}, {data.split}"
+    elif Path(dataset).is_dir():
+        if split is not None or data_dir is not None:
+            raise ValueError(f"split and data-dir are for data sets, but {dataset} is a folder of images")
+        data = gt.datasets.ImageFolder(dataset, size=size, batch_size=batch_size)
+        share = data.shard(process, processes) if processes <= len(data) else None
+        name = dataset
+    else:
+        known = ", ".join(gt.datasets.NAMES)
+        raise ValueError(f"{dataset} is neither a data set ({known}) nor a folder; check the name or the path")
+    if len(data) < processes:
+        raise ValueError(f"{name} has {len(data)} images for {processes} processes; start at most {len(data)}")
+    return name, len(data), data.event_shape, share
+
+
+def _summary(gaussian: gt.Gaussian) -> str:
+    variances, total = gaussian.variances.double(), float(gaussian.total_variance)
+    lines = [f"total variance {total:.4f}, squared norm of the mean {float(gaussian.mean.double().square().sum()):.4f}"]
+    if gaussian.rank and total > 0:
+        ranks = sorted({*(2**k for k in range(gaussian.rank.bit_length())), gaussian.rank})
+        shares = (f"{rank}: {100 * float(variances[:rank].sum()) / total:.1f} %" for rank in ranks)
+        lines.append(f"explained by rank {', '.join(shares)}")
+    return "\n".join(lines)
