@@ -131,19 +131,26 @@ def download(name: str) -> Path:
         raise ImportError("models come through huggingface_hub: pip install 'gausstools[networks]'") from error
     described = ["model_index.json", *(f"{place}config.json" for place in PLACES)]
     described += ["scheduler_config.json", "scheduler/scheduler_config.json"]
-    try:
-        for ending in ("safetensors", "bin"):
-            weights = [f"{place}{WEIGHTS}.{ending}" for place in PLACES]
+    folder, problem = None, None
+    for ending in ("safetensors", "bin"):
+        weights = [f"{place}{WEIGHTS}.{ending}" for place in PLACES]
+        try:
             folder = Path(snapshot_download(name, allow_patterns=described + weights))
+        except Exception as error:  # the client raises its own kinds, and those of the library that it connects with
+            problem = problem or error
+        else:
             if any((folder / place).glob(f"{WEIGHTS}.*") for place in PLACES):
-                break
-    except Exception as error:  # the client raises its own kinds, and those of the library that it connects with
+                return folder
+    if folder is None:
+        reason = " ".join(str(problem).split())
         raise OSError(
-            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub ({error}). Connect to the "
+            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub ({reason}). Connect to the "
             "internet and check the name; or download the model elsewhere, with `hf download "
             f"{name} --local-dir FOLDER`, copy the folder here and give its path"
-        ) from error
-    return folder
+        ) from problem
+    raise OSError(
+        f"{name!r} on the Hugging Face hub has no {WEIGHTS}.safetensors or .bin, expected a model of diffusers"
+    )
 
 
 def _diffusers():

@@ -1,0 +1,142 @@
+"""Pickles with the byte stream of EDM's published ones, from stand-ins for the modules that those name."""
+
+import collections
+import io
+import pickle
+import sys
+import types
+
+import numpy as np
+import torch
+from torch import nn
+
+from gausstools.networks import DDPMpp
+
+SOURCE = "raise SystemExit('the source in the file was run')"
+TINY = {
+    "img_resolution": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "label_dim": 0,
+    "augment_dim": 3,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "channel_mult_emb": 4,
+    "num_blocks": 1,
+    "attn_resolutions": [4],
+    "dropout": 0.13,
+    "embedding_type": "positional",
+    "channel_mult_noise": 1,
+    "encoder_type": "standard",
+    "decoder_type": "standard",
+    "resample_filter": [1, 1],
+}
+
+
+class EasyDict(dict):
+    """Pickled under the name dnnlib.util.EasyDict."""
+
+
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError("called while reading")
+
+
+class Persistent(nn.Module):
+    """An object that reduces as the published ones do: to a function, its class's source and its attributes."""
+
+    def __init__(self, class_name, **attributes):
+        super().__init__()
+        self.class_name, self.__dict__["_init_args"], self.__dict__["_init_kwargs"] = class_name, (), {}
+        for name, value in attributes.items():
+            self.__dict__[name] = value
+
+    def __reduce__(self):
+        state = {name: value for name, value in self.__dict__.items() if name != "class_name"}
+        meta = {"type": "class", "version": 6, "module_src": SOURCE, "class_name": self.class_name, "state": state}
+        return _reconstruct_persistent_obj, (meta,), None
+
+
+def persistent(module: nn.Module, class_name: str, **attributes) -> nn.Module:
+    """The same parameters, buffers and children, as stand-ins."""
+    if isinstance(module, nn.ModuleDict):
+        return nn.ModuleDict({name: persistent(child, "UNetBlock") for name, child in module.items()})
+    copy = Persistent(class_name, skip_scale=np.sqrt(0.5), eps=1e-6, **attributes)
+    for name, parameter in module.named_parameters(recurse=False):
+        copy.register_parameter(name, parameter)
+    for name, buffer in module.named_buffers(recurse=False):
+        copy.register_buffer(name, buffer)
+    if class_name == "Conv2d" and "resample_filter" not in copy._buffers:
+        copy.register_buffer("resample_filter", None)
+    for name, child in module.named_children():
+        copy.add_module(name, persistent(child, "Conv2d" if isinstance(child, nn.Conv2d) else "Linear"))
+    return copy
+
+
+def snapshot(network: nn.Module, arguments: dict, model="SongUNet", precond="EDMPrecond", sigma_data=0.5) -> dict:
+    """What a training run of EDM writes."""
+    outer = Persistent(precond, img_resolution=8, img_channels=1, label_dim=0, use_fp16=False)
+    outer.__dict__.update(sigma_min=0, sigma_max=float("inf"), sigma_data=sigma_data)
+    outer.__dict__["_init_kwargs"] = EasyDict(model_type=model, **arguments)
+    outer.add_module("model", persistent(network, model, _init_kwargs=arguments))
+    loss = Persistent("EDMLoss", P_mean=-1.2, P_std=1.2)
+    return {"ema": outer.eval(), "loss_fn": loss, "augment_pipe": None, "dataset_kwargs": {"resolution": 8}}
+
+
+def dump(content: object, protocol: int = 4) -> bytes:
+    """Pickle it with the published names of the stand-ins."""
+    names = {"dnnlib": None, "dnnlib.util": EasyDict, "torch_utils": None}
+    names["torch_utils.persistence"] = _reconstruct_persistent_obj
+    before = {name: sys.modules.get(name) for name in names}
+    homes = {value: value.__module__ for value in names.values() if value}
+    try:
+        for name, value in names.items():
+            sys.modules[name] = types.ModuleType(name)
+            if value:
+                setattr(sys.modules[name], value.__name__, value)
+                value.__module__ = name
+        return pickle.dumps(content, protocol)
+    finally:
+        for value, home in homes.items():
+            value.__module__ = home
+        for name, module in before.items():
+            sys.modules.pop(name)
+            if module:
+                sys.modules[name] = module
+
+
+def write(path, seed: int = 0, **changes) -> DDPMpp:
+    """Write a tiny published network and return the raw network in it."""
+    torch.manual_seed(seed)
+    arguments = TINY | changes
+    network = DDPMpp(**arguments).eval()
+    for parameter in network.parameters():  # what ends a branch is tiny at first, and would hide faults
+        nn.init.normal_(parameter, 0, 0.1)
+    path.write_bytes(dump(snapshot(network, arguments)))
+    return network
+
+
+def tensor_pickle(storage: bytes, size=(2,), stride=(1,), offset=0) -> dict:
+    """A file whose one parameter has these parts, whatever they are."""
+
+    class Part:
+        def __init__(self, function, *args):
+            self.parts = function, args
+
+        def __reduce__(self):
+            return self.parts
+
+    stored = Part(torch.storage._load_from_bytes, storage)
+    hooks = collections.OrderedDict()
+    tensor = Part(torch._utils._rebuild_tensor_v2, stored, offset, size, stride, False, hooks)
+    parameter = Part(torch._utils._rebuild_parameter, tensor, True, hooks)
+    content = snapshot(nn.Module(), TINY)
+    content["ema"]._modules["model"].__dict__["_parameters"] = {"weight": parameter}
+    return content
+
+
+def stored(values: torch.Tensor) -> bytes:
+    """The bytes of a storage, as they stand within the file."""
+    buffer = io.BytesIO()
+    storage = torch.storage.TypedStorage(wrap_storage=values.untyped_storage(), dtype=values.dtype, _internal=True)
+    torch.save(storage, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()

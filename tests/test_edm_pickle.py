@@ -1,0 +1,261 @@
+"""EDM's pickles: what is read, and that nothing in them is run."""
+
+import builtins
+import collections
+import io
+import os
+import pickle
+import struct
+import subprocess
+import zipfile
+
+import published
+import pytest
+import torch
+from torch import nn
+
+from gausstools.networks import DDPMpp, edm_pickle
+
+pytestmark = pytest.mark.usefixtures("as_installed")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "edm-tiny-8x8-uncond-vp.pkl"
+
+
+class Calls:
+    """Pickled as a call of any function."""
+
+    def __init__(self, function, *args):
+        self.parts = function, args
+
+    def __reduce__(self):
+        return self.parts
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"augment_dim": 0, "channel_mult": [2, 1], "attn_resolutions": [8, 4]},
+        {
+            "embedding_type": "fourier",
+            "encoder_type": "residual",
+            "resample_filter": [1, 3, 3, 1],
+            "channel_mult_noise": 2,
+        },
+    ],
+    ids=["DDPM++", "without augmentation", "NCSN++"],
+)
+def test_weights_arguments_and_sigma_data_come_through(path, changes):
+    network = published.write(path, **changes)
+    denoiser = edm_pickle.load(path)
+    expected, found = network.state_dict(), denoiser.network.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert denoiser.sigma_data == 0.5
+    assert denoiser.event_shape == (1, 8, 8)
+    x, level = torch.randn(2, 1, 8, 8), 0.7
+    total = (level**2 + 0.25) ** 0.5
+    raw = network(x / total, torch.full((2,), level).log() / 4)
+    torch.testing.assert_close(denoiser(x, level), 0.25 / total**2 * x + level * 0.5 / total * raw)
+
+
+def test_the_stream_is_that_of_the_published_files(path):
+    """The stand-ins are of use only if they leave the names that the real files hold."""
+    published.write(path)
+    content = path.read_bytes()
+    assert all(
+        part.encode() in content
+        for name in (edm_pickle.PERSISTENT, *edm_pickle.MAPPINGS, edm_pickle.MODULES, edm_pickle.STORAGE)
+        for part in name.rsplit(".", 1)
+    )
+    assert published.SOURCE.encode() in content
+    with pytest.raises((ModuleNotFoundError, AttributeError)):  # Python's own reader looks for NVIDIA's modules
+        pickle.loads(content)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "name"),
+    [
+        (os.system, ("touch {}",), f"{os.system.__module__}.system"),
+        (subprocess.Popen, ("touch {}",), "subprocess.Popen"),
+        (builtins.eval, ("open('{}', 'w')",), "builtins.eval"),
+        (builtins.exec, ("open('{}', 'w')",), "builtins.exec"),
+        (builtins.open, ("{}", "w"), "io.open"),
+        (builtins.getattr, ("text", "join"), "builtins.getattr"),
+        (builtins.__import__, ("antigravity",), "builtins.__import__"),
+        (torch.load, ("{}",), "torch.serialization.load"),
+        (torch.hub.load, ("{}", "x"), "torch.hub.load"),
+        (pickle.loads, (b"N.",), "_pickle.loads"),
+        (collections.Counter, ("abc",), "collections.Counter"),
+        (torch._utils._rebuild_tensor, (), "torch._utils._rebuild_tensor"),
+        (nn.Linear, (1, 1), "torch.nn.modules.linear.Linear"),
+    ],
+)
+@pytest.mark.parametrize("where", ["file", "ema", "kwargs", "attribute"])
+def test_other_names_are_refused_in_full_and_run_nothing(path, tmp_path, function, args, name, where):
+    mark = tmp_path / "mark"
+    hostile = Calls(function, *(arg.format(mark) if isinstance(arg, str) else arg for arg in args))
+    content = published.snapshot(DDPMpp(**published.TINY), published.TINY)
+    if where == "file":
+        content = hostile
+    elif where == "ema":
+        content["ema"] = hostile
+    elif where == "kwargs":
+        content["ema"]._modules["model"].__dict__["_init_kwargs"] = published.TINY | {"dropout": hostile}
+    else:
+        content["loss_fn"].__dict__["P_mean"] = hostile
+    path.write_bytes(published.dump(content))
+    with pytest.raises(ValueError, match=r"asks for .*Nothing of it was run") as caught:
+        edm_pickle.load(path)
+    assert f"asks for {name}," in str(caught.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no complete pickle"),
+        (b"\x89PNG\r\n\x1a\n", "no complete pickle"),
+        (b"cos\nsystem\n(S'true'\ntR.", "asks for os.system"),
+        (b"(S'true'\nios\nsystem\n.", "asks for os.system"),  # INST
+        (b"cposix\nsystem\n\x8c\x04true\x85R.", "asks for posix.system"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x0ffoo.bar.getattr\x93.", r"asks for builtins.foo.bar.getattr"),
+        (b"c__main__\n__builtins__\n.", "asks for __main__.__builtins__"),
+        (b"Psomething\n.", "no complete pickle"),  # a persistent id
+        (b"\x82\x01.", "EXT1"),
+        (b"\x80\x05\x97.", "no complete pickle"),  # an out-of-band buffer
+        (b"\x80\x04Nr\xff\xff\xff\x7f.", "stores object number 2147483647"),
+        (b"\x80\x04N" + b"p99999999999\n.", "stores object number 99999999999"),
+        (b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"abc.", "no complete pickle"),
+        (b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "no complete pickle"),
+        (b"\x80\xff.", "no complete pickle"),
+        (pickle.dumps([1, 2]), "a list at the file, expected a dictionary"),
+        (pickle.dumps({"net": 1}), "has nothing at 'ema', expected a network"),
+        (pickle.dumps({"ema": 1}), "has a int at 'ema', expected a network"),
+    ],
+)
+def test_what_is_no_such_pickle_is_said(path, content, message):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        edm_pickle.load(path)
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(path):
+    published.write(path)
+    content = path.read_bytes()
+    for end in range(0, len(content) - 1, len(content) // 40):
+        path.write_bytes(content[:end])
+        with pytest.raises(ValueError, match="no complete pickle"):
+            edm_pickle.load(path)
+
+
+def test_there_must_be_a_file(path):
+    with pytest.raises(FileNotFoundError, match="there is no file .*vp.pkl"):
+        edm_pickle.load(path)
+
+
+def _zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(1_000_000))
+    return file.getvalue()
+
+
+GOOD = published.stored(torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("storage", "shape", "message"),
+    [
+        (pickle.dumps(Calls(os.system, "true")), {}, "unreadable numbers"),
+        (published.stored(torch.ones(4, dtype=torch.int64)), {}, "expected a storage of floats"),
+        (GOOD[:-3], {}, "unreadable numbers"),
+        (_zipped(), {}, "a zip archive"),
+        ("text", {}, "no bytes for the tensor"),
+        (GOOD, {"size": (5,)}, r"size \(5,\).* on 4 values"),
+        (GOOD, {"size": (2,), "offset": 3}, "no sound tensor"),
+        (GOOD, {"size": (2,), "offset": -1}, "offset -1 on 4 values"),
+        (GOOD, {"size": (2,), "stride": (10,)}, "no sound tensor"),
+        (GOOD, {"size": (10**9, 10**9), "stride": (0, 0)}, "on 4 values"),
+        (GOOD, {"size": (2.0,)}, "on 4 values"),
+        (GOOD, {"size": (2, 2), "stride": (1,)}, "no sound tensor"),
+        (GOOD, {"size": None}, "on 4 values"),
+    ],
+)
+def test_tensors_must_be_what_they_say(path, storage, shape, message):
+    path.write_bytes(published.dump(published.tensor_pickle(storage, **shape)))
+    with pytest.raises(ValueError, match=message):
+        edm_pickle.load(path)
+
+
+def test_a_storage_may_not_claim_more_than_the_file_has(path):
+    """In PyTorch's old format the length stands in the pickle before the numbers."""
+    claim = GOOD.replace(b"K\x04N", b"\x8a\x06" + (10**12).to_bytes(6, "little") + b"N")
+    assert claim != GOOD
+    path.write_bytes(published.dump(published.tensor_pickle(claim)))
+    with pytest.raises(ValueError, match="unreadable numbers"):
+        edm_pickle.load(path)
+
+
+def test_a_nested_pickle_runs_nothing(path, tmp_path):
+    mark = tmp_path / "mark"
+    inner = io.BytesIO()
+    torch.save(Calls(os.system, f"touch {mark}"), inner, _use_new_zipfile_serialization=False)
+    path.write_bytes(published.dump(published.tensor_pickle(inner.getvalue())))
+    with pytest.raises(ValueError, match="nothing of it was run"):
+        edm_pickle.load(path)
+    assert not mark.exists()
+
+
+def test_known_names_do_nothing_with_wrong_arguments(path):
+    for content, message in [
+        (Calls(torch._utils._rebuild_tensor_v2), "has torch._utils._rebuild_tensor_v2 at 'ema'"),
+        (Calls(published._reconstruct_persistent_obj, 1, 2), "has torch_utils.persistence._reconstruct_persistent_obj"),
+        (Calls(published._reconstruct_persistent_obj, 1), "has a int at 'ema', expected a dictionary"),
+        (Calls(torch.storage._load_from_bytes, b"x"), "has torch.storage._load_from_bytes at 'ema'"),
+    ]:
+        path.write_bytes(published.dump({"ema": content}))
+        with pytest.raises(ValueError, match=message):
+            edm_pickle.load(path)
+
+
+def test_modules_may_not_repeat(path):
+    """Forty modules, each twice in the next, are 2^40 by name."""
+    content = published.snapshot(nn.Module(), published.TINY)
+    inner = content["ema"]._modules["model"]
+    module = nn.ModuleDict()
+    for _ in range(40):
+        module = nn.ModuleDict({"a": module, "b": module})
+    inner._modules["enc"] = module
+    path.write_bytes(published.dump(content))
+    with pytest.raises(ValueError, match="its modules repeat"):
+        edm_pickle.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "DhariwalUNet"}, "holds the class 'DhariwalUNet', expected 'SongUNet'"),
+        ({"precond": "VPPrecond"}, "holds the class 'VPPrecond', expected 'EDMPrecond'"),
+        ({"precond": "VEPrecond"}, "holds the class 'VEPrecond'"),
+        ({"sigma_data": "0.5"}, "sigma_data is '0.5', expected a number"),
+        ({"sigma_data": -1.0}, "sigma_data is -1.0"),
+        ({"arguments": {"label_dim": 10}}, "label_dim is 10, expected 0: class-conditional"),
+        ({"arguments": {"encoder_type": "skip"}}, "encoder_type is 'skip'"),
+        ({"arguments": {"decoder_type": "skip"}}, "decoder_type is 'skip'"),
+        ({"arguments": {"model_channels": 10**9}}, "model_channels is 1000000000"),
+        ({"arguments": {"num_blocks": 10**9}}, "num_blocks is 1000000000"),
+        ({"arguments": {"model_channels": 4096}}, "size mismatch"),  # 100 GB, had it been allocated
+        ({"arguments": {"colour": 1}}, "unexpected keyword argument 'colour'"),
+        ({"arguments": {"dropout": {}}}, "a dict for dropout, expected a number"),
+        ({"arguments": {"num_blocks": 2}}, "Missing key"),
+    ],
+)
+def test_networks_that_cannot_be_rebuilt_are_named(path, changes, message):
+    arguments = published.TINY | changes.pop("arguments", {})
+    path.write_bytes(published.dump(published.snapshot(DDPMpp(**published.TINY), arguments, **changes)))
+    with pytest.raises(ValueError, match=message):
+        edm_pickle.load(path)
