@@ -59,7 +59,7 @@ def _find(name_or_path: str | os.PathLike) -> nn.Module:
         return EDM.load(path)
     if path.suffix == ".pkl":
         return edm_pickle.load(path)
-    if path.is_dir():
+    if name and path.is_dir():
         return DiffusersDenoiser.load(path)
     if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name):
         return DiffusersDenoiser.load(hub.download(name))

@@ -153,7 +153,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path):
 
 
 def test_there_must_be_a_file(path):
-    with pytest.raises(FileNotFoundError, match="there is no file .*vp.pkl"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*vp\.pkl"):
         edm_pickle.load(path)
 
 

@@ -69,13 +69,13 @@ class DDPMpp(nn.Module):
         channel_mult_emb: int = 4,
         num_blocks: int = 4,
         attn_resolutions: Sequence[int] = (16,),
-        dropout: float = 0.1,
-        label_dropout: float = 0.0,
+        dropout: float | int = 0.1,
+        label_dropout: float | int = 0.0,
         embedding_type: str = "positional",
         channel_mult_noise: int = 1,
         encoder_type: str = "standard",
         decoder_type: str = "standard",
-        resample_filter: Sequence[float] = (1, 1),
+        resample_filter: Sequence[float | int] = (1, 1),
     ):
         super().__init__()
         if label_dim != 0:
@@ -193,8 +193,8 @@ class _Block(nn.Module):
         wide: int,
         embedding: int,
         *,
-        dropout: float,
-        taps: Sequence[float],
+        dropout: float | int,
+        taps: Sequence[float | int],
         resample: str | None = None,
         attends: bool = False,
     ):
@@ -228,7 +228,7 @@ class _Conv(nn.Conv2d):
         wide: int,
         kernel: int,
         resample: str | None = None,
-        taps: Sequence[float] = (1, 1),
+        taps: Sequence[float | int] = (1, 1),
         gain: float = 1.0,
     ):
         super().__init__(narrow, wide, kernel, padding=kernel // 2)
@@ -244,7 +244,7 @@ class _Conv(nn.Conv2d):
 class _Shrink(_Conv):
     """The same layer when it halves the residual encoder's image: first the convolution, then the filter."""
 
-    def __init__(self, narrow: int, wide: int, taps: Sequence[float]):
+    def __init__(self, narrow: int, wide: int, taps: Sequence[float | int]):
         super().__init__(narrow, wide, 3, "down", taps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ def _attend(qkv: Tensor) -> Tensor:
     return attended.transpose(1, 2).reshape(batch, channels // 3, height, width)
 
 
-def _filter(taps: Sequence[float]) -> Tensor:
+def _filter(taps: Sequence[float | int]) -> Tensor:
     """The separable filter ``(1, 1, taps, taps)``, with sum 1."""
     line = torch.tensor(taps, dtype=torch.float32)
     return (line[:, None] * line / line.sum().square())[None, None]

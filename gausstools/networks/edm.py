@@ -9,6 +9,7 @@ the standard deviation of the data. Where F answers 0, D is the denoiser of the 
 """
 
 import os
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -37,7 +38,7 @@ class EDM(nn.Module):
     tensor(0.5000)
     """
 
-    def __init__(self, network, event_shape: tuple[int, ...], sigma_data: float = 0.5):
+    def __init__(self, network, event_shape: Sequence[int], sigma_data: float = 0.5):
         super().__init__()
         if not 0 < sigma_data < float("inf"):
             raise ValueError(f"sigma_data is {sigma_data}, expected a finite number > 0")

@@ -12,7 +12,7 @@ from σ_0 to σ_T (0.01 to 157 in Ho et al. 2020):
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ class DiffusersDenoiser(nn.Module):
         network: Callable,
         process: DDPM,
         predicts: Prediction,
-        event_shape: tuple[int, ...],
+        event_shape: Sequence[int],
     ):
         super().__init__()
         if predicts not in ("epsilon", "sample", "v_prediction"):
@@ -139,7 +139,7 @@ def download(name: str) -> Path:
         except Exception as error:  # the client raises its own kinds, and those of the library that it connects with
             problem = problem or error
         else:
-            if any((folder / place).glob(f"{WEIGHTS}.*") for place in PLACES):
+            if any(any((folder / place).glob(f"{WEIGHTS}.*")) for place in PLACES):
                 return folder
     if folder is None:
         reason = " ".join(str(problem).split())

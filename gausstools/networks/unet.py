@@ -5,6 +5,7 @@ quarter of the positions. That is what makes training on a laptop's processor be
 """
 
 import math
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,11 +40,11 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        event_shape: tuple[int, ...],
-        widths: tuple[int, ...] = (64, 128, 128),
+        event_shape: Sequence[int],
+        widths: Sequence[int] = (64, 128, 128),
         layers: int = 2,
         fold: int = 2,
-        attention: tuple[bool, ...] | None = None,
+        attention: Sequence[bool] | None = None,
         groups: int = 32,
     ):
         super().__init__()

@@ -1,0 +1,590 @@
+"""Networks as denoisers: what holds for each of them, and diffusers' own arithmetic as the oracle."""
+
+import copy
+import json
+import math
+import re
+import shutil
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import published
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import gausstools as gt
+from gausstools.networks import EDM, DDPMpp, DiffusersDenoiser, UNet, hub
+
+EVENT = (1, 8, 8)
+PREDICTIONS = ["epsilon", "sample", "v_prediction"]
+KINDS = ["EDM around UNet", "EDM pickle", *PREDICTIONS]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A pipeline of diffusers for each kind of prediction, as its users save it."""
+    from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    root = tmp_path_factory.mktemp("diffusers")
+    for seed, predicts in enumerate(PREDICTIONS):
+        torch.manual_seed(seed)
+        unet = UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=8,
+            norm_num_groups=4,
+        )
+        scheduler = DDIMScheduler if predicts == "sample" else DDPMScheduler
+        DDPMPipeline(unet, scheduler(prediction_type=predicts, clip_sample=False)).save_pretrained(root / predicts)
+    return root
+
+
+@pytest.fixture(scope="module")
+def denoisers(folders, tmp_path_factory):
+    """Each kind of network, with random weights."""
+    torch.manual_seed(0)
+    around = EDM(UNet(EVENT, widths=(16, 32), layers=1, fold=1, groups=8), EVENT, 0.5).eval().requires_grad_(False)
+    nn.init.normal_(around.network.unet.conv_out.weight, 0, 0.1)
+    path = tmp_path_factory.mktemp("edm") / "network.pkl"
+    published.write(path)
+    found = {"EDM around UNet": around, "EDM pickle": gt.pretrained.load(path)}
+    return found | {predicts: gt.pretrained.load(folders / predicts) for predicts in PREDICTIONS}
+
+
+@pytest.fixture(params=KINDS)
+def denoiser(request, denoisers):
+    return denoisers[request.param]
+
+
+def noised(sigma, rows=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    clean, noise = torch.randn(2, rows, *EVENT, generator=generator, dtype=torch.float64)
+    return (0.5 * clean + sigma * noise).to(dtype)
+
+
+# What holds for every network.
+
+
+def test_it_is_a_denoiser_at_rest(denoiser):
+    assert isinstance(denoiser, gt.Denoiser)
+    assert isinstance(denoiser, nn.Module)
+    assert denoiser.event_shape == EVENT
+    assert not any(module.training for module in denoiser.modules())
+    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shape_dtype_and_forms_of_sigma(denoiser, dtype):
+    x = noised(0.7, dtype=dtype)
+    answers = [denoiser(x, level) for level in (0.7, torch.tensor(0.7), torch.full((3,), 0.7))]
+    for answer in answers:
+        assert answer.shape == x.shape
+        assert answer.dtype == dtype
+        assert answer.isfinite().all()
+        torch.testing.assert_close(answer, answers[0], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_do_not_know_of_each_other_and_nothing_is_random(denoiser):
+    x, levels = noised(1.0), torch.tensor([0.001, 1.3, 500.0])
+    together = denoiser(x, levels)
+    assert torch.equal(denoiser(x, levels), together)
+    alone = torch.cat([denoiser(x[i : i + 1], float(levels[i])) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_unless_asked(denoiser):
+    x = noised(0.7)
+    assert denoiser(x, 0.7).grad_fn is None
+    assert denoiser(x.requires_grad_(), 0.7).grad_fn is not None
+
+
+@pytest.mark.parametrize("sigma", [0.003, 0.7, 400.0])
+def test_the_gradient_is_that_of_finite_differences(denoiser, sigma):
+    denoiser = copy.deepcopy(denoiser).double()
+    x, step = noised(sigma, rows=1, dtype=torch.float64), 1e-4 * max(sigma, 1)
+    direction, weights = torch.randn(2, 1, *EVENT, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((weights * denoiser(x.requires_grad_(), sigma)).sum(), x)
+    with torch.no_grad():
+        ahead, behind = ((weights * denoiser(x + sign * step * direction, sigma)).sum() for sign in (1, -1))
+    assert float((gradient * direction).sum()) == pytest.approx(float(ahead - behind) / (2 * step), rel=1e-4)
+
+
+def test_without_noise_nothing_is_denoised(denoiser):
+    x = noised(0.0)
+    assert torch.equal(denoiser(x, 0.0), x)
+    change = [(denoiser(x, sigma) - x).abs().max().item() for sigma in (1e-4, 1e-6, 1e-8)]
+    assert change[0] < 0.05
+    assert change[1] < 0.0005
+    assert change[2] < 0.0001
+
+
+def test_its_answer_does_not_grow_with_the_noise(denoiser):
+    """Untrained, a network knows no mean; where it is exact, the next test asks for that."""
+    top = 157.5
+    answers = [denoiser(noised(sigma), sigma).abs().max().item() for sigma in (1e3, 1e4, 1e6)]
+    assert max(answers) < 5 * top
+    assert answers[2] == pytest.approx(answers[1], rel=0.1, abs=0.05)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("x", "sigma", "error", "message"),
+    [
+        (torch.zeros(3, 1, 8, 9), 1.0, ValueError, r"x has shape \(3, 1, 8, 9\), expected \(batch, 1, 8, 8\)"),
+        (torch.zeros(1, 8, 8), 1.0, ValueError, r"x has shape \(1, 8, 8\), expected"),
+        (torch.full((2, *EVENT), torch.nan), 1.0, ValueError, "x holds 128 values that are NaN or infinite"),
+        (torch.zeros(2, *EVENT, dtype=torch.uint8), 1.0, TypeError, "x has dtype torch.uint8"),
+        (torch.zeros(2, *EVENT), -1.0, ValueError, "sigma is -1.0, expected a finite number >= 0"),
+        (torch.zeros(2, *EVENT), math.inf, ValueError, "sigma is inf, expected a finite number"),
+        (torch.zeros(2, *EVENT), torch.ones(3), ValueError, r"sigma has shape \(3,\), expected one value or one"),
+        (torch.zeros(2, *EVENT), "1", TypeError, "sigma is str"),
+    ],
+)
+def test_bad_input_is_refused(denoiser, x, sigma, error, message):
+    with pytest.raises(error, match=message):
+        denoiser(x, sigma)
+
+
+def test_it_samples(denoiser):
+    *_, last = gt.samplers.heun(denoiser, noised(80.0, rows=1), gt.karras_sigmas(3))
+    assert last.x.shape == (1, *EVENT)
+    assert last.x.isfinite().all()
+
+
+def test_a_copy_stands_alone(denoiser):
+    x, other = noised(0.7), copy.deepcopy(denoiser)
+    for parameter in other.parameters():
+        nn.init.constant_(parameter, 0.0)
+    assert not torch.equal(other(x, 0.7), denoiser(x, 0.7))
+
+
+# diffusers: levels between the steps, beyond them, and diffusers' own step.
+
+
+def exact(model, table, predicts):
+    """A network that knows a Gaussian, and the noise levels by interpolation of ln σ in numpy."""
+    logs = 0.5 * np.log(1 / table - 1)
+
+    def network(x_t, t):
+        level = torch.from_numpy(np.exp(np.interp(t.numpy(), np.arange(len(table)), logs)))
+        a = (1 + level**2).rsqrt()[:, None]
+        b = level[:, None] * a
+        clean = model(x_t / a, level)
+        noise = (x_t - a * clean) / b
+        return SimpleNamespace(
+            sample={"epsilon": noise, "sample": clean, "v_prediction": a * noise - b * clean}[predicts]
+        )
+
+    return network
+
+
+TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+LOWEST, HIGHEST = np.sqrt(1 / TABLE[[0, -1]] - 1)
+GAUSSIAN = gt.Gaussian(
+    torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64),
+    torch.tensor([0.6, 0.01], dtype=torch.float64),
+    torch.eye(3, dtype=torch.float64)[:, :2],
+    1e-4,
+)
+EXACT = {
+    predicts: DiffusersDenoiser(exact(GAUSSIAN, TABLE, predicts), gt.DDPM(torch.from_numpy(TABLE)), predicts, (3,))
+    for predicts in PREDICTIONS
+}
+
+
+@given(st.sampled_from(PREDICTIONS), st.lists(st.floats(0, 1), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+def test_a_network_that_knows_a_gaussian_is_its_denoiser_between_the_steps_too(predicts, shares, seed):
+    levels = torch.tensor([LOWEST ** (1 - share) * HIGHEST**share for share in shares], dtype=torch.float64)
+    levels = levels.clamp(LOWEST * (1 + 1e-12), HIGHEST * (1 - 1e-12))
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(len(levels), 3)))
+    x = GAUSSIAN.mean + (levels[:, None] + 0.5) * noise
+    torch.testing.assert_close(EXACT[predicts](x, levels), GAUSSIAN(x, levels), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_below_the_table_the_noise_is_that_of_its_lowest_level(predicts):
+    x = torch.randn(4, 3, dtype=torch.float64)
+    for sigma in (0.9999 * LOWEST, 0.005, 1e-6):
+        noise = (x - GAUSSIAN(x, LOWEST)) / LOWEST
+        torch.testing.assert_close(EXACT[predicts](x, sigma), x - sigma * noise, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_above_the_table_the_answer_is_that_of_its_highest_level_next_to_the_mean(predicts):
+    for sigma in (1.0001 * HIGHEST, 300.0, 1e5):
+        x = GAUSSIAN.mean + sigma * torch.randn(4, 3, dtype=torch.float64)
+        found = EXACT[predicts](x, sigma)
+        scaled = x * math.sqrt((1 + HIGHEST**2) / (1 + sigma**2))
+        torch.testing.assert_close(found, GAUSSIAN(scaled, HIGHEST), rtol=1e-8, atol=1e-8)
+        assert (found - GAUSSIAN.mean).abs().max() < 0.03
+
+
+def test_the_ends_of_the_table_join(denoisers):
+    for predicts in PREDICTIONS:
+        network = denoisers[predicts]
+        for end in network.process.sigma(torch.tensor([0.0, 999.0])).tolist():
+            x = noised(end)
+            below, above = network(x, 0.9999 * end), network(x, 1.0001 * end)
+            torch.testing.assert_close(below, above, rtol=2e-3, atol=2e-3 * max(end, 1))
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_at_the_steps_it_is_what_diffusers_predicts(predicts, folders, denoisers):
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel.from_pretrained(folders / predicts / "unet")
+    scheduler = DDPMScheduler.from_pretrained(folders / predicts / "scheduler", clip_sample=False)
+    for t in (1, 250, 600, 999):
+        x_t = noised(1.0)
+        with torch.no_grad():
+            answer = unet(x_t, t).sample
+        clean = scheduler.step(answer, t, x_t, generator=torch.Generator().manual_seed(0)).pred_original_sample
+        signal = scheduler.alphas_cumprod[t].double()
+        found = denoisers[predicts](x_t / signal.sqrt().float(), float((1 / signal - 1).sqrt()))
+        torch.testing.assert_close(found, clean, rtol=1e-3, atol=1e-3 * float(clean.abs().max()))
+
+
+# Where networks come from.
+
+
+def test_a_bare_network_with_a_scheduler_beside_it(folders, denoisers, tmp_path):
+    for part in ("unet", "scheduler"):
+        shutil.copytree(folders / "sample" / part, tmp_path, dirs_exist_ok=True)
+    x = noised(0.7)
+    assert torch.equal(gt.pretrained.load(tmp_path)(x, 0.7), denoisers["sample"](x, 0.7))
+    assert torch.equal(gt.pretrained.load(str(tmp_path))(x, 0.7), denoisers["sample"](x, 0.7))
+
+
+def test_weights_in_pytorchs_format(folders, denoisers, tmp_path):
+    from safetensors.torch import load_file
+
+    shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "unet" / f"{hub.WEIGHTS}.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    x = noised(0.7)
+    assert torch.equal(gt.pretrained.load(tmp_path)(x, 0.7), denoisers["epsilon"](x, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2"}),
+        ("DDIMScheduler", {"beta_schedule": "scaled_linear", "num_train_timesteps": 100}),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": True}),
+        ("PNDMScheduler", {}),
+        ("DPMSolverMultistepScheduler", {}),
+        ("EulerDiscreteScheduler", {}),
+    ],
+)
+def test_the_table_is_the_schedulers(folders, tmp_path, kind, settings):
+    import diffusers
+
+    shutil.copytree(folders / "epsilon" / "unet", tmp_path / "unet")
+    scheduler = getattr(diffusers, kind)(**settings)
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    network = gt.pretrained.load(tmp_path)
+    table = scheduler.alphas_cumprod[scheduler.alphas_cumprod > 0].double()
+    assert torch.equal(network.process.alphas_cumprod, table)
+    assert len(table) >= settings.get("num_train_timesteps", 1000) - 1
+    assert network(noised(0.7), torch.tensor([0.001, 0.7, 1e4])).isfinite().all()
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "a UNet2DConditionModel, expected a UNet2DModel"),
+        ("unet/config.json", {"num_class_embeds": 10}, r"class-conditional network \(num_class_embeds\)"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, r"class-conditional network \(class_embed_type\)"),
+        ("unet/config.json", {"out_channels": 2}, "from 1 to 2 channels"),
+        ("unet/config.json", {"sample_size": None}, "states no sample_size"),
+        ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "a latent model, with vqvae"),
+        ("scheduler/scheduler_config.json", {"_class_name": "ScoreSdeVeScheduler"}, "a ScoreSdeVeScheduler"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "alphas_cumprod"),
+        ("scheduler/scheduler_config.json", {"_class_name": "UNet2DModel"}, "'UNet2DModel', expected a scheduler"),
+        ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "'Mine', expected a scheduler"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction type 'flow'"),
+    ],
+)
+def test_models_of_other_kinds_are_refused(folders, tmp_path, file, changes, message):
+    shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
+    edit(tmp_path / file, **changes)
+    with pytest.raises(ValueError, match=message):
+        gt.pretrained.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("unet/config.json", "there is no file .*config.json; expected a folder that save_pretrained"),
+        ("scheduler/scheduler_config.json", "there is no file .*scheduler_config.json"),
+        (f"unet/{hub.WEIGHTS}.safetensors", "has no weights"),
+    ],
+)
+def test_missing_parts_are_named(folders, tmp_path, missing, message):
+    shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
+    (tmp_path / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=message):
+        gt.pretrained.load(tmp_path)
+
+
+def test_damaged_settings_are_named(folders, tmp_path):
+    shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
+    for content, message in [("{", "no readable JSON"), ("[]", "holds a list")]:
+        (tmp_path / "unet" / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            gt.pretrained.load(tmp_path)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """The hub's client without a connection, and its empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_offline_and_with_nothing_in_the_cache_the_ways_are_named(offline):
+    with pytest.raises(OSError, match=r"'google/ddpm-cifar10-32' is no folder here") as caught:
+        gt.pretrained.load("google/ddpm-cifar10-32")
+    for part in ("Connect to the internet", "hf download google/ddpm-cifar10-32", "copy the folder here"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_of_the_hub_is_served_from_the_cache(offline, folders, denoisers):
+    cached = offline / "models--someone--ddpm-tiny"
+    shutil.copytree(folders / "epsilon", cached / "snapshots" / ("0" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    x = noised(0.7)
+    assert torch.equal(gt.pretrained.load("someone/ddpm-tiny")(x, 0.7), denoisers["epsilon"](x, 0.7))
+
+
+def test_of_the_weights_one_file_is_asked_for_and_the_other_only_without_it(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(allow_patterns)
+        if len(asked) == 2:
+            (tmp_path / f"{hub.WEIGHTS}.bin").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert hub.download("someone/old") == tmp_path
+    weights = [[pattern for pattern in patterns if hub.WEIGHTS in pattern] for patterns in asked]
+    assert weights == [[f"{place}{hub.WEIGHTS}.{kind}" for place in ("", "unet/")] for kind in ("safetensors", "bin")]
+
+
+def test_a_model_without_weights_on_the_hub_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path))
+    with pytest.raises(OSError, match=r"'someone/empty' on the Hugging Face hub has no diffusion_pytorch_model"):
+        hub.download("someone/empty")
+
+
+@pytest.mark.parametrize("name", ["nothing-of-this-name", "a/b/c", "/there/is/no/folder", "", "model.bin", "../up"])
+def test_unknown_names_are_refused_with_what_is_possible(name):
+    with pytest.raises(ValueError, match=re.escape(repr(name))) as caught:
+        gt.pretrained.load(name)
+    for part in (".safetensors", ".pkl", "a folder that diffusers wrote", "owner/name"):
+        assert part in str(caught.value)
+
+
+def test_missing_files_are_missing_files(tmp_path):
+    for name in ("network.pkl", "network.safetensors"):
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            gt.pretrained.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        DiffusersDenoiser.load(tmp_path / "folder")
+
+
+def test_our_own_files_by_path(tmp_path):
+    network = EDM(UNet(EVENT, widths=(16, 32), layers=1, fold=1, groups=8), EVENT, 0.4)
+    network.save(tmp_path / "mine.safetensors")
+    denoiser = gt.pretrained.load(tmp_path / "mine.safetensors")
+    assert not denoiser.training
+    assert torch.equal(denoiser(noised(1.0), 1.0), network(noised(1.0), 1.0))
+
+
+def test_shipped_names_come_first(monkeypatch):
+    shipped = EDM(nn.Identity(), EVENT)
+    monkeypatch.setitem(gt.pretrained._SHIPPED, "someone/digits", lambda: shipped)
+    assert gt.pretrained.load("someone/digits") is shipped
+    assert not shipped.training
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_cannot_be_wrapped_is_refused():
+    with pytest.raises(ValueError, match="predicts is 'velocity', expected 'epsilon'"):
+        DiffusersDenoiser(lambda x, t: x, gt.DDPM.linear(), "velocity", EVENT)
+
+
+def test_without_diffusers_the_extra_is_named(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ImportError, match=r"pip install 'gausstools\[networks\]'"):
+        gt.pretrained.load(folders / "epsilon")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'gausstools\[networks\]'"):
+        gt.pretrained.load("someone/else")
+
+
+# DDPM++.
+
+
+def published_size(**changes):
+    with torch.device("meta"):
+        return DDPMpp(**{"in_channels": 3, "out_channels": 3, "augment_dim": 9} | changes)
+
+
+NCSN = {
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "resample_filter": [1, 3, 3, 1],
+    "channel_mult_noise": 2,
+}
+
+
+def test_the_published_networks_have_the_published_size():
+    """Karras et al. 2022 state 56 and 62 million parameters; for CIFAR-10, 55.73 is the figure that others cite."""
+    for size, changes in [
+        (55.73e6, {"img_resolution": 32, "channel_mult": [2, 2, 2]}),
+        (61.8e6, {"img_resolution": 64, "channel_mult": [1, 2, 2, 2]}),
+    ]:
+        assert sum(value.numel() for value in published_size(**changes).parameters()) == pytest.approx(size, rel=1e-3)
+
+
+def test_the_parameters_have_the_published_names_and_shapes():
+    state = published_size(img_resolution=32, channel_mult=[2, 2, 2]).state_dict()
+    shapes = {
+        "map_augment.weight": (128, 9),
+        "map_layer0.weight": (512, 128),
+        "map_layer1.bias": (512,),
+        "enc.32x32_conv.weight": (128, 3, 3, 3),
+        "enc.32x32_block0.skip.weight": (256, 128, 1, 1),
+        "enc.16x16_down.conv0.resample_filter": (1, 1, 2, 2),
+        "enc.16x16_down.skip.resample_filter": (1, 1, 2, 2),
+        "enc.16x16_block3.qkv.weight": (768, 256, 1, 1),
+        "enc.8x8_block3.affine.weight": (256, 512),
+        "dec.8x8_in0.proj.weight": (256, 256, 1, 1),
+        "dec.8x8_in1.norm1.weight": (256,),
+        "dec.16x16_up.skip.weight": (256, 256, 1, 1),
+        "dec.16x16_block4.norm2.weight": (256,),
+        "dec.32x32_block4.conv0.weight": (256, 384, 3, 3),
+        "dec.32x32_aux_norm.weight": (256,),
+        "dec.32x32_aux_conv.weight": (3, 256, 3, 3),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    attends = [name.removesuffix(".qkv.weight") for name in state if name.endswith("qkv.weight")]
+    assert attends == [*(f"enc.16x16_block{i}" for i in range(4)), "dec.8x8_in0", "dec.16x16_block4"]
+    state = published_size(img_resolution=32, channel_mult=[2, 2, 2], **NCSN).state_dict()
+    assert state["map_noise.freqs"].shape == (128,)
+    assert state["enc.16x16_aux_residual.weight"].shape == (256, 3, 3, 3)
+    assert state["enc.8x8_aux_residual.weight"].shape == (256, 256, 3, 3)
+    assert state["enc.8x8_aux_residual.resample_filter"].shape == (1, 1, 4, 4)
+
+
+# Answers of NVIDIA Modulus 0.9.0 (SongUNet, under the Apache licence), with weights and inputs filled as below: three
+# pixels of the first image, three of the second, and the mean square. It attends in float32.
+MODULUS = [
+    ({}, False, [-0.043789188, -0.120086585, -0.121279649], [0.560069240, 0.676798085, 0.541643906], 0.099744355),
+    ({}, True, [-0.037738010, -0.106182307, -0.104972057], [0.566983480, 0.679648408, 0.540564880], 0.098991326),
+    (NCSN, False, [0.339115652, 0.354278521, 0.186836399], [0.530493442, 0.384891288, 0.292731486], 0.138076109),
+    (NCSN, True, [0.339177647, 0.354344919, 0.186835882], [0.530644735, 0.385052687, 0.292793832], 0.138101227),
+]
+
+
+@pytest.mark.parametrize(("changes", "augmented", "first", "last", "square"), MODULUS)
+def test_another_implementation_gives_the_same_answers(changes, augmented, first, last, square):
+    network = DDPMpp(
+        8, 2, 2, augment_dim=3, model_channels=8, channel_mult=[1, 2, 2], num_blocks=1, attn_resolutions=[4], **changes
+    )
+    network = network.double().eval()
+    for i, (name, value) in enumerate(network.state_dict().items()):
+        if "resample" not in name:
+            filled = 0.3 * torch.sin(0.7 * torch.arange(value.numel(), dtype=torch.float64) + i)
+            value.copy_(filled.reshape(value.shape))
+    x = torch.sin(torch.arange(256, dtype=torch.float64)).reshape(2, 2, 8, 8)
+    c_noise = torch.tensor([-1.3, 0.7], dtype=torch.float64)
+    augment = torch.tensor([[1, 0, -1], [0, 0.5, 0]], dtype=torch.float64) if augmented else None
+    answer = network(x, c_noise, augment).detach()
+    for found, expected in [
+        (answer[0, 0, 0, :3], first),
+        (answer[1, 1, 7, 5:], last),
+        (answer.square().mean(), square),
+    ]:
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-7)
+
+
+def test_waves_groups_filters_and_attention_are_the_textbooks():
+    network = DDPMpp(8, 1, 1, model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4])
+    waves = network.map_noise(torch.tensor([0.3]))
+    frequencies = [10000 ** (-i / 3) for i in range(4)]
+    expected = [math.sin(0.3 * f) for f in frequencies] + [math.cos(0.3 * f) for f in frequencies]
+    torch.testing.assert_close(waves, torch.tensor([expected]))
+
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    assert {(norm.num_channels, norm.num_groups) for norm in norms} >= {(8, 2), (16, 4)}
+    assert {norm.eps for norm in norms} == {1e-6}
+
+    x = torch.randn(2, 8, 8, 8)
+    for name, resample, plain in [
+        ("enc.4x4_down.skip", nn.functional.avg_pool2d, {"kernel_size": 2}),
+        ("dec.8x8_up.skip", nn.functional.interpolate, {"scale_factor": 2, "mode": "nearest"}),
+    ]:
+        layer = network.get_submodule(name)
+        x = torch.randn(2, layer.in_channels, 8, 8)
+        expected = nn.functional.conv2d(resample(x, **plain), layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), expected)
+
+    block = network.get_submodule("dec.4x4_in0")
+    nn.init.normal_(block.proj.weight)
+    h, embedding = torch.randn(1, 16, 4, 4), torch.zeros(1, 32)
+    block.attends = False
+    before = block(h, embedding)
+    block.attends = True
+    qkv = block.qkv(block.norm2(before)).reshape(16, 3, 16)
+    q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+    attended = (v @ torch.softmax(q.T @ k / 4, 1).T).reshape(1, 16, 4, 4)
+    torch.testing.assert_close(block(h, embedding), (before + block.proj(attended)) / math.sqrt(2))
+
+
+def test_its_gradient_flows_to_every_parameter():
+    network = DDPMpp(**published.TINY).train()
+    network(torch.randn(2, *EVENT), torch.zeros(2), torch.randn(2, 3)).square().sum().backward()
+    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_dim": 10}, "label_dim is 10, expected 0: class-conditional"),
+        ({"img_resolution": 7}, "img_resolution is 7 and channel_mult"),
+        ({"channel_mult": []}, "channel_mult"),
+        ({"model_channels": 6}, "model_channels is 6, expected a multiple of 4"),
+        ({"embedding_type": "zero"}, "embedding_type is 'zero', expected 'positional' or 'fourier'"),
+        ({"decoder_type": "skip"}, "decoder_type is 'skip', expected 'standard'"),
+        ({"resample_filter": [1, -1]}, "resample_filter"),
+        ({"resample_filter": [1, 2, 1]}, "resample_filter"),
+        ({"dropout": 1.5}, "dropout is 1.5"),
+        ({"num_blocks": 0}, "num_blocks is 0"),
+    ],
+)
+def test_arguments_that_make_no_network_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        DDPMpp(**published.TINY | changes)
