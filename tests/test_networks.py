@@ -264,6 +264,14 @@ def test_a_bare_network_with_a_scheduler_beside_it(folders, denoisers, tmp_path)
     assert torch.equal(gt.pretrained.load(str(tmp_path))(x, 0.7), denoisers["sample"](x, 0.7))
 
 
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_a_loaded_network_is_to_be_asked_and_not_trained(folders, predicts):
+    denoiser = DiffusersDenoiser.load(folders / predicts)
+    assert denoiser.predicts == predicts
+    assert not denoiser.training
+    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+
+
 def test_weights_in_pytorchs_format(folders, denoisers, tmp_path):
     from safetensors.torch import load_file
 

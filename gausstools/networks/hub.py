@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma
 from gausstools.noise import DDPM, Prediction
 
-__all__ = ["DiffusersDenoiser", "download"]
+__all__ = ["DiffusersDenoiser"]
 
 WEIGHTS = "diffusion_pytorch_model"
 PLACES = ("", "unet/")  # where a network lies: alone, or within a pipeline
