@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -325,6 +326,7 @@ def edit(path, **changes):
         ("scheduler/scheduler_config.json", {"_class_name": "UNet2DModel"}, "'UNet2DModel', expected a scheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "'Mine', expected a scheduler"),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction type 'flow'"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "a DDPMScheduler that diffusers cannot build"),
     ],
 )
 def test_models_of_other_kinds_are_refused(folders, tmp_path, file, changes, message):
@@ -347,6 +349,46 @@ def test_missing_parts_are_named(folders, tmp_path, missing, message):
     (tmp_path / missing).unlink()
     with pytest.raises(FileNotFoundError, match=message):
         gt.pretrained.load(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_refused(folders, tmp_path):
+    """diffusers itself would leave random numbers where it finds none."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "unet" / f"{hub.WEIGHTS}.safetensors"
+    weights, whole = load_file(path), path.read_bytes()
+    for changed, message in [
+        ({name: value for name, value in weights.items() if name != "conv_in.bias"}, "missing_keys conv_in.bias"),
+        (weights | {"more": torch.ones(1)}, "unexpected_keys more"),
+        (weights | {"conv_in.bias": torch.ones(9)}, "no network that diffusers can read"),
+    ]:
+        save_file(changed, path)
+        with pytest.raises(ValueError, match=message):
+            gt.pretrained.load(tmp_path)
+    path.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="no network that diffusers can read"):
+        gt.pretrained.load(tmp_path)
+
+
+class Hostile:
+    """Pickled as a call."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_weights_in_pytorchs_format_run_nothing(folders, tmp_path):
+    shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
+    path, mark = tmp_path / "unet" / f"{hub.WEIGHTS}.safetensors", tmp_path / "mark"
+    path.unlink()
+    torch.save({"conv_in.bias": Hostile(f"touch {mark}")}, path.with_suffix(".bin"))
+    with pytest.raises(ValueError, match="no network that diffusers can read"):
+        gt.pretrained.load(tmp_path)
+    assert not mark.exists()
 
 
 def test_damaged_settings_are_named(folders, tmp_path):

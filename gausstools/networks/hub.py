@@ -89,7 +89,8 @@ class DiffusersDenoiser(nn.Module):
         Raises:
             ImportError: without diffusers.
             FileNotFoundError: if there is no such folder, or a part of it is missing.
-            ValueError: if it holds a conditional or latent model, or a scheduler that is no table of steps.
+            ValueError: if it holds a conditional or latent model, a scheduler that is no table of steps, or weights
+                that are damaged or of another network.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -103,8 +104,7 @@ class DiffusersDenoiser(nn.Module):
         process, predicts = _read_process(folder)
         if not any(home.glob(f"{WEIGHTS}*")):
             raise FileNotFoundError(f"{home} has no weights, expected {WEIGHTS}.safetensors beside config.json")
-        network = _diffusers().UNet2DModel.from_pretrained(home, local_files_only=True, low_cpu_mem_usage=False)
-        return cls(network, process, predicts, event_shape).eval().requires_grad_(False)
+        return cls(_read_network(home), process, predicts, event_shape).eval().requires_grad_(False)
 
     def _ask(self, x_t: Tensor, t: Tensor) -> Tensor:
         parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
@@ -193,6 +193,20 @@ def _check_network(home: Path, config: dict) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def _read_network(home: Path) -> nn.Module:
+    try:
+        network, report = _diffusers().UNet2DModel.from_pretrained(
+            home, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{home} holds no network that diffusers can read: {error}") from error
+    # diffusers only warns of these, and leaves random numbers where it finds none.
+    wrong = [f"{kind} {names[0]} and {len(names) - 1} more" for kind, names in report.items() if names]
+    if wrong:
+        raise ValueError(f"{home} holds weights that do not fit its config.json: {'; '.join(wrong)}")
+    return network
+
+
 def _read_process(folder: Path) -> tuple[DDPM, str]:
     """The noise levels that the network was trained on, and what it predicts."""
     home = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
@@ -202,7 +216,10 @@ def _read_process(folder: Path) -> tuple[DDPM, str]:
     scheduler = getattr(diffusers, kind, None)
     if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
         raise ValueError(f"{home} holds {kind!r}, expected a scheduler of diffusers, such as DDPMScheduler")
-    scheduler = scheduler.from_config(config)
+    try:
+        scheduler = scheduler.from_config(config)
+    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{home} holds a {kind} that diffusers cannot build: {error}") from error
     table = getattr(scheduler, "alphas_cumprod", None)
     predicts = scheduler.config.get("prediction_type")
     if table is None or predicts not in ("epsilon", "sample", "v_prediction"):
