@@ -132,6 +132,11 @@ def test_other_names_are_refused_in_full_and_run_nothing(path, tmp_path, functio
         (b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"abc.", "no complete pickle"),
         (b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N.", "no complete pickle"),
         (b"\x80\xff.", "no complete pickle"),
+        (
+            b"ccollections\nOrderedDict\n}b.",
+            r"no complete pickle \(TypeError",
+        ),  # the state of a class, not of an object
+        (b"ccollections\nOrderedDict\nNNs.", r"no complete pickle \(TypeError"),
         (pickle.dumps([1, 2]), "a list at the file, expected a dictionary"),
         (pickle.dumps({"net": 1}), "has nothing at 'ema', expected a network"),
         (pickle.dumps({"ema": 1}), "has a int at 'ema', expected a network"),
