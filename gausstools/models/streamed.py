@@ -80,11 +80,12 @@ def fit_streamed(
             break
         block = image[:, : len(space) - space.shape[1]]
     variances, basis = history[-1], space[:, :0]
+    rounding = len(space) * torch.finfo(space.dtype).eps * first.variance
     if rank:
         basis = oriented(space @ vectors.flip(1)[:, :rank])
-        variances = variances.where(variances > len(basis) * torch.finfo(variances.dtype).eps * variances[0], 0)
-    left = (first.variance - variances.sum()).clamp(min=0)
-    tail = left / (len(basis) - rank) if rank < len(basis) else 0.0
+        variances = variances.where(variances > rounding, 0)
+    left = first.variance - variances.sum()
+    tail = left / (len(space) - rank) if rank < len(space) and left > rounding else 0.0
     return Gaussian(first.mean.reshape(first.event_shape), variances, basis, tail).to(first.like)
 
 
