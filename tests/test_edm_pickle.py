@@ -227,12 +227,13 @@ def test_known_names_do_nothing_with_wrong_arguments(path):
             edm_pickle.load(path)
 
 
-def test_modules_may_not_repeat(path):
+@pytest.mark.parametrize("levels", [1, 40])
+def test_modules_may_not_repeat_or_nest_without_end(path, levels):
     """Forty modules, each twice in the next, are 2^40 by name."""
     content = published.snapshot(nn.Module(), published.TINY)
     inner = content["ema"]._modules["model"]
     module = nn.ModuleDict()
-    for _ in range(40):
+    for _ in range(levels):
         module = nn.ModuleDict({"a": module, "b": module})
     inner._modules["enc"] = module
     path.write_bytes(published.dump(content))
