@@ -254,7 +254,7 @@ def test_modules_may_not_repeat_or_nest_without_end(path, levels):
         ({"arguments": {"decoder_type": "skip"}}, "decoder_type is 'skip'"),
         ({"arguments": {"model_channels": 10**9}}, "model_channels is 1000000000"),
         ({"arguments": {"num_blocks": 10**9}}, "num_blocks is 1000000000"),
-        ({"arguments": {"model_channels": 4096}}, "size mismatch"),  # 100 GB, had it been allocated
+        ({"arguments": {"model_channels": 4096}}, "size mismatch"),  # tens of GB, had they been allocated
         ({"arguments": {"colour": 1}}, "unexpected keyword argument 'colour'"),
         ({"arguments": {"dropout": {}}}, "a dict for dropout, expected a number"),
         ({"arguments": {"num_blocks": 2}}, "Missing key"),
