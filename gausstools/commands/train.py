@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
+from gausstools.denoiser import Denoiser, Sigma
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
 from gausstools.training import Recipe, Trainer, residual_rows
@@ -48,10 +50,14 @@ def train(
     models: Annotated[
         str,
         typer.Option(
-            help="whose residuals to record: isotropic, gaussian, mixture-K, mixture-KxRANK, cloud; '' for none"
+            help="whose residuals to record: mean, isotropic, gaussian, mixture-K, mixture-KxRANK, cloud; '' for none"
         ),
-    ] = "isotropic,gaussian,mixture-10,cloud",
+    ] = "mean,isotropic,gaussian,mixture-10,cloud",
     points: Annotated[int, typer.Option(help="noised images for each residual")] = 512,
+    residuals_on: Annotated[
+        Path | None,
+        typer.Option(help=".npy with indices of the training images to noise for residuals; all if not given"),
+    ] = None,
     note: Annotated[str, typer.Option(help="a sentence for the card, on what the images were")] = "",
 ) -> None:
     """Train an EDM denoiser on a data set, or go on where the run in --out stopped.
@@ -84,7 +90,10 @@ def train(
         process=process,
         parallel=parallel,
     )
-    question = _residuals(models, sets, points, device) if models and process == 0 else None
+    question = None
+    if models and process == 0:
+        judged = sets if residuals_on is None else sets | {"train": data[_indices(residuals_on, len(data))]}
+        question = _residuals(_models(models, data), judged, points, device)
     bar = tqdm(total=images, initial=trainer.images_seen, unit=" images", disable=process > 0, file=sys.stderr)
     average = None
     with bar:
@@ -131,26 +140,56 @@ def card(dataset: str, data: Tensor, trainer: Trainer, note: str = "") -> str:
     return f"# A denoiser for {dataset}\n\n" + "\n".join(wrapped) + "\n"
 
 
-def _residuals(models: str, sets: dict[str, Tensor], points: int, device: str) -> Callable[[EDM], list[dict]]:
-    data = sets["train"]
+def _models(names: str, data: Tensor) -> dict[str, Denoiser]:
     fits = {
+        "mean": lambda: gt.Gaussian.isotropic(data.mean(0), 0.0),
         "isotropic": lambda: gt.Gaussian.isotropic(data.mean(0), data.var(0, correction=0).mean()),
         "gaussian": lambda: gt.Gaussian.fit(data),
         "cloud": lambda: gt.PointCloud(data),
     }
-    chosen = {}
-    for name in models.split(","):
+    models = {}
+    for name in names.split(","):
         mixture = re.fullmatch(r"mixture-(\d+)(?:x(\d+))?", name)
         if mixture:
             count, rank = mixture.groups()
-            chosen[name] = gt.Mixture.fit(data, int(count), rank and int(rank), method="kmeans")
+            models[name] = gt.Mixture.fit(data, int(count), rank and int(rank), method="kmeans")
         elif name in fits:
-            chosen[name] = fits[name]()
+            models[name] = fits[name]()
         else:
             raise typer.BadParameter(f"{name!r} is no model, expected {', '.join(fits)}, mixture-K or mixture-KxRANK")
-    chosen = {name: model.to(device) for name, model in chosen.items()}
+    return models
+
+
+def _residuals(
+    models: dict[str, Denoiser], sets: dict[str, Tensor], points: int, device: str
+) -> Callable[[EDM], list[dict]]:
+    answering = {name: _Remembering(model.to(device)) for name, model in models.items()}
     placed = {name: images.to(device) for name, images in sets.items()}
-    return lambda network: residual_rows(network, chosen, placed, list(SIGMAS), points=points)
+    return lambda network: residual_rows(network, answering, placed, list(SIGMAS), points=points)
+
+
+class _Remembering:
+    """A denoiser that keeps its answers: the models are asked about the same points at every mark of the training."""
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser, self.answers = denoiser, {}
+
+    def __call__(self, x: Tensor, sigma: Sigma) -> Tensor:
+        question = (hashlib.blake2b(x.cpu().numpy().tobytes()).digest(), float(sigma))
+        if question not in self.answers:
+            self.answers[question] = self.denoiser(x, sigma)
+        return self.answers[question]
+
+
+def _indices(path: Path, count: int) -> Tensor:
+    try:
+        indices = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is no array of indices, expected what numpy.save writes: {error}") from error
+    whole = isinstance(indices, np.ndarray) and indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer)
+    if not whole or indices.size == 0 or indices.min() < 0 or indices.max() >= count:
+        raise ValueError(f"{path}: expected one row of whole numbers from 0 to {count - 1}, the images' indices")
+    return torch.from_numpy(indices.astype(np.int64))
 
 
 def _marks(images: int) -> list[int]:

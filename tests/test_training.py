@@ -1,0 +1,342 @@
+"""Training: the loss and what minimises it, runs that are killed and resumed, and what they leave in their folder."""
+
+import csv
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gausstools as gt
+from gausstools.models import files
+from gausstools.networks import EDM, UNet
+from gausstools.training import Recipe, Trainer, residual_rows
+
+SHAPE = (1, 8, 8)
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return EDM(UNet(SHAPE, widths=(8, 8), layers=1, fold=1, groups=4), SHAPE)
+
+
+def images(count=50):
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def weights(denoiser):
+    return torch.cat([value.flatten() for value in denoiser.state_dict().values()])
+
+
+def spend(iteration):
+    for _ in iteration:
+        pass
+
+
+def table(file):
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+# ---- the preconditioning and the loss
+
+
+@given(st.floats(0.01, 100), st.floats(0.1, 3), st.floats(0.1, 3), st.integers(0, 2**31))
+def test_the_network_that_answers_what_edm_asks_gives_the_exact_denoiser(sigma, sigma_data, scale, seed):
+    """For data N(0, s²I) the best F is linear; its slope follows from solving D = s²/(s²+σ²)·x for F by hand."""
+    x = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 5)) * np.hypot(sigma, scale))
+
+    def answer(scaled, c_noise):
+        noise = torch.exp(4 * c_noise)[:, None]
+        whole = torch.sqrt(noise**2 + sigma_data**2)
+        gain = scale**2 / (scale**2 + noise**2)
+        skip = sigma_data**2 / whole**2
+        return (gain - skip) * whole**2 / (noise * sigma_data) * scaled
+
+    expected = scale**2 / (scale**2 + sigma**2) * x
+    torch.testing.assert_close(EDM(answer, (5,), sigma_data)(x, sigma), expected, rtol=1e-9, atol=1e-9)
+
+
+@given(st.floats(0.1, 3), st.floats(0.1, 3), st.integers(0, 2**31))
+def test_the_expected_loss_of_an_untrained_network_is_that_of_its_isotropic_gaussian(sigma_data, scale, seed):
+    """F = 0 on data N(0, s²I): E|D − x0|² per entry is (σ_d⁴σ² + σ⁴s²)/(σ²+σ_d²)², over c_out²."""
+    generator = torch.Generator().manual_seed(seed)
+    sigma = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    x0 = scale * torch.randn(2, 100_000, generator=generator, dtype=torch.float64)
+    found = EDM(lambda x, c: torch.zeros_like(x), x0.shape[1:], sigma_data).loss(
+        x0, sigma, torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+    )
+    total = sigma**2 + sigma_data**2
+    squared_error = (sigma_data**4 * sigma**2 + sigma**4 * scale**2) / total**2
+    expected = (squared_error * total / (sigma * sigma_data) ** 2).mean()
+    assert float(found) == pytest.approx(float(expected), rel=0.05)
+
+
+def test_an_untrained_network_is_an_isotropic_gaussian():
+    x, model = torch.randn(4, *SHAPE), gt.Gaussian.isotropic(torch.zeros(SHAPE), 0.25)
+    for sigma in (0.0, 0.1, 5.0, 1e4):
+        torch.testing.assert_close(small()(x, sigma), model(x, sigma))
+
+
+def test_training_learns_a_gaussian_of_which_half_the_pixels_are_dark(tmp_path):
+    """The denoiser after training is nearer to that of the data's Gaussian than the untrained one, by far."""
+    data = 0.2 * images(500) + torch.where(torch.arange(64).reshape(SHAPE) < 32, -0.7, 0.7)
+    trainer = Trainer(small(), data, tmp_path, Recipe(batch_size=32, learning_rate=3e-3, warmup=500))
+    gaussian = {"gaussian": gt.Gaussian.fit(data)}
+
+    def unexplained(denoiser):
+        return residual_rows(denoiser, gaussian, {"train": data}, [2.0], points=100)[0]["denoiser"]
+
+    before = unexplained(trainer.averaged)
+    spend(trainer.run(8000))
+    assert before > 5
+    assert unexplained(trainer.averaged) < 0.1
+
+
+# ---- a run
+
+
+def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(tmp_path):
+    trainer = Trainer(small(), images(50), tmp_path, Recipe(batch_size=8))
+    shown = torch.cat([trainer._chosen(step) for step in range(25)])
+    first, second = shown[:50], shown[50:100]
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
+    assert not torch.equal(first, second)
+
+
+def test_the_average_is_the_exponential_one_with_a_half_life_in_images(tmp_path):
+    denoiser = small()
+    recipe = Recipe(batch_size=10, averaging=0.1, averaging_at_most=15)
+    trainer = Trainer(denoiser, images(), tmp_path, recipe)
+    expected = weights(denoiser).double()
+    for step, _ in enumerate(trainer.run(300), 1):
+        kept = 0.5 ** (10 / max(1.0, min(15, 0.1 * 10 * step)))
+        expected = kept * expected + (1 - kept) * weights(denoiser).double()
+    torch.testing.assert_close(weights(trainer.averaged).double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_stopped_and_resumed_a_run_ends_in_the_same_bits(tmp_path):
+    def question(network):
+        model = {"isotropic": gt.Gaussian.isotropic(torch.zeros(SHAPE), 0.25)}
+        return residual_rows(network, model, {"train": images()}, [1.0], points=8)
+
+    def run(folder, stops):
+        for stop in (*stops, 640):
+            trainer = Trainer(small(), images(), folder, Recipe(batch_size=16))
+            steps = trainer.run(640, evaluate_at={0: question, 100: question}, note_every=100)
+            for _ in steps:
+                if trainer.images_seen >= stop and stop < 640:
+                    break
+            steps.close()
+        return trainer
+
+    whole, parts = run(tmp_path / "whole", []), run(tmp_path / "parts", [16, 112, 400])
+    assert torch.equal(weights(whole.denoiser), weights(parts.denoiser))
+    assert torch.equal(weights(whole.averaged), weights(parts.averaged))
+    for name in ("losses.csv", "network.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    rows, others = (table(tmp_path / folder / "residuals.csv") for folder in ("parts", "whole"))
+    assert [float(row["score"]) for row in rows] == pytest.approx([float(row["score"]) for row in others], abs=1e-6)
+    assert [row["images"] for row in rows] == ["0", "112"]  # the first step past each mark
+    assert float(rows[0]["score"]) == 0
+    assert float(rows[1]["score"]) > 0
+
+
+CHILD = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+from test_training import *
+trainer = Trainer(small(), images(), {folder!r}, Recipe(batch_size=16))
+print("ready", flush=True)
+spend(trainer.run(1600, save_every=0.0))
+"""
+
+
+def test_killed_at_any_moment_a_run_resumes_to_the_same_bits(tmp_path):
+    """SIGKILL leaves no chance to tidy up; with save_every=0 many of these strike while a checkpoint is written."""
+    code = CHILD.format(tests=os.path.dirname(__file__), folder=str(tmp_path / "killed"))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for delay in (0.05, 0.2, 0.4):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL)
+    whole = Trainer(small(), images(), tmp_path / "whole", Recipe(batch_size=16))
+    spend(whole.run(1600))
+    resumed = Trainer(small(), images(), tmp_path / "killed", Recipe(batch_size=16))
+    assert resumed.images_seen == 1600
+    assert torch.equal(weights(whole.averaged), weights(resumed.averaged))
+
+
+def test_an_interruption_within_a_step_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    trainer = Trainer(small(), images(), tmp_path, Recipe(batch_size=16))
+    spend(trainer.run(160))
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "_foreach_lerp_", interrupted)  # after the weights moved, before their average did
+    with pytest.raises(KeyboardInterrupt):
+        spend(trainer.run(320))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    trainer = Trainer(small(), images(), tmp_path, Recipe(batch_size=16))
+    spend(trainer.run(32))
+    with torch.no_grad():
+        next(trainer.denoiser.parameters()).fill_(torch.nan)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(FloatingPointError, match="loss is nan at step 2"):
+        spend(trainer.run(320))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path):
+    spend(Trainer(small(), images(), tmp_path, Recipe(batch_size=16)).run(16))
+    with pytest.raises(ValueError, match=r"another run: learning_rate 0.0005 there and 0.1 now.*or another folder"):
+        Trainer(small(), images(), tmp_path, Recipe(batch_size=16, learning_rate=0.1))
+    with pytest.raises(ValueError, match="number of images 50 there and 49 now"):
+        Trainer(small(), images(49), tmp_path, Recipe(batch_size=16))
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half a checkpoint")
+    with pytest.raises(ValueError, match="no readable safetensors"):
+        Trainer(small(), images(), tmp_path, Recipe(batch_size=16))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"log_sigma_std": float("nan")}, "log_sigma_std is nan"),
+        ({"averaging": 0.0}, "averaging is 0.0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**change)
+
+
+def test_images_that_do_not_fit_are_refused(tmp_path, as_installed):
+    with pytest.raises(ValueError, match=r"images has shape \(2, 1, 9, 9\), expected \(batch, 1, 8, 8\)"):
+        Trainer(small(), torch.zeros(2, 1, 9, 9), tmp_path)
+    with pytest.raises(ValueError, match="images are empty"):
+        Trainer(small(), torch.zeros(0, *SHAPE), tmp_path)
+    with pytest.raises(ValueError, match="expected a multiple of the 3 processes"):
+        Trainer(small(), images(), tmp_path, processes=3)
+
+
+# ---- files
+
+
+def test_a_network_comes_back_from_its_file(tmp_path):
+    denoiser = small()
+    torch.nn.init.normal_(denoiser.network.unet.conv_out.weight)
+    denoiser.save(tmp_path / "network.safetensors")
+    found = EDM.load(tmp_path / "network.safetensors")
+    x = torch.randn(2, *SHAPE)
+    assert torch.equal(found(x, 1.0), denoiser.eval()(x, 1.0))
+    assert not found.training
+    assert not any(value.requires_grad for value in found.parameters())
+    denoiser.save(tmp_path / "half.safetensors", torch.float16)
+    assert os.path.getsize(tmp_path / "half.safetensors") < 0.6 * os.path.getsize(tmp_path / "network.safetensors")
+    torch.testing.assert_close(EDM.load(tmp_path / "half.safetensors")(x, 1.0), found(x, 1.0), rtol=1e-2, atol=1e-2)
+
+
+def test_a_file_that_holds_no_network_is_refused(tmp_path):
+    gt.Gaussian.isotropic(torch.zeros(2), 1.0).save(tmp_path / "gaussian.safetensors")
+    with pytest.raises(ValueError, match="holds a gausstools Gaussian, expected a gausstools EDM"):
+        EDM.load(tmp_path / "gaussian.safetensors")
+    settings = {"sigma_data": 0.5, "unet": small().network.config}
+    files.write(tmp_path / "empty.safetensors", "EDM", {"unet.conv_in.weight": torch.zeros(1)}, settings)
+    with pytest.raises(ValueError, match="no complete EDM"):
+        EDM.load(tmp_path / "empty.safetensors")
+    files.write(tmp_path / "bare.safetensors", "EDM", {"unet.conv_in.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="no readable settings"):
+        EDM.load(tmp_path / "bare.safetensors")
+
+
+# ---- the command
+
+
+def command(*arguments, processes=1, **environment):
+    launch = [
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        str(processes),
+        "--main_process_port",
+        "0",
+        "-m",
+    ]
+    start = [sys.executable, "-m", *(launch if processes > 1 else []), "gausstools", "train", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
+    return subprocess.run(start, capture_output=True, text=True, env=environment, check=False)
+
+
+SMALL = ("digits", "--batch-size", 32, "--widths", "16,16", "--layers", 1, "--precision", "float32")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_command_trains_and_writes_a_card_that_is_true(tmp_path, processes):
+    """Two processes share the batches; up to rounding they end in the weights of one."""
+    out = tmp_path / "run"
+    models = "isotropic,gaussian,mixture-3,mixture-2x5,cloud"
+    done = command(*SMALL, "--out", out, "--images", 640, "--points", 16, "--models", models, processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert "loss=" in done.stderr  # of the progress bar
+    text = (out / "README.md").read_text(encoding="utf-8")
+    digits = gt.datasets.load("digits", "train").images
+    assert f"the {len(digits):,} images" in text
+    assert f"mean {digits.mean():.5f}" in text
+    assert "20 steps of 32, so 640 images" in " ".join(text.split())
+    assert (
+        re.search(r"sha256\s+`(\w+)`", text)[1]
+        == hashlib.sha256((out / "network.safetensors").read_bytes()).hexdigest()
+    )
+    rows = table(out / "residuals.csv")
+    assert {row["images_from"] for row in rows} == {"train", "test"}
+    assert {row["model"] for row in rows} == set(models.split(","))
+    assert {row["images"] for row in rows} == {"0", "640"}
+    # The same numbers from the network that was written, in half precision.
+    network = EDM.load(out / "network.safetensors")
+    model = {"gaussian": gt.Gaussian.fit(digits)}
+    again = residual_rows(network, model, {"train": digits}, [1.0], points=16)[0]["score"]
+    wanted = ("640", "train", "gaussian", "1")
+    (row,) = [row for row in rows if (row["images"], row["images_from"], row["model"], row["sigma"]) == wanted]
+    assert float(row["score"]) == pytest.approx(again, rel=1e-2)
+
+    torch.manual_seed(0)
+    denoiser = EDM(UNet(SHAPE, widths=(16, 16), layers=1, fold=1, groups=16), SHAPE)
+    alone = Trainer(denoiser, digits, tmp_path / "alone", Recipe(batch_size=32))
+    spend(alone.run(640))
+    torch.testing.assert_close(
+        weights(EDM.load(out / "network.safetensors")), weights(alone.averaged), rtol=1e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("faces", "--out", "x"), "'faces' is not known, expected one of digits, mnist, cifar10"),
+        ((*SMALL, "--out", "x", "--models", "cubist"), "'cubist' is no model, expected"),
+        ((*SMALL[:4], "16,a", "--out", "x"), "expected whole numbers with commas"),
+        ((*SMALL[:-1], "float8", "--out", "x"), "expected float32 or bfloat16"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(tmp_path, arguments, message):
+    done = command(*[tmp_path if value == "x" else value for value in arguments])
+    assert done.returncode == 2
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stderr).split())
+    assert message in words
