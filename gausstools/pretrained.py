@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gausstools import shipped
 from gausstools.networks import EDM, DiffusersDenoiser, edm_pickle, hub
 
 __all__ = ["load"]
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_SHIPPED = {}  # functions without arguments that return a denoiser, by name
 
 
 def load(name_or_path: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn.Module:
@@ -25,6 +25,7 @@ def load(name_or_path: str | os.PathLike, *, device: str | torch.device = "cpu")
     Args:
         name_or_path: one of
 
+            - "digits", "mnist" or "cifar10": a small network that comes with this package, trained on that data set;
             - a path that ends in ``.safetensors``: what :meth:`gausstools.networks.EDM.save` wrote;
             - a path that ends in ``.pkl``: a published EDM network, such as ``edm-cifar10-32x32-uncond-vp.pkl``. The
               code in the file is not run;
@@ -53,8 +54,8 @@ def load(name_or_path: str | os.PathLike, *, device: str | torch.device = "cpu")
 
 def _find(name_or_path: str | os.PathLike) -> nn.Module:
     name, path = os.fspath(name_or_path), Path(name_or_path)
-    if name in _SHIPPED:
-        return _SHIPPED[name]()
+    if name in shipped.names("network"):
+        return EDM.load(shipped.path(f"{name}-network.safetensors"))
     if path.suffix == ".safetensors":
         return EDM.load(path)
     if path.suffix == ".pkl":
@@ -63,8 +64,8 @@ def _find(name_or_path: str | os.PathLike) -> nn.Module:
         return DiffusersDenoiser.load(path)
     if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name):
         return DiffusersDenoiser.load(hub.download(name))
-    shipped = "".join(f"{known!r}, " for known in _SHIPPED)
+    known = ", ".join(map(repr, shipped.names("network")))
     raise ValueError(
-        f"{name!r} is neither a folder nor a name that is known, expected {shipped}a path that ends in .safetensors or "
+        f"{name!r} is neither a folder nor a name that is known, expected {known}, a path that ends in .safetensors or "
         ".pkl, the path of a folder that diffusers wrote, or owner/name of a model on the Hugging Face hub"
     )

@@ -1,4 +1,4 @@
-"""What comes with the package: trained networks, statistics of images, and residuals along the training.
+"""What comes with the package: trained networks, statistics of images, residuals along the training, published numbers.
 
 The files stand in ``data/``, each with a card that says what it was made from. They are checked against the sha256 sums
 of ``data/checksums.txt`` before they are read.
@@ -11,10 +11,12 @@ from pathlib import Path
 
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["names", "path", "residuals", "statistics"]
+__all__ = ["names", "path", "published", "residuals", "statistics"]
 
 _HERE = Path(__file__).parent
-_FOLDERS = (_HERE / "shipped", _HERE.parent / "data")  # where it is installed, and in a clone of the repository
+_FOLDERS = (_HERE / "data", _HERE.parent / "data")  # where it is installed, and in a clone of the repository
+_TEXTS = {"images_from", "model", "solver"}  # columns of the tables that hold words
+_COUNTS = {"images", "points", "steps_skipped", "nfe", "kimg"}  # and whole numbers; the others hold floats
 
 
 def names(kind: str) -> list[str]:
@@ -26,7 +28,8 @@ def names(kind: str) -> list[str]:
     >>> names("network")
     ['cifar10', 'digits', 'mnist']
     """
-    return sorted(file.split("-")[0] for file in _checksums() if Path(file).stem.endswith(f"-{kind}"))
+    stems = (Path(file).stem for file in _checksums())
+    return sorted(stem.removesuffix(f"-{kind}") for stem in stems if stem.endswith(f"-{kind}"))
 
 
 def path(file: str) -> Path:
@@ -78,8 +81,23 @@ def residuals(name: str) -> list[dict]:
     >>> row["images"], row["images_from"], row["model"]
     (0, 'train', 'isotropic')
     """
-    with path(f"{_known(name, 'residuals')}-residuals.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+    return _table(f"{_known(name, 'residuals')}-residuals.csv")
+
+
+def published(name: str) -> list[dict]:
+    """Return a table that the authors of the paper published, as rows; ``data/published.md`` says what it holds.
+
+    Args:
+        name: "edm_residuals", "edm_training", "heun_fid" or "solver_fid".
+
+    >>> published("heun_fid")[0]
+    {'steps_skipped': 0, 'sigma_skip': 80.0, 'nfe': 35, 'fid': 1.959}
+    """
+    prefix = "published_"
+    known = sorted(Path(file).stem.removeprefix(prefix) for file in _checksums() if file.startswith(prefix))
+    if name not in known:
+        raise ValueError(f"no published table {name!r} is shipped; there are {', '.join(known)}")
+    return _table(f"{prefix}{name}.csv")
 
 
 def _known(name: str, kind: str) -> str:
@@ -88,10 +106,15 @@ def _known(name: str, kind: str) -> str:
     return name
 
 
+def _table(file: str) -> list[dict]:
+    with path(file).open(encoding="utf-8", newline="") as lines:
+        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(lines)]
+
+
 def _value(key: str, text: str) -> str | int | float:
-    if key in ("images", "points"):
+    if key in _COUNTS:
         return int(text)
-    return text if key in ("images_from", "model") else float(text)
+    return text if key in _TEXTS else float(text)
 
 
 @cache

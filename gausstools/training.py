@@ -279,6 +279,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half_precision):
             loss = self._parallel.loss(x0, sigma, noise)
         if not loss.isfinite():
+            self._between_steps = False  # the weights may be broken already, and must not replace those of the file
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.progress.step}; the checkpoint before it was kept. Use a "
                 "smaller learning rate, or look for images outside [-1, 1]"

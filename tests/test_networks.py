@@ -471,11 +471,13 @@ def test_our_own_files_by_path(tmp_path):
     assert torch.equal(denoiser(noised(1.0), 1.0), network(noised(1.0), 1.0))
 
 
-def test_shipped_names_come_first(monkeypatch):
-    shipped = EDM(nn.Identity(), EVENT)
-    monkeypatch.setitem(gt.pretrained._SHIPPED, "someone/digits", lambda: shipped)
-    assert gt.pretrained.load("someone/digits") is shipped
-    assert not shipped.training
+def test_shipped_names_come_before_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    denoiser = gt.pretrained.load("digits")
+    assert isinstance(denoiser, EDM)
+    assert denoiser.event_shape == (1, 8, 8)
+    assert not denoiser.training
 
 
 @pytest.mark.usefixtures("as_installed")

@@ -55,6 +55,18 @@ def test_every_module_says_what_it_offers(name):
     assert all(hasattr(module, public) for public in module.__all__)
 
 
+def test_every_folder_of_the_package_is_installed_and_the_data_with_it():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packages = {
+        "gausstools",
+        *(module.name for module in pkgutil.walk_packages(gt.__path__, "gausstools.") if module.ispkg),
+    }
+    assert set(settings["packages"]) == packages | {"gausstools.data"}
+    assert settings["package-dir"] == {"gausstools.data": "data"}
+    assert settings["package-data"] == {"gausstools.data": ["*"]}
+    assert not [path for path in (ROOT / "data").iterdir() if path.is_dir()]  # into which the pattern does not reach
+
+
 def test_import_is_light():
     """`import gausstools` alone brings in neither torch nor anything that only some rooms need."""
     code = "import sys, gausstools; print(*sys.modules)"

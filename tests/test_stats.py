@@ -243,6 +243,20 @@ def command(*arguments, **options):
     )
 
 
+def test_directions_in_half_precision_take_half_the_file_and_are_the_same_model(tmp_path):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    stats("digits", whole, rank=40)
+    stats("digits", half, rank=40, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    found, expected = gt.Gaussian.load(half), gt.Gaussian.load(whole)
+    assert found.basis.dtype == torch.float32
+    for name in TENSORS:
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    x = gt.datasets.load("digits", "test").images[:20]
+    torch.testing.assert_close(found(x, 0.5), expected(x, 0.5), rtol=0, atol=2e-3)
+    torch.testing.assert_close(found.flow(80 * x, 80.0, 0.0), expected.flow(80 * x, 80.0, 0.0), rtol=0, atol=2e-3)
+
+
 def test_the_command_line_reports_errors_without_a_traceback_and_help_without_torch(tmp_path):
     done = command("gausstools", "stats", "nothing", "--out", tmp_path / "x")
     assert (done.returncode, done.stdout) == (1, "")

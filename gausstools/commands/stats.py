@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
-from gausstools.models import Moments, fit_streamed
+from gausstools.models import Moments, files, fit_streamed
 
 __all__ = ["stats"]
 
@@ -33,6 +33,7 @@ def stats(
     size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None,
     batch_size: Annotated[int, typer.Option(help="images read at once, by each process")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...: where it is computed, in float64")] = "cpu",
+    half: Annotated[bool, typer.Option("--half", help="keep the directions in float16: half the file")] = False,
 ) -> None:
     """Write the statistics of a data set or a folder of images: mean, leading eigenpairs of the covariance, tail.
 
@@ -72,7 +73,9 @@ def stats(
         moments = Moments.of(watched)
         gaussian = gt.Gaussian.from_moments(moments.reduced(total) if total else moments, rank)
     if process == 0:
-        gaussian.save(out)
+        # Rounding the directions turns them by some 3e-4 at most; the variances span more than float16 does.
+        directions = {"basis": gaussian.basis.half()} if half else {}
+        files.write(out, "Gaussian", dict(gaussian.state_dict()) | directions)
         print(f"{name}: {count:,} images of shape {tuple(event_shape)}")
         print(_summary(gaussian))
         print(f"written to {out}")
