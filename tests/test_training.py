@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gausstools as gt
-from gausstools.commands.train import _indices, _Remembering
+from gausstools.commands.train import _indices, _models, _Remembering
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
 from gausstools.training import Recipe, Trainer, residual_rows
@@ -150,6 +150,17 @@ def test_stopped_and_resumed_a_run_ends_in_the_same_bits(tmp_path):
     assert [row["images"] for row in rows] == ["0", "112"]  # the first step past each mark
     assert float(rows[0]["score"]) == 0
     assert float(rows[1]["score"]) > 0
+
+
+def test_a_network_in_the_order_of_channels_trains_and_resumes_to_the_same_weights(tmp_path):
+    """The order that GPUs are fast in changes no number but by rounding, and a checkpoint does not depend on it."""
+    usual = Trainer(small(), images(), tmp_path / "usual", Recipe(batch_size=16))
+    spend(usual.run(320))
+    for stop in (160, 320):
+        other = Trainer(small().to(memory_format=torch.channels_last), images(), tmp_path / "c", Recipe(batch_size=16))
+        spend(other.run(stop))
+    assert not other.denoiser.network.unet.mid_block.resnets[0].conv1.weight.is_contiguous()
+    torch.testing.assert_close(weights(other.averaged), weights(usual.averaged), rtol=1e-3, atol=1e-4)
 
 
 CHILD = """
@@ -351,6 +362,15 @@ def test_indices_of_no_training_images_are_refused(tmp_path, indices):
     (tmp_path / "text.npy").write_text("1 2 3")
     with pytest.raises(ValueError, match=r"no array of indices, expected what numpy\.save writes"):
         _indices(tmp_path / "text.npy", 1437)
+
+
+def test_a_run_that_goes_on_fits_no_mixture_again(tmp_path, monkeypatch):
+    data = images()
+    first = _models("mixture-2x3,mean", data, tmp_path)
+    monkeypatch.setattr(gt.Mixture, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    again = _models("mixture-2x3,mean", data, tmp_path)
+    for name in ("mixture-2x3", "mean"):
+        assert torch.equal(again[name](data, 0.5), first[name](data, 0.5))
 
 
 def test_a_model_is_asked_the_same_question_once():
