@@ -48,7 +48,9 @@ _MODULES = (
     "noise",
     "pretrained",
     "samplers",
+    "shipped",
     "theory",
+    "training",
 )
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
