@@ -136,30 +136,35 @@ axes[1].set(ylim=(1e-5, 30))
 axes[0].legend(fontsize="small")
 plt.show()
 
+
 # %%
-print("unexplained score of the CIFAR-10 network, by the Gaussian")
-print("σ      train     held out  published   train/published")
-for sigma in COMPARED:
-    ours, held_out = (
-        pick(
-            tables["cifar10"],
-            "sigma",
-            "score",
-            images=final,
-            model="gaussian",
-            images_from=images_from,
-            sigma=sigma,
-        )[1][0]
-        for images_from in ("train", "test")
+def entry(rows, **wanted):
+    """The one row in which the columns are as wanted."""
+    (found,) = [row for row in rows if wanted.items() <= row.items()]
+    return found
+
+
+def beside(sigma):
+    """Published and measured: the Gaussian, on training images, at one σ."""
+    ours = entry(
+        tables["cifar10"],
+        images=final,
+        images_from="train",
+        model="gaussian",
+        sigma=sigma,
     )
-    theirs = pick(
-        published, "sigma", "score_residual", model="gaussian", sigma=sigma
-    )[1][0]
-    print(
-        f"{sigma:<4g}  {ours:8.5f}  {held_out:8.5f}  {theirs:8.5f}"
-        f"   {ours / theirs:8.2f}"
+    theirs = entry(published, model="gaussian", sigma=sigma)
+    return figures.Entry(
+        f"CIFAR-10, Gaussian, unexplained score at σ = {sigma:g}",
+        theirs["score_residual"],
+        ours["score"],
+        ours["score_error"],
     )
-    assert 1 / 2 < ours / theirs < 2
+
+
+compared = figures.BesidePaper(map(beside, COMPARED), "published_edm_residuals.csv")
+assert all(1 / 2 < row.ratio < 2 for row in compared.entries)
+compared
 
 # %% [markdown]
 # ## Along the training
@@ -192,23 +197,16 @@ plt.show()
 for name, rows in tables.items():
     first, last = (
         {
-            model: pick(
-                rows,
-                "sigma",
-                "score",
-                sigma=1.0,
-                images_from="train",
-                images=images,
-                model=model,
-            )[1][0]
+            model: entry(
+                rows, images=images, images_from="train", model=model, sigma=1.0
+            )["score"]
             for model in MODELS
         }
         for images in (0, rows[-1]["images"])
     )
     print(
-        f"{name:<8} isotropic {first['isotropic']:.3f} → {last['isotropic']:.3f},",
-        end=" ",
+        f"{name:<8} isotropic {first['isotropic']:.3f} → {last['isotropic']:.3f},"
+        f" Gaussian {first['gaussian']:.3f} → {last['gaussian']:.3f}"
     )
-    print(f"Gaussian {first['gaussian']:.3f} → {last['gaussian']:.3f}")
     assert first["isotropic"] < first["gaussian"]
     assert last["gaussian"] < last["isotropic"]

@@ -1,5 +1,8 @@
 """The shared plots put on paper what they were given."""
 
+import html
+import re
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -77,3 +80,29 @@ def test_figures_stand_on_an_opaque_white_ground():
 def test_what_cannot_be_drawn_is_refused(ax, draw, message):
     with pytest.raises(ValueError, match=message):
         draw(ax)
+
+
+# ---- published beside measured
+
+
+def test_a_table_of_published_numbers_shows_the_same_rows_to_readers_and_to_the_appendix():
+    table = figures.BesidePaper([("a < b", 0.5, 0.25), ("c", 2.0, 3.0, 0.11)], "some.csv")
+    bundle = table._repr_mimebundle_()
+    rows = [["a < b", "0.5", "0.25", "0.50"], ["c", "2", "3 ± 0.1", "1.50"]]
+    assert bundle[figures.BESIDE_PAPER] == {"source": "some.csv", "rows": rows}
+    cells = re.findall(r"<td>(.*?)</td>", bundle["text/html"])
+    assert [html.unescape(cell) for cell in cells] == [cell for row in rows for cell in row]
+    assert [line.split("  ")[-1].strip() for line in bundle["text/plain"].splitlines()] == ["ratio", "0.50", "1.50"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([], "entries are empty"),
+        ([("x", 0.0, 1.0)], "'x' has published 0.0"),
+        ([("x", 1.0, float("nan"))], "measured nan, expected finite numbers"),
+    ],
+)
+def test_numbers_that_cannot_be_compared_are_refused(entries, message):
+    with pytest.raises(ValueError, match=message):
+        figures.BesidePaper(entries, "some.csv")

@@ -63,6 +63,13 @@ def _name_figure(cell: NotebookNode) -> None:
             )
 
 
+def _drop_data(cell: NotebookNode) -> None:
+    """Take out what an output holds for other pages, which myst-nb does not know how to show."""
+    for output in cell.outputs:
+        for kind in [kind for kind in output.get("data", {}) if kind.startswith("application/vnd.gausstools.")]:
+            del output.data[kind]
+
+
 _LABEL_ELSEWHERE = re.compile(r"\]\([\w./-]+\.ipynb(#(?:fig|eq)-[\w-]+)\)")
 
 
@@ -71,6 +78,7 @@ def page_notebook(notebook: NotebookNode, run: runs.Run, repository: Repository)
     code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell, outputs in zip(code_cells, run.outputs, strict=True):
         cell.outputs = outputs
+        _drop_data(cell)
         _name_figure(cell)
         _fold_plotting(cell)
     notebook.cells = [cell for cell in notebook.cells if not is_generated(cell)]

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from sphinx.errors import ExtensionError
 
-from book._ext import executed_outputs
+from book._ext import executed_outputs, paper_table
+from book.pipeline import execute
 from book.pipeline.errors import PipelineError
 from book.pipeline.pages import build_pages
+from gausstools import figures
 
 FIRST = "_build/html/notebooks/01_first.html"
 
@@ -76,6 +79,31 @@ def test_a_new_output_of_the_same_source_reaches_the_page(built):
     assert "area: 1003" in page
     assert "area: 9" not in page
     assert "with uncommitted changes" in page
+
+
+def test_the_appendix_gathers_published_numbers_from_the_runs(executed):
+    rows = [["residual | at σ = 1", "0.016", "0.02 ± 0.001", "1.25"]]
+    table = {"text/plain": "…", paper_table.KIND: {"source": "table.csv", "rows": rows}}
+    executed.write("book/appendix.md", "# Appendix\n\n:::{paper-table}\n:::\n")
+    executed.edit("book/_toc.yml", "02_second", "02_second\n  - file: book/appendix")
+    source = executed.read("notebooks/02_second.py")
+    show = f"\n# %%\nfrom IPython.display import display\n\ndisplay({table!r}, raw=True)\n"
+    executed.write("notebooks/02_second.py", source + show)
+    executed.pair()
+    assert not execute.execute(executed.book, ["02"]).failures
+    build_pages(executed.book)
+    page = BeautifulSoup(executed.read("_build/html/book/appendix.html"), "lxml").find("article")
+    assert [cell.get_text() for cell in page.find_all("td")] == rows[0]
+    assert page.find("a", href="../notebooks/02_second.html").get_text() == "Second"
+    assert "data/table.csv" in page.get_text()
+    assert paper_table.KIND == figures.BESIDE_PAPER
+
+
+def test_an_appendix_without_numbers_is_an_error(executed):
+    executed.write("book/appendix.md", "# Appendix\n\n:::{paper-table}\n:::\n")
+    executed.edit("book/_toc.yml", "02_second", "02_second\n  - file: book/appendix")
+    with pytest.raises(PipelineError, match="no chapter has a table of published and measured numbers"):
+        build_pages(executed.book)
 
 
 def test_broken_references_fail_the_build_with_file_and_line(executed):

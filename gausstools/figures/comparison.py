@@ -1,0 +1,92 @@
+"""Published numbers beside those of a chapter, as a table that the book's appendix can read back."""
+
+import html
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["BESIDE_PAPER", "BesidePaper", "Entry"]
+
+BESIDE_PAPER = "application/vnd.gausstools.beside-paper+json"
+"""The kind of output under which a notebook keeps the numbers of the table."""
+
+
+class Entry(NamedTuple):
+    """A quantity that the paper states and a chapter measured.
+
+    >>> Entry("unexplained score at σ = 2, CIFAR-10", 0.0043, 0.0050).ratio
+    1.16...
+    """
+
+    quantity: str
+    """What it is: in words, with its noise level and data set."""
+    published: float
+    """What was published."""
+    measured: float
+    """What the chapter measured."""
+    error: float | None = None
+    """Standard error of ``measured``."""
+
+    @property
+    def ratio(self) -> float:
+        """Measured over published."""
+        return self.measured / self.published
+
+
+class BesidePaper:
+    """A table of published and measured numbers; the last value of a notebook's cell shows it.
+
+    Args:
+        entries: its rows, :class:`Entry` or tuples of the same values.
+        source: where the published numbers stand, e.g. "published_edm_residuals.csv".
+
+    Raises:
+        ValueError: for no entries, or numbers that are not finite or published as 0.
+
+    >>> print(BesidePaper([("FID after 3 skipped steps", 1.93, 1.95)], "published_heun_fid.csv"))
+    quantity                   published  measured  ratio
+    FID after 3 skipped steps       1.93      1.95   1.01
+    """
+
+    def __init__(self, entries: Iterable[Entry | tuple], source: str):
+        self.entries, self.source = [Entry(*entry) for entry in entries], source
+        if not self.entries:
+            raise ValueError("entries are empty, expected at least one quantity")
+        for entry in self.entries:
+            if not (math.isfinite(entry.published) and math.isfinite(entry.measured)) or entry.published == 0:
+                raise ValueError(
+                    f"{entry.quantity!r} has published {entry.published} and measured {entry.measured}, expected "
+                    "finite numbers, the published one not 0"
+                )
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return quantity, published, measured and ratio of each entry, as they are shown."""
+        return [
+            (
+                entry.quantity,
+                f"{entry.published:.3g}",
+                f"{entry.measured:.3g}" + ("" if entry.error is None else f" ± {entry.error:.1g}"),
+                f"{entry.ratio:.2f}",
+            )
+            for entry in self.entries
+        ]
+
+    def __str__(self) -> str:
+        table = [("quantity", "published", "measured", "ratio"), *self.rows()]
+        first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
+        return "\n".join(
+            "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
+            for row in table
+        )
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        cells = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows()]
+        heads = "".join(f'<th scope="col">{head}</th>' for head in ("quantity", "published", "measured", "ratio"))
+        table = (
+            f'<table class="table beside-paper"><thead><tr>{heads}</tr></thead><tbody>{"".join(cells)}</tbody></table>'
+        )
+        return {
+            "text/plain": str(self),
+            "text/html": table,
+            BESIDE_PAPER: {"source": self.source, "rows": [list(row) for row in self.rows()]},
+        }
