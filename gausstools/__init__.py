@@ -37,6 +37,7 @@ _HOME = {
     "residuals": "compare",
     "score": "denoiser",
     "unexplained": "compare",
+    "unexplained_by_rank": "compare",
 }
 _MODULES = (
     "compare",

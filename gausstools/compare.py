@@ -13,16 +13,17 @@ model's is not, 1/|s_net|² is too large to be integrated, and single points dec
 means (``pooled``): the mean of |s_net − s_model|² over the mean of |s_net|².
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
+from gausstools.models.gaussian import Gaussian
 
-__all__ = ["Residual", "Unexplained", "evaluation_points", "residuals", "unexplained"]
+__all__ = ["ByRank", "Residual", "Unexplained", "evaluation_points", "residuals", "unexplained", "unexplained_by_rank"]
 
 
 class Unexplained(NamedTuple):
@@ -57,6 +58,32 @@ class Residual(NamedTuple):
     """Noise level."""
     unexplained: Unexplained
     """The fractions."""
+
+
+class ByRank(NamedTuple):
+    """Fractions of unexplained variance by a Gaussian cut off at each rank.
+
+    >>> ByRank(score=torch.tensor([0.9, 0.11, 0.102, 0.1]), denoiser=torch.tensor([0.5, 0.4, 0.2, 0.1])).smallest()
+    (2, 3)
+    """
+
+    score: Float[Tensor, " ranks"]
+    """Of the score: entry r with the r leading eigenpairs."""
+    denoiser: Float[Tensor, " ranks"]
+    """Of the denoiser, in the same way."""
+
+    def smallest(self, excess: float = 0.05) -> tuple[int, int]:
+        """Return the ranks from which on score and denoiser leave at most ``1 + excess`` times what all ranks leave.
+
+        Args:
+            excess: relative, >= 0.
+        """
+        if not excess >= 0:
+            raise ValueError(f"excess is {excess}, expected a number >= 0")
+        # After the last rank that leaves too much: a curve may dip below the line before it stays there.
+        return tuple(
+            max((curve > (1 + excess) * curve[-1]).nonzero().flatten().tolist(), default=-1) + 1 for curve in self
+        )
 
 
 def unexplained(
@@ -130,6 +157,70 @@ def residuals(
     return table
 
 
+@torch.no_grad()
+def unexplained_by_rank(
+    network: Denoiser,
+    gaussian: Gaussian,
+    x: Float[Tensor, "batch *event"],
+    sigma: Sigma,
+    *,
+    discarded: Literal["tail", "drop"] = "tail",
+    batch_size: int = 256,
+) -> ByRank:
+    """Return what a Gaussian leaves unexplained when it is cut off at each rank: all ranks for the price of one.
+
+    Entry r is what ``unexplained(network, gaussian.truncate(r, discarded), x, sigma)`` gives. In the eigenbasis the
+    squares of the kept directions and of the discarded ones are running sums.
+
+    Args:
+        network: the denoiser to be explained.
+        gaussian: the model.
+        x: noised points ``(batch, *event)`` at level sigma.
+        sigma: noise level > 0, a float or ``(batch,)``.
+        discarded: what becomes of the variance beyond the rank, as in ``Gaussian.truncate``.
+        batch_size: how many points are asked about at once.
+
+    Returns:
+        Fractions for the ranks 0 to that of the Gaussian, ``(rank + 1,)`` each, in float64.
+
+    >>> import gausstools as gt
+    >>> model = gt.Gaussian.from_covariance(torch.zeros(3), torch.diag(torch.tensor([9.0, 4.0, 1.0])))
+    >>> by_rank = unexplained_by_rank(model, model, torch.ones(1, 3), 1.0, discarded="drop")
+    >>> by_rank.denoiser.round(decimals=2)               # D is 0.9, 0.8 and 0.5; 1.7 in squares
+    tensor([1.0000, 0.5200, 0.1500, 0.0000], dtype=torch.float64)
+    """
+    levels = _check_points(x, sigma, batch_size)
+    if discarded not in ("tail", "drop"):
+        raise ValueError(f"discarded is {discarded!r}, expected 'tail' or 'drop'")
+    order = gaussian.variances.argsort(descending=True, stable=True)
+    variances, basis = gaussian.variances[order].double(), gaussian.basis[:, order]
+    # What lies beyond each rank, the directions off the basis included.
+    beyond = variances.flip(0).cumsum(0).flip(0)
+    beyond = torch.cat([beyond, beyond.new_zeros(1)]) + gaussian.tail.double() * (gaussian.dim - gaussian.rank)
+    count = gaussian.dim - torch.arange(gaussian.rank + 1, device=beyond.device)
+    tails = beyond / count.clamp(min=1) if discarded == "tail" else torch.zeros_like(beyond)
+    missed, lengths = [], []
+    for part, level in _parts(x, levels, batch_size):
+        denoised = _answer(network, part, level, "network")
+        noise = torch.as_tensor(level, dtype=torch.float64, device=x.device).reshape(-1, 1) ** 2
+        answer, place = ((points - gaussian.mean).flatten(1).to(basis) for points in (denoised, part))
+        inner, coordinates = (answer @ basis).double(), (place @ basis).double()
+        kept = (inner - variances / (variances + noise) * coordinates).square()
+        shrink = tails / (tails + noise)
+        left = [
+            _remainders(a, b, (u.double() * v.double()).sum(1))
+            for a, b, u, v in (
+                (inner, inner, answer, answer),
+                (inner, coordinates, answer, place),
+                (coordinates, coordinates, place, place),
+            )
+        ]
+        missed.append(_running(kept) + left[0] - 2 * shrink * left[1] + shrink**2 * left[2])
+        lengths.append(torch.stack([_square(denoised - part), _square(denoised)]))
+    ratios = torch.cat(missed).clamp(min=0) / torch.cat(lengths, 1)[..., None]
+    return ByRank(*ratios.mean(1))
+
+
 def evaluation_points(
     data: Float[Tensor, "n *event"], sigma: float, points: int = 2048, seed: int = 0
 ) -> Float[Tensor, "points *event"]:
@@ -163,16 +254,9 @@ def evaluation_points(
 def _explained(
     network: Denoiser, models: Mapping[str, Denoiser], x: Tensor, sigma: Sigma, pooled: bool, batch_size: int
 ) -> dict[str, Unexplained]:
-    levels = check_sigma(sigma, check_batch(x))
-    if len(x) == 0:
-        raise ValueError("x has no points, expected at least one")
-    if (levels == 0).any():
-        raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
-    check_count(batch_size, "batch_size", 1)
+    levels = _check_points(x, sigma, batch_size)
     squares, misses = [], {name: [] for name in models}
-    for start in range(0, len(x), batch_size):
-        part = x[start : start + batch_size]
-        level = levels[start : start + batch_size] if len(levels) > 1 else levels.item()
+    for part, level in _parts(x, levels, batch_size):
         denoised = _answer(network, part, level, "network")
         squares.append(torch.stack([_square(denoised - part), _square(denoised)]))
         for name, model in models.items():
@@ -184,6 +268,31 @@ def _explained(
         errors = shares.std(1) / len(x) ** 0.5 if len(x) > 1 else torch.full((2,), torch.nan)
         found[name] = Unexplained(*values.tolist(), *errors.tolist(), len(x))
     return found
+
+
+def _check_points(x: Tensor, sigma: Sigma, batch_size: int) -> Tensor:
+    levels = check_sigma(sigma, check_batch(x))
+    if len(x) == 0:
+        raise ValueError("x has no points, expected at least one")
+    if (levels == 0).any():
+        raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
+    check_count(batch_size, "batch_size", 1)
+    return levels
+
+
+def _parts(x: Tensor, levels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Sigma]]:
+    for start in range(0, len(x), batch_size):
+        yield x[start : start + batch_size], levels[start : start + batch_size] if len(levels) > 1 else levels.item()
+
+
+def _running(values: Tensor) -> Tensor:
+    """Sums of the first 0, 1, 2, … columns."""
+    return torch.cat([values.new_zeros(len(values), 1), values.cumsum(1)], 1)
+
+
+def _remainders(first: Tensor, second: Tensor, total: Tensor) -> Tensor:
+    """What is left of a scalar product when its first 0, 1, 2, … coordinates are taken out."""
+    return total[:, None] - _running(first * second)
 
 
 def _mean_of_ratios(missed: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,25 @@ def test_a_model_explains_itself_and_nothing_explains_nothing(case):
     assert blank.denoiser == pytest.approx(1)
 
 
+@given(gaussians(smallest_sigma=0.1), st.sampled_from(["tail", "drop"]), st.integers(1, 5))
+def test_each_rank_is_the_truncated_gaussian(case, discarded, batch_size):
+    network = gt.Gaussian.isotropic(case.model.mean + 0.3, 0.7)
+    found = gt.unexplained_by_rank(network, case.model, case.x, case.sigma, discarded=discarded, batch_size=batch_size)
+    assert len(found.score) == len(found.denoiser) == case.model.rank + 1
+    for rank, (score, denoiser) in enumerate(zip(*found, strict=True)):
+        direct = gt.unexplained(network, case.model.truncate(rank, discarded), case.x, case.sigma)
+        assert float(score) == pytest.approx(direct.score, rel=1e-6, abs=1e-9 * (1 + direct.score))
+        assert float(denoiser) == pytest.approx(direct.denoiser, rel=1e-6, abs=1e-9 * (1 + direct.denoiser))
+
+
+def test_the_smallest_rank_is_where_the_curve_stays_below_the_line():
+    curve = torch.tensor([9.0, 1.0, 3.0, 1.04, 1.0])
+    assert gt.compare.ByRank(curve, curve.flip(0)).smallest() == (3, 0)
+    assert gt.compare.ByRank(curve, torch.ones(5)).smallest(10.0) == (0, 0)
+    with pytest.raises(ValueError, match="excess is -1"):
+        gt.compare.ByRank(curve, curve).smallest(-1)
+
+
 def test_a_level_for_each_point_is_each_point_at_its_level():
     model, network, x = gt.Gaussian.fit(normal(50, 3)), gt.Gaussian.isotropic(torch.ones(3).double(), 2.0), normal(4, 3)
     sigmas = torch.tensor([0.1, 0.5, 1.0, 8.0])
