@@ -63,7 +63,7 @@ def test_every_folder_of_the_package_is_installed_and_the_data_with_it():
     }
     assert set(settings["packages"]) == packages | {"gausstools.data"}
     assert settings["package-dir"] == {"gausstools.data": "data"}
-    assert settings["package-data"] == {"gausstools.data": ["*"]}
+    assert settings["package-data"]["gausstools.data"] == ["*"]
     assert not [path for path in (ROOT / "data").iterdir() if path.is_dir()]  # into which the pattern does not reach
 
 
