@@ -24,6 +24,7 @@ import torch
 
 import gausstools as gt
 from gausstools import figures
+from gausstools.figures import interactive
 
 figures.set_style()
 torch.set_default_dtype(torch.float64)
@@ -97,9 +98,9 @@ plt.show()
 # %% [markdown]
 # ## What is drawn first?
 #
-# Chapter 2 found how much of direction $u_k$ the denoised image shows on the way, as a
-# [share of its final value](02_gaussian_model.ipynb#eq-half-way): $\sqrt{\lambda_k/(\lambda_k+\sigma^2)}$, which is one
-# half at $\sigma = \sqrt{3\lambda_k}$. Write it in logarithms:
+# Chapter 2 found how much of direction $u_k$ the denoised image shows on the way, as a share of its final value:
+# $\sqrt{\lambda_k/(\lambda_k+\sigma^2)}$, which is one half at $\sigma = \sqrt{3\lambda_k}$
+# [(there)](02_gaussian_model.ipynb#eq-half-way). Write it in logarithms:
 #
 # $$
 # \begin{aligned}
@@ -198,35 +199,35 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 #
 # At $\sigma = 80$ the state is eighty times wider than the data, and all that one sees of the path is a straight line
 # inwards. In the variance-preserving convention, VP, the scale stays put, and the shape comes out. There the state is
-# $x_t = a\,x_0 + s\,n$ with $a^2+s^2=1$, so we may write
+# $x_t = a\,x_0 + b\,n$ with $a^2+b^2=1$, so we may write
 #
 # $$
-# a = \cos\theta, \qquad s = \sin\theta, \qquad \sigma = s/a = \tan\theta.
+# a = \cos\theta, \qquad b = \sin\theta, \qquad \sigma = b/a = \tan\theta.
 # $$
 #
 # The angle runs from 90° (noise) to 0° (image), whatever the schedule. A VE state is brought to VP by the factor
-# $a$. Now look along one direction. By [the flow](02_gaussian_model.ipynb#eq-gaussian-flow), the coordinate of the state
-# stays in step with the noised deviation $\sqrt{\lambda_k+\sigma^2}$; call the ratio $\zeta_k$. For a random path it is a
-# standard normal number. Times $a$, and with $a\sigma = s$,
+# $a$. Now look along one direction. By the closed form of the flow
+# [(there)](02_gaussian_model.ipynb#eq-gaussian-flow), the coordinate of the state stays in step with the noised deviation $\sqrt{\lambda_k+\sigma^2}$; call the ratio $\zeta_k$. For a random path it is a
+# standard normal number. Times $a$, and with $a\sigma = b$,
 #
 # $$
-# u_k^\top(x_t - a\mu) = \sqrt{a^2\lambda_k + s^2}\;\zeta_k.
+# u_k^\top(x_t - a\mu) = \sqrt{a^2\lambda_k + b^2}\;\zeta_k.
 # $$ (eq-hypotenuse)
 #
 # So the image is $\sqrt{\lambda_k}\,\zeta_k$, and the noise it came from is $\zeta_k$. *The same numbers*, with other
 # weights: the image is in the noise from the start. And the path between them is the hypotenuse of a right triangle with
-# the legs $a\sqrt{\lambda_k}$ and $s$.
+# the legs $a\sqrt{\lambda_k}$ and $b$.
 #
-# A **rotation** from noise $x_T$ to image $x_0$ would be $a\,x_0 + s\,x_T$: the *sum of the legs*. The two differ by
+# A **rotation** from noise $x_T$ to image $x_0$ would be $a\,x_0 + b\,x_T$: the *sum of the legs*. The two differ by
 #
 # $$
 # \begin{aligned}
-# x_t &\approx a\,x_0 + s\,x_T, \\
-# e_k &= \sqrt{a^2\lambda_k+s^2} - a\sqrt{\lambda_k} - s
+# x_t &\approx a\,x_0 + b\,x_T, \\
+# e_k &= \sqrt{a^2\lambda_k+b^2} - a\sqrt{\lambda_k} - b
 # \end{aligned}
 # $$ (eq-rotation)
 #
-# deviations $\zeta_k$ along $u_k$. Every triangle has taught what that means. The error is never positive: the path takes a
+# deviations $\zeta_k$ along $u_k$. Any right triangle knows what that means. The error is never positive: the path takes a
 # short cut inside the rotation. It is never larger than the shorter leg. So it is small where one leg is much shorter than the
 # other: for directions with $\sqrt{\lambda_k} \gg \sigma$, and for those with $\sqrt{\lambda_k}\ll\sigma$. In between, the worst
 # is an isosceles triangle, $\sqrt{\lambda_k} = \sigma$, whose legs are $\sqrt2$ times the hypotenuse. *Each* direction with
@@ -237,17 +238,17 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 # $\sqrt{\lambda_k}$ of the wider end for a narrow direction, and at most $1/\sqrt{\lambda_k}$ of it for a wide one. The worst is
 # $\lambda_k = 1$: data as wide as the noise.
 #
-# (This is the limit $a_T = 0$. At $\sigma_T = 80$ the noise end is $\sqrt{a_T^2\lambda_k+s_T^2}\;\zeta_k$, which for these variances is $\zeta_k$
+# (This is the limit $a_T = 0$. At $\sigma_T = 80$ the noise end is $\sqrt{a_T^2\lambda_k+b_T^2}\;\zeta_k$, which for these variances is $\zeta_k$
 # to within a fifth of a percent; the checks use it as it is.)
 
 # %%
-a, s = theta.cos()[:, None], theta.sin()[:, None]
+a, b = theta.cos()[:, None], theta.sin()[:, None]
 vp = a[:, None] * path
-legs = a * spectrum.sqrt() + s * (a[0] ** 2 * spectrum + s[0] ** 2).sqrt()
-hypotenuse = (a**2 * spectrum + s**2).sqrt()
+legs = a * spectrum.sqrt() + b * (a[0] ** 2 * spectrum + b[0] ** 2).sqrt()
+hypotenuse = (a**2 * spectrum + b**2).sqrt()
 zeta = vp[0] @ texture.basis / hypotenuse[0]
 assert (hypotenuse[0] - 1).abs().max() < 0.002
-rotation = a[:, None] * vp[-1] + s[:, None] * vp[0]
+rotation = a[:, None] * vp[-1] + b[:, None] * vp[0]
 error = (vp - rotation) @ texture.basis
 deviation = (error - (hypotenuse - legs)[:, None] * zeta).abs().max().item()
 print(f"error of the rotation, solver against formula: within {deviation:.0e}")
@@ -273,14 +274,14 @@ assert 0.8 < spectrum[on_the_way.argmax()] < 1.2
 # of the rotation is
 #
 # $$
-# \frac{\|x_t - \text{rotation}\|^2}{\|x_t\|^2} \approx \frac{\sum_k e_k^2}{\sum_k (a^2\lambda_k+s^2)} .
+# \frac{\|x_t - \text{rotation}\|^2}{\|x_t\|^2} \approx \frac{\sum_k e_k^2}{\sum_k (a^2\lambda_k+b^2)} .
 # $$ (eq-rotation-error)
 #
 # At each moment only the directions with $\sqrt{\lambda_k}$ near $\sigma$ are badly off. If the spectrum is steep, they are
 # few.
 #
 # The rotation makes a second, weaker claim: that the path stays in the *plane* of $x_0$ and $x_T$, wherever in it.
-# That is the distance of $x_t$ from the plane, and it too follows from the spectrum: project $\sqrt{a^2\lambda_k+s^2}$, as
+# That is the distance of $x_t$ from the plane, and it too follows from the spectrum: project $\sqrt{a^2\lambda_k+b^2}$, as
 # a vector over $k$, off the plane of the vectors $\sqrt{\lambda_k}$ and $1$.
 
 
@@ -318,6 +319,11 @@ for name, found, predicted_error in (
 assert round(100 * by_rotation) == 23
 assert round(100 * by_plane) == 8
 
+# %% [markdown]
+# Since noise and image are made of the same numbers $\zeta_k$, they do not stand at a right angle either: their cosine is near
+# $\sum_k\sqrt{\lambda_k}$ over $\sqrt{d\,\sum_k\lambda_k}$.
+
+# %%
 angle = (vp[0] * vp[-1]).sum(1) / (vp[0].norm(dim=1) * vp[-1].norm(dim=1))
 angle = torch.rad2deg(angle.acos())
 by_spectrum = (spectrum.sqrt() @ hypotenuse[0]) / (
@@ -380,7 +386,7 @@ plt.show()
 #
 # $$
 # \begin{aligned}
-# \sqrt{a^2\lambda_k + s^2} &= \sqrt{\frac{1+\lambda_k}{2}}\,\sqrt{1 - m_k\, c}, \\
+# \sqrt{a^2\lambda_k + b^2} &= \sqrt{\frac{1+\lambda_k}{2}}\,\sqrt{1 - m_k\, c}, \\
 # m_k &= \frac{1-\lambda_k}{1+\lambda_k}.
 # \end{aligned}
 # $$ (eq-one-family)
@@ -395,8 +401,8 @@ plt.show()
 # with fixed vectors $v_j$: a straight line, plus a little of a parabola, plus less of a cubic. The terms fall off fast, except
 # where $|m_k|$ is near 1, and even there $1-m_kc$ comes near zero at one end only.
 #
-# For numbers, put the mean 1 for $\zeta_k^2$ again. Then the principal components are those of a table whose row $t$ holds
-# $\sqrt{a_t^2\lambda_k+s_t^2}$ for all $k$. The rival is a random walk of as many steps: in many dimensions a random walk
+# For numbers, put the mean 1 for $\zeta_k^2$ again. Then the principal components are those of a table whose rows, one for each time, hold
+# $\sqrt{a^2\lambda_k+b^2}$ for all $k$. The rival is a random walk of as many steps: in many dimensions a random walk
 # is surprisingly flat too, so "a few components explain most of it" would prove little.
 
 
@@ -494,11 +500,7 @@ plt.show()
 #
 # Along a direction with much variance, $\lambda_k \gg \sigma'^2$, the kick is **kept**: the model takes it for a feature
 # of the image. Along one with little variance it is **forgotten**, and off the data, $\lambda_k = 0$, it is forgotten
-# without trace at whatever time it comes.
-#
-# Now the test. We kick a random state, run the solver for it with and without the kick, and compare the ends: in the plane of
-# chapter 2, along its wide axis and its narrow one, and off the line when the narrow axis has no variance at all.
-
+# without trace at whatever time it comes. Push the path yourself, in the plane of chapter 2:
 
 # %%
 tilt = math.radians(30)
@@ -506,7 +508,75 @@ axes = torch.tensor(
     [[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]]
 )
 mean = torch.tensor([0.4, -0.2])
-plane, line = (gt.Gaussian(mean, [1.0, narrow], axes) for narrow in (0.04, 0.0))
+plane = gt.Gaussian(mean, [1.0, 0.04], axes)
+
+# %% mystnb={"figure": {"caption": "Kick the path. Light blue: a path from σ = 3 down to its end (black), over the data's ellipses. At the noise level of the slider it is kicked, by 0.8 along the wide axis (purple) or the narrow one (green), and flows on to another end. Right: how far the ends are from the black one, as a share of the kick, on the curves of the formula. Early kicks are forgotten; the one along the wide axis is kept sooner.", "name": "fig-kick-the-path"}, "image": {"alt": "Left, a light blue path that comes down from the upper left to a tilted ellipse; two short arrows leave it at one point, and from their tips a purple and a green path lead to ends of their own. Right, two rising S-shaped curves with a dot on each; a slider moves arrows and dots."}}
+origin = mean + torch.tensor([[-1.1, 2.6]]) @ axes.T
+kick_sigmas = torch.logspace(math.log10(3), -2, 41)
+
+
+def flow_on(x, sigma):
+    """The path from a state at level sigma to zero, (levels, 2)."""
+    way = torch.cat([torch.linspace(sigma, sigma / 20, 30), torch.zeros(1)])
+    return plane.flow(x, sigma, way[:, None])[:, 0]
+
+
+undisturbed = flow_on(origin, 3.0)
+frames = []
+for sigma in kick_sigmas.tolist():
+    at = plane.flow(origin, 3.0, sigma)
+    in_plane, beside = [], []
+    for kick, color in zip(0.8 * axes.T, ("first", "second")):
+        kicked = flow_on(at + kick, sigma)
+        rest = (kicked[-1] - undisturbed[-1]).norm() / 0.8
+        in_plane += [
+            interactive.Line(kicked, color),
+            interactive.Arrows(at, kick[None], color, width=2),
+            interactive.Points(kicked[-1], color, 9),
+        ]
+        beside.append(interactive.Points([[sigma, rest]], color, 9))
+    frames.append([in_plane, beside])
+formulas = [
+    interactive.Line(
+        torch.stack([kick_sigmas, (v / (v + kick_sigmas**2)).sqrt()], 1),
+        color,
+        label=f"{name} axis, λ = {v:g}",
+    )
+    for v, color, name in zip(
+        plane.variances, ("first", "second"), ("wide", "narrow")
+    )
+]
+scene = [
+    interactive.Ellipse(mean, plane.covariance, color="noise"),
+    interactive.Line(undisturbed, "path", 2, label="undisturbed path"),
+    interactive.Points(undisturbed[-1], "data", 9, label="its end"),
+]
+interactive.frames(
+    frames,
+    [f"{sigma:.2g}" for sigma in kick_sigmas],
+    [
+        interactive.Panel((-4, 4), (-3, 4), background=scene, equal=True),
+        interactive.Panel(
+            (4, 0.008),
+            (-0.05, 1.1),
+            "noise level σ′ of the kick",
+            "left of the kick",
+            xscale="log",
+            background=formulas,
+        ),
+    ],
+    name="kick-the-path",
+    control="noise level σ′",
+    start=12,
+)
+
+# %% [markdown]
+# Now the test. We kick a random state, run the solver for it with and without the kick, and compare the ends: in the plane of
+# chapter 2, along its wide axis and its narrow one, and off the line when the narrow axis has no variance at all.
+
+
+# %%
+line = gt.Gaussian(mean, [1.0, 0.0], axes)
 kick_levels = torch.logspace(math.log10(30), -2, 15)
 
 
@@ -758,7 +828,7 @@ assert lost["Gaussian"] == 0
 # ## What we saw
 #
 # **Shown here.** One sigmoid in $\ln\sigma$ serves all directions: half at $\sigma=\sqrt{3\lambda}$, and so broad that many features
-# are under way at once. In VP the path is the hypotenuse over the legs $a\sqrt\lambda$ and $s$, the rotation their sum: 41 % too
+# are under way at once. In VP the path is the hypotenuse over the legs $a\sqrt\lambda$ and $b$, the rotation their sum: 41 % too
 # long for a direction at $\sigma=\sqrt\lambda$, about a quarter off for our textures, at worst. Two components hold 99.9 % of a path. A kick is
 # kept along wide directions and forgotten off the data. On digits, for an exact mixture and an exact training set, the order and the
 # low dimension survive, the kick formula does not.
@@ -782,12 +852,12 @@ assert lost["Gaussian"] == 0
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 def rotation_error(variances):
     """Largest relative error of the rotation over all angles."""
-    a, s = (
+    a, b = (
         f(torch.linspace(0, math.pi / 2, 361))[:, None]
         for f in (torch.cos, torch.sin)
     )
-    path = (a**2 * variances + s**2).sqrt()
-    missed = path - a * variances.sqrt() - s
+    path = (a**2 * variances + b**2).sqrt()
+    missed = path - a * variances.sqrt() - b
     return (missed.norm(dim=1) / path.norm(dim=1)).max().item()
 
 
@@ -802,7 +872,7 @@ for name, value in worst_of.items():
 assert worst_of[2] < 0.1 < worst_of[1.5] < worst_of[1] < worst_of["all 1"]
 assert abs(worst_of["all 1"] - (2**0.5 - 1)) < 1e-4
 # The steeper the spectrum, the better: fewer directions are near σ = √λ at any time.
-# With λ = 1 everywhere, √(a²+s²) = 1: in VP the path stands still. Image and noise are
+# With λ = 1 everywhere, √(a²+b²) = 1: in VP the path stands still. Image and noise are
 # the same point, and no rotation leads from a point to itself.
 
 # %% [markdown]
@@ -811,14 +881,14 @@ assert abs(worst_of["all 1"] - (2**0.5 - 1)) < 1e-4
 # $\theta = 85°$ and $30°$.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-# A VP kick δ is a VE kick δ/a. With σ' = s/a it ends as δ/a·√(λ/(λ+s²/a²)), which is
-# δ·√(λ/(a²λ+s²)): from √λ for the earliest kicks to 1 for the latest.
+# A VP kick δ is a VE kick δ/a. With σ' = b/a it ends as δ/a·√(λ/(λ+b²/a²)), which is
+# δ·√(λ/(a²λ+b²)): from √λ for the earliest kicks to 1 for the latest.
 for degree in (85, 30):
-    a, s = math.cos(math.radians(degree)), math.sin(math.radians(degree))
+    a, b = math.cos(math.radians(degree)), math.sin(math.radians(degree))
     for i in (0, 100):
         kick = texture.basis[:, i].reshape(1, 1, SIDE, SIDE)
-        measured_rest = kept(texture, kick / a, s / a).item()
-        formula = (spectrum[i] / (a**2 * spectrum[i] + s**2)).sqrt().item()
+        measured_rest = kept(texture, kick / a, b / a).item()
+        formula = (spectrum[i] / (a**2 * spectrum[i] + b**2)).sqrt().item()
         print(
             f"θ = {degree}°  λ = {spectrum[i]:<6.2g} {measured_rest:.3f}, formula {formula:.3f}"
         )
