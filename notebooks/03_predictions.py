@@ -418,7 +418,10 @@ every = slice(None, None, 4)  # 181 of the 721 times
 by_formula = left_over(hypotenuse[None, every])[0]
 on_paths = left_over(vp[every].transpose(0, 1))
 walks = torch.stack(
-    [torch.randn(181, SIDE**2, generator=seeded(seed)).cumsum(0) for seed in SEEDS]
+    [
+        torch.randn(len(theta[every]), SIDE**2, generator=seeded(seed)).cumsum(0)
+        for seed in SEEDS
+    ]
 )
 on_walks = left_over(walks)
 print("components   formula    40 paths: mean (most)    random walk")
@@ -510,9 +513,9 @@ axes = torch.tensor(
 mean = torch.tensor([0.4, -0.2])
 plane = gt.Gaussian(mean, [1.0, 0.04], axes)
 
-# %% mystnb={"figure": {"caption": "Kick the path. Light blue: a path from σ = 3 down to its end (black), over the data's ellipses. At the noise level of the slider it is kicked, by 0.8 along the wide axis (purple) or the narrow one (green), and flows on to another end. Right: how far the ends are from the black one, as a share of the kick, on the curves of the formula. Early kicks are forgotten; the one along the wide axis is kept sooner.", "name": "fig-kick-the-path"}, "image": {"alt": "Left, a light blue path that comes down from the upper left to a tilted ellipse; two short arrows leave it at one point, and from their tips a purple and a green path lead to ends of their own. Right, two rising S-shaped curves with a dot on each; a slider moves arrows and dots."}}
-origin = mean + torch.tensor([[-1.1, 2.6]]) @ axes.T
-kick_sigmas = torch.logspace(math.log10(3), -2, 41)
+# %% mystnb={"figure": {"caption": "Kick the path. Light blue: a path from σ = 2 down to its end (black), over the data's ellipses. At the noise level of the slider it is kicked, by 1 along the wide axis (purple) or the narrow one (green), and flows on to another end. Right: how far the ends are from the black one, as a share of the kick, on the curves of the formula. Move the slider: an early kick along the narrow axis is forgotten on the way, one along the wide axis is mostly kept.", "name": "fig-kick-the-path"}, "image": {"alt": "Left, a light blue path that comes down from above to a tilted ellipse; two short arrows leave it at one point, and from their tips a purple and a green path lead to ends of their own. Right, two rising S-shaped curves with a dot on each; a slider moves arrows and dots."}}
+origin = mean + torch.tensor([[1.8, 2.6]]) @ axes.T
+kick_sigmas = torch.logspace(math.log10(2), -2, 41)
 
 
 def flow_on(x, sigma):
@@ -521,14 +524,14 @@ def flow_on(x, sigma):
     return plane.flow(x, sigma, way[:, None])[:, 0]
 
 
-undisturbed = flow_on(origin, 3.0)
+undisturbed = flow_on(origin, 2.0)
 frames = []
 for sigma in kick_sigmas.tolist():
-    at = plane.flow(origin, 3.0, sigma)
+    at = plane.flow(origin, 2.0, sigma)
     in_plane, beside = [], []
-    for kick, color in zip(0.8 * axes.T, ("first", "second")):
+    for kick, color in zip(axes.T, ("first", "second")):
         kicked = flow_on(at + kick, sigma)
-        rest = (kicked[-1] - undisturbed[-1]).norm() / 0.8
+        rest = (kicked[-1] - undisturbed[-1]).norm()
         in_plane += [
             interactive.Line(kicked, color),
             interactive.Arrows(at, kick[None], color, width=2),
@@ -540,7 +543,7 @@ formulas = [
     interactive.Line(
         torch.stack([kick_sigmas, (v / (v + kick_sigmas**2)).sqrt()], 1),
         color,
-        label=f"{name} axis, λ = {v:g}",
+        label=f"{name}, λ = {v:g}",
     )
     for v, color, name in zip(
         plane.variances, ("first", "second"), ("wide", "narrow")
@@ -555,14 +558,17 @@ interactive.frames(
     frames,
     [f"{sigma:.2g}" for sigma in kick_sigmas],
     [
-        interactive.Panel((-4, 4), (-3, 4), background=scene, equal=True),
         interactive.Panel(
-            (4, 0.008),
+            (-2, 3), (-1.6, 3.4), background=scene, equal=True, width=300
+        ),
+        interactive.Panel(
+            (3, 0.008),
             (-0.05, 1.1),
             "noise level σ′ of the kick",
             "left of the kick",
             xscale="log",
             background=formulas,
+            width=300,
         ),
     ],
     name="kick-the-path",
@@ -577,13 +583,13 @@ interactive.frames(
 
 # %%
 line = gt.Gaussian(mean, [1.0, 0.0], axes)
-kick_levels = torch.logspace(math.log10(30), -2, 15)
+kick_levels = torch.logspace(math.log10(30), -2, 12)
 
 
 def kept(model, kicks, sigma):
     """Length that the solver leaves of kicks, (n, *event), to n random states."""
     x = model.sample(len(kicks), sigma, generator=seeded(0))
-    grid = torch.cat([torch.logspace(math.log10(sigma), -3, 300), torch.zeros(1)])
+    grid = torch.cat([torch.logspace(math.log10(sigma), -3, 200), torch.zeros(1)])
     *_, last = gt.samplers.heun(model, torch.cat([x, x + kicks]), grid)
     undisturbed, kicked = last.x.chunk(2)
     return (kicked - undisturbed).flatten(1).norm(dim=1)
@@ -686,7 +692,7 @@ models = {
 noise = SIGMA_MAX * torch.cat(
     [torch.randn(16, 1, 8, 8, generator=seeded(seed)) for seed in SEEDS]
 )
-coarse = torch.linspace(math.atan(SIGMA_MAX), 2e-3, 181)
+coarse = torch.linspace(math.atan(SIGMA_MAX), 2e-3, 121)
 runs = {
     name: list(gt.samplers.heun(model, noise, coarse.tan()))
     for name, model in models.items()
