@@ -162,7 +162,7 @@ right.semilogx(
     ratios.flatten(),
     share[rows, 0].flatten(),
     ".",
-    ms=2,
+    ms=6,
     color=figures.COLORS["measured"],
     label="256 patterns, measured",
 )
@@ -270,11 +270,11 @@ assert (on_the_way < torch.minimum(spectrum.sqrt(), spectrum.rsqrt())).all()
 assert 0.8 < spectrum[on_the_way.argmax()] < 1.2
 
 # %% [markdown]
-# What does this make of a whole picture? Add up the directions, with the mean square 1 for each $\zeta_k$. The relative error
-# of the rotation is
+# What does this make of a whole picture? Add up the directions, with the mean square 1 for each $\zeta_k$. The error
+# of the rotation, relative to the length of $x_t$, is about
 #
 # $$
-# \frac{\|x_t - \text{rotation}\|^2}{\|x_t\|^2} \approx \frac{\sum_k e_k^2}{\sum_k (a^2\lambda_k+b^2)} .
+# \sqrt{\frac{\sum_k e_k^2}{\sum_k (a^2\lambda_k+b^2)}} .
 # $$ (eq-rotation-error)
 #
 # At each moment only the directions with $\sqrt{\lambda_k}$ near $\sigma$ are badly off. If the spectrum is steep, they are
@@ -386,20 +386,20 @@ plt.show()
 #
 # $$
 # \begin{aligned}
-# \sqrt{a^2\lambda_k + b^2} &= \sqrt{\frac{1+\lambda_k}{2}}\,\sqrt{1 - m_k\, c}, \\
+# \sqrt{a^2\lambda_k + b^2} &\propto \sqrt{1 - m_k\, c}, \\
 # m_k &= \frac{1-\lambda_k}{1+\lambda_k}.
 # \end{aligned}
 # $$ (eq-one-family)
 #
-# All 256 coordinates are the same function of the one variable $c$, with a parameter $m_k$ between $-1$ and $1$. Expand
+# Up to a factor, all 256 coordinates are the same function of the one variable $c$, with a parameter $m_k$ between $-1$ and $1$. Expand
 # the root: $1 - \tfrac12 m_k c - \tfrac18 m_k^2c^2 - \dots$, and the path is
 #
 # $$
 # x_t \approx v_0 + v_1\,c + v_2\,c^2 + \dots
 # $$
 #
-# with fixed vectors $v_j$: a straight line, plus a little of a parabola, plus less of a cubic. The terms fall off fast, except
-# where $|m_k|$ is near 1, and even there $1-m_kc$ comes near zero at one end only.
+# with fixed vectors $v_j$: a straight line, plus a little of a parabola, plus less of a cubic. The terms fall off fast unless
+# $|m_k|$ is near 1, and the directions where it is share a curve: all narrow ones nearly follow $\sqrt{1-c}$.
 #
 # For numbers, put the mean 1 for $\zeta_k^2$ again. Then the principal components are those of a table whose rows, one for each time, hold
 # $\sqrt{a^2\lambda_k+b^2}$ for all $k$. The rival is a random walk of as many steps: in many dimensions a random walk
@@ -408,7 +408,7 @@ plt.show()
 
 # %%
 def left_over(curves):
-    """Share of the variance over time that 1, 2, … components leave, a row for each curve."""
+    """Share of each curve's variance that 1, 2, … components leave: a row each."""
     centred = curves - curves.mean(1, keepdim=True)
     squares = torch.linalg.svdvals(centred).square()
     return 1 - squares.cumsum(1) / squares.sum(1, keepdim=True)
@@ -424,11 +424,12 @@ walks = torch.stack(
     ]
 )
 on_walks = left_over(walks)
-print("components   formula    40 paths: mean (most)    random walk")
+print("left unexplained by m components")
+print("m   formula     paths  random walk")
 for m in range(4):
     print(
-        f"{m + 1:6d}      {by_formula[m]:8.4%}   {on_paths[:, m].mean():8.4%}"
-        f" ({on_paths[:, m].max():.4%})     {on_walks[:, m].mean():.0%}"
+        f"{m + 1} {by_formula[m]:9.4%} {on_paths[:, m].mean():9.4%}"
+        f"  {on_walks[:, m].mean():.0%}"
     )
 assert ((on_paths.mean(0) / by_formula)[:3] - 1).abs().max() < 0.5
 with_own_zeta = left_over((hypotenuse[:, None] * zeta)[every].transpose(0, 1))
@@ -438,10 +439,10 @@ assert deviation < 1e-5
 needed = (on_paths > 1e-3).sum(1) + 1
 walk_needed = (on_walks > 1e-3).sum(1) + 1
 print(
-    f"99.9 % of a path: {needed.min()} to {needed.max()} components;"
-    f" of a random walk: {walk_needed.min()} to {walk_needed.max()}"
+    f"99.9 % of a path takes {needed.max()} components, of a random walk"
+    f" {walk_needed.min()} to {walk_needed.max()}"
 )
-assert needed.max() == 2
+assert needed.min() == needed.max() == 2
 assert walk_needed.min() > 100
 
 # %% mystnb={"figure": {"caption": "Left: share of a path's variance over time that its first components leave unexplained: formula (line), 40 solver's paths (dots, with the range over paths), and random walks of as many steps in as many dimensions (grey). Right: one path's coordinates along its first three components, against c = cos 2θ, each scaled to its largest value: roughly a line, a parabola and a cubic, as the expansion says, with a bend at the image end, where 1 − mc comes near zero for narrow directions.", "name": "fig-low-dimension"}, "image": {"alt": "Left, on a logarithmic axis a blue line with orange dots falls from one percent by a factor of thirty or more with each component; grey dots stay near the top. Right, three curves over c from minus one to one: a rising line, a U, and an S."}}
@@ -507,14 +508,14 @@ plt.show()
 
 # %%
 tilt = math.radians(30)
-axes = torch.tensor(
+basis = torch.tensor(
     [[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]]
 )
 mean = torch.tensor([0.4, -0.2])
-plane = gt.Gaussian(mean, [1.0, 0.04], axes)
+plane = gt.Gaussian(mean, [1.0, 0.04], basis)
 
 # %% mystnb={"figure": {"caption": "Kick the path. Light blue: a path from σ = 2 down to its end (black), over the data's ellipses. At the noise level of the slider it is kicked, by 1 along the wide axis (purple) or the narrow one (green), and flows on to another end. Right: how far the ends are from the black one, as a share of the kick, on the curves of the formula. Move the slider: an early kick along the narrow axis is forgotten on the way, one along the wide axis is mostly kept.", "name": "fig-kick-the-path"}, "image": {"alt": "Left, a light blue path that comes down from above to a tilted ellipse; two short arrows leave it at one point, and from their tips a purple and a green path lead to ends of their own. Right, two rising S-shaped curves with a dot on each; a slider moves arrows and dots."}}
-origin = mean + torch.tensor([[1.8, 2.6]]) @ axes.T
+origin = mean + torch.tensor([[1.8, 2.6]]) @ basis.T
 kick_sigmas = torch.logspace(math.log10(2), -2, 41)
 
 
@@ -529,7 +530,7 @@ frames = []
 for sigma in kick_sigmas.tolist():
     at = plane.flow(origin, 2.0, sigma)
     in_plane, beside = [], []
-    for kick, color in zip(axes.T, ("first", "second")):
+    for kick, color in zip(basis.T, ("first", "second")):
         kicked = flow_on(at + kick, sigma)
         rest = (kicked[-1] - undisturbed[-1]).norm()
         in_plane += [
@@ -582,7 +583,7 @@ interactive.frames(
 
 
 # %%
-line = gt.Gaussian(mean, [1.0, 0.0], axes)
+line = gt.Gaussian(mean, [1.0, 0.0], basis)
 kick_levels = torch.logspace(math.log10(30), -2, 12)
 
 
@@ -598,7 +599,7 @@ def kept(model, kicks, sigma):
 cases = {"wide": (plane, 0), "narrow": (plane, 1), "off the data": (line, 1)}
 found = {}
 for name, (model, k) in cases.items():
-    kicks = axes[:, k].expand(5, 2)
+    kicks = basis[:, k].expand(5, 2)
     found[name] = torch.stack([kept(model, kicks, s.item()) for s in kick_levels])
 for name, (model, k) in cases.items():
     variance = model.variances[k]
@@ -697,8 +698,15 @@ runs = {
     name: list(gt.samplers.heun(model, noise, coarse.tan()))
     for name, model in models.items()
 }
+gap = (models["mixture"].covariance - gaussian.covariance).abs().max().item()
+assert gap < 1e-10
 
 
+# %% [markdown]
+# Three measurements, the same for each model: the half-way levels, how flat the paths are, and what is left of a kick.
+
+
+# %%
 def half_ways(run):
     """Measured half-way noise levels of the 20 leading components, for each seed."""
     shown = torch.stack([state.denoised for state in run]) - gaussian.mean
