@@ -13,14 +13,8 @@
 # %% tags=["parameters"]
 SEEDS = [0, 1, 2, 3, 4]
 N_PATHS = 1000  # paths for each seed
-SIZES = [
-    30,
-    100,
-    300,
-    1000,
-    3000,
-]  # training points, where memorisation is measured
-N_FRESH = 400  # unseen points that memorisation is measured at
+SIZES = [30, 100, 300, 1000, 3000]  # training sets whose scores are measured
+N_FRESH = 400  # unseen points that they are measured at
 
 # %%
 import math
@@ -154,7 +148,7 @@ plt.show()
 #
 # Take the simplest case that has a choice: two round bumps of variance $w^2$, equally frequent, whose means lie a distance
 # $2m$ apart. Only the coordinate $x$ along the line through the means matters; put its zero half-way. With $v = w^2+\sigma^2$
-# for the noised variance, [the weighted score](#eq-mixture-score) becomes
+# for the noised variance, the weighted score [(above)](#eq-mixture-score) becomes
 #
 # $$
 # \begin{aligned}
@@ -288,7 +282,10 @@ for (m, w), (share, mass, _) in decided.items():
     half = share[:, at_parting]
     print(
         f"m = {m:g}, w = {w:g}: {half.mean():.1%} ± {half.std():.1%} decided at σ_c,"
-        f" predicted {mass[at_parting]:.1%}; anywhere {off:.1f} standard errors off"
+        f" predicted {mass[at_parting]:.1%}"
+    )
+    print(
+        f"                anywhere at most {off:.1f} standard errors off the prediction"
     )
     assert abs(mass[at_parting] - 0.5) < 0.005
     assert off < 4.5
@@ -384,8 +381,8 @@ plt.show()
 
 # %% [markdown]
 # At which noise level can one *read off* the kind? We ask for the favourite, the kind with the largest responsibility, on
-# the way down, and for the mean doubt. Each two of the three kinds form a pair, and [the formula](#eq-parting) gives its level,
-# with the width along the line through the means for $w$.
+# the way down, and for the mean doubt. Each two of the three kinds form a pair with a level of its own [(above)](#eq-parting); for
+# $w$ take the width along the line through the two means.
 
 # %%
 ways = [(0, 1), (0, 2), (1, 2)]
@@ -421,13 +418,14 @@ assert 0.95 * min(predicted) < half_way.min() <= half_way.max() < max(predicted)
 # ## A training set is a mixture too
 #
 # Now the extreme case. A training set $y_1 \dots y_N$ is a mixture of $N$ bumps without width, and its score is
-# [the same formula](#eq-mixture-score) with $\Sigma_k = 0$. The responsibilities are the softmax weights of
+# the weighted one [(above)](#eq-mixture-score) with $\Sigma_k = 0$. The responsibilities are the softmax weights of
 # [chapter 1](01_noise_and_score.ipynb), where we saw that this score returns its training points and nothing else. The library
 # calls it `PointCloud`.
 #
 # Here we know more than chapter 1 did: the distribution that the points were drawn from, and its exact score. So we can ask what a
-# training set gets right. From the same noise, where does the path of the mixture end, and where that of 30 or 300 points drawn
-# from it?
+# training set gets right. From the same noise, how far is the end of its path from the *truth*, the end of the mixture's path? We
+# measure it (the median over 300 starts) in units of the **spacing** $d$: the root-mean-square distance from an unseen point of the
+# distribution to the nearest training point.
 
 
 # %%
@@ -451,8 +449,8 @@ for n in (30, 300, 3000):
     d = spacing(cloud, mixture.sample(2000, generator=seeded(0)))
     apart = (end - truth[-1]).norm(dim=1).median().item() / d
     print(
-        f"{n:4d} points, d = {d:.3f}: ends at most {off_data:.3f} from one"
-        f" of them, and {apart:.2f} d from where the mixture's path ends (median)"
+        f"{n:4d} points, d = {d:.3f}: ends {off_data:.3f} from one of them at most,"
+        f" {apart:.2f} d from the truth"
     )
     assert off_data < 10 * fine[-1]
     assert 0.6 < apart < 1.5
@@ -488,8 +486,7 @@ plt.show()
 # ## Where the cloud's score parts from the truth
 #
 # The sample of a training set is, so to speak, the sample of the distribution rounded to training data. The unit of rounding is
-# the **spacing** $d$: the root-mean-square distance from an unseen point of the distribution to the nearest training point.
-# In the plane $d \propto N^{-1/2}$, in $D$ dimensions $N^{-1/D}$.
+# the spacing. In the plane $d \propto N^{-1/2}$, in $D$ dimensions $N^{-1/D}$.
 #
 # How wrong is the cloud's denoiser at noise level $\sigma$? Two limits are easy, for points with density $\nu$ per area.
 #
@@ -504,7 +501,10 @@ plt.show()
 # score of the distribution itself,
 #
 # $$
-# R(\sigma) = \frac{\mathbb E\,\|s_\text{cloud}-s\|^2}{\mathbb E\,\|s\|^2} = \frac{c\,d^2}{\sigma^4\, \mathbb E\,\|s\|^2},
+# \begin{aligned}
+# R(\sigma) &= \frac{\mathbb E\,\|s_\text{cloud}-s\|^2}{\mathbb E\,\|s\|^2} \\
+# &= \frac{c\,d^2}{\sigma^4\, \mathbb E\,\|s\|^2},
+# \end{aligned}
 # $$ (eq-cloud-error)
 #
 # with $c$ between ¼ and 1. This is chapter 1's fraction of unexplained variance, with the distribution's score as the one to
@@ -635,7 +635,7 @@ plt.show()
 #
 # ## From far away, every cloud is a Gaussian
 #
-# Go the other way, to high noise. Why should a Gaussian describe 300 points in three groups? Let us expand. Measure everything
+# Go the other way, to high noise. Why should a Gaussian describe 300 points in three groups? Measure everything
 # from the mean: $c_i = y_i - \mu$. Noised points lie about $\sigma$ away, so write $x = \mu + \sigma z$ and keep $z$ fixed. The
 # weights are
 #
@@ -652,7 +652,7 @@ plt.show()
 #
 # $$
 # \begin{aligned}
-# D(x,\sigma) &= \mu + \frac1N \sum_i c_i\, \frac{c_i\cdot z}{\sigma} + O(\sigma^{-2}) \\
+# D &= \mu + \frac1N \sum_i c_i\, \frac{c_i\cdot z}{\sigma} + \dots \\
 # &= \mu + \frac{\Sigma z}{\sigma} + O(\sigma^{-2}).
 # \end{aligned}
 # $$ (eq-far-field)
@@ -757,7 +757,7 @@ relative = torch.cat([torch.logspace(-2.5, 1.8, 44), torch.tensor([300.0, 1000.0
 
 
 def errors_of(cloud):
-    """RMS distance of each approximation from the exact denoiser, at each σ/√λ_max."""
+    """RMS distance of each approximation from the exact denoiser, by level."""
     unit = cloud.to_gaussian().variances[0].sqrt().item()
     models, found = approximations(cloud), []
     for sigma in (unit * relative).tolist():
@@ -802,7 +802,7 @@ colors = [
 ]
 shown = relative <= 64
 ax.axvspan(relative[0], 1, color="0.94", zorder=0)
-ax.text(0.9, 6e-6, "σ² < λ", ha="right", va="bottom")
+ax.text(0.004, 12, "σ² < λ", va="center")
 for (name, error), color in zip(errors[0].items(), colors):
     ax.loglog(relative[shown], error[shown], color=color, label=name)
     for guides, at in ((FAR, relative[shown][-8:]), (NEAR, relative[:8])):
@@ -816,14 +816,17 @@ ax.set(
     xlim=(relative[0], 64),
     ylim=(5e-6, 30),
 )
-ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0.62, 1.0))
+ax.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0.2, 0.0))
 plt.show()
 
 
 # %%
 def crossing(error, other):
     """The highest σ/√λ_max at which one approximation is worse than another."""
-    return relative[(error > other).nonzero().max()].item()
+    ratio = (error / other).log()
+    i = int((ratio > 0).nonzero().max())
+    share = ratio[i] / (ratio[i] - ratio[i + 1])
+    return (relative[i] * (relative[i + 1] / relative[i]) ** share).item()
 
 
 for name in ("first order", "second order"):
@@ -838,7 +841,7 @@ assert all((e["Gaussian"] < e["first order"])[relative < 3].all() for e in error
 
 # %%
 def unexplained(cloud, name, factor):
-    """Fraction of a cloud's score that an approximation leaves, at σ = factor·√λ_max."""
+    """Fraction of the score that an approximation leaves, at σ = factor·√λ_max."""
     sigma = factor * cloud.to_gaussian().variances[0].sqrt().item()
     x = gt.evaluation_points(cloud.data, sigma, 1000, seed=1)
     score = cloud.score(x, sigma)
@@ -852,7 +855,7 @@ for factor in (2.0, 1.0, 0.5):
         values = [unexplained(c, name, factor) for c in clouds]
         left_over[name, factor] = min(values), max(values)
         print(
-            f"σ = {factor:g} √λ: the {name} leaves {min(values):.1%} to {max(values):.1%}"
+            f"σ = {factor:g} √λ: the {name} leaves {min(values):.2g} to {max(values):.2g}"
         )
 assert left_over["Gaussian", 2.0][1] < 0.01
 assert left_over["Gaussian", 1.0][1] < 0.1 < left_over["first order", 1.0][0]
@@ -861,8 +864,8 @@ assert left_over["Gaussian", 0.5][1] < 0.7 < 30 < left_over["first order", 0.5][
 # %% [markdown]
 # So the expansion explains *why* the Gaussian works from far away, and gives its error there. It does not explain how near it still
 # works. Where the series has long exploded, the Gaussian is merely imprecise. It loses its hold for a reason that we have met: its
-# denoiser is linear, and a linear function cannot choose. Once the noise is below [the parting level](#eq-parting) of the clumps,
-# the score is a choice.
+# denoiser is linear, and a linear function cannot choose. Once the noise is below the parting level [(above)](#eq-parting) of the
+# clumps, the score is a choice.
 #
 # ## What we saw
 #
