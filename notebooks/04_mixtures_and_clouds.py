@@ -75,8 +75,8 @@ print(
 #
 # $$
 # \begin{aligned}
-# \nabla\log p(x;\sigma) &= \sum_k \rho_k(x)\, s_k(x), \\
-# \rho_k(x) &\propto w_k\, \mathcal N(x;\, \mu_k, \Sigma_k+\sigma^2 I),
+# \nabla\log p &= \sum_k \rho_k(x)\, s_k(x), \\
+# \rho_k &\propto w_k\, \mathcal N(x;\, \mu_k, \Sigma_k+\sigma^2 I),
 # \end{aligned}
 # $$ (eq-mixture-score)
 #
@@ -154,11 +154,11 @@ plt.show()
 # $$
 # \begin{aligned}
 # \partial_x \log p &= -\frac xv + \frac mv \tanh\frac{mx}{v} \\
-# &\approx -\Big(1-\frac{m^2}{v}\Big)\frac xv \quad\text{near } x=0.
+# &\approx -\Big(1-\frac{m^2}{v}\Big)\frac xv
 # \end{aligned}
 # $$ (eq-pair-score)
 #
-# The sign of the bracket decides. For $v > m^2$ the middle is a hilltop of the density, and the flow gathers paths there. For
+# the second line near $x = 0$. The sign of the bracket decides. For $v > m^2$ the middle is a hilltop of the density, and the flow gathers paths there. For
 # $v < m^2$ it is a valley, and paths leave it on both sides. The change comes at
 #
 # $$
@@ -248,6 +248,7 @@ plt.show()
 certain = brentq(
     lambda p: p * math.log2(p) + (1 - p) * math.log2(1 - p) + 0.5, 0.5, 1 - 1e-9
 )
+assert round(certain, 2) == 0.89
 odds = math.log(certain / (1 - certain))
 normal = torch.distributions.Normal(0.0, 1.0)
 relative = torch.logspace(
@@ -383,26 +384,26 @@ plt.show()
 # %% [markdown]
 # Try it. Drag the start across a border, and slide the noise level down.
 
-# %% mystnb={"figure": {"caption": "Drag the black dot (or move it by the arrow keys): the path from there at σ = 3 is solved while you drag. Small dots: the basins at σ = 3, by colour. Light blue: the path of the mixture, with its state and denoised point (orange) at the slider's noise level. Blue ellipses: the noised kinds, the stronger the more responsible. Dark blue: the path from the same start under the Gaussian with the same mean and covariance. The two run together until there is something to choose.", "name": "fig-basins-live"}, "image": {"alt": "A plane of small dots in three colours, one for each basin, with three ellipses in the middle. From a black dot two curves run inwards together and part near the middle; one ends inside an ellipse."}}
-at = grid(4.8, 21)
-ends = ends_at(at, gt.karras_sigmas(50, sigma_min=0.02, sigma_max=3.0)[:-1])
+# %% mystnb={"figure": {"caption": "Drag the black circle, or move it by the arrow keys: the path that starts there at σ = 2 is solved while you drag. Small dots: the basins at σ = 2, by colour. Light blue: the path, with its state and denoised point (orange) at the slider's noise level. Blue ellipses: the noised kinds, the stronger the more responsible. Dark blue: the path from the same start under the one Gaussian with the mixture's mean and covariance. The two run side by side until there is something to choose.", "name": "fig-basins-live"}, "image": {"alt": "A plane of small dots in three colours, one for each basin, with three ellipses in the middle. From a black circle two curves run inwards together and part near the middle; one of them ends inside an ellipse."}}
+at = grid(3.8, 25)
+ends = ends_at(at, gt.karras_sigmas(50, sigma_min=0.02, sigma_max=2.0)[:-1])
 plane = interactive.Panel(
-    x=(-5, 5),
-    y=(-5, 5),
+    x=(-4, 4),
+    y=(-4, 4),
     equal=True,
     width=480,
     background=[
-        interactive.Points(at[ends == k], color, 3, 0.7)
+        interactive.Points(at[ends == k], color, 5, 0.6)
         for k, color in enumerate(KINDS)
     ],
 )
 interactive.flow(
     mixture,
-    [1.0, 3.5],
+    [3.2, -0.3],
     plane,
     name="basins-live",
-    sigma_max=3.0,
-    sigma=0.7,
+    sigma_max=2.0,
+    sigma=0.5,
     other=mixture.to_gaussian(),
 )
 
@@ -909,6 +910,7 @@ plane = interactive.Panel(
     x=(-2.5, 2.5),
     y=(-2.5, 2.5),
     equal=True,
+    width=320,
     background=[interactive.Points(cloud.data, "noise", 3, 0.6)],
 )
 fraction = interactive.Panel(
@@ -917,7 +919,8 @@ fraction = interactive.Panel(
     xscale="log",
     yscale="log",
     xlabel="noise level σ",
-    ylabel="unexplained fraction",
+    title="unexplained by the Gaussian",
+    width=320,
     background=[
         interactive.Line(curve, "gaussian"),
         *(interactive.Line([[s, 1e-5], [s, 2]], "noise", 1) for s in partings),
