@@ -130,7 +130,7 @@
       'aria-roledescription': 'point in the plane', 'aria-valuemin': Math.min(x0, x1), 'aria-valuemax': Math.max(x0, x1),
       'aria-label': `${flows ? 'starting point' : 'noisy point'}; arrow keys move it, Home brings it back` },
       make('circle', { class: 'ring', r: 13 }), make('circle', { r: 22, fill: 'transparent' }),
-      make('circle', { class: 'grip', r: 7, fill: '#fff', 'fill-opacity': 0.6, stroke: colors.data, 'stroke-width': 3 }));
+      make('circle', { class: 'grip', r: 7, fill: '#fff', 'fill-opacity': 0.6, stroke: colors.data, 'stroke-width': 2.5 }));
     layer.parentNode.after(handle);
 
     const place = (point) => {
