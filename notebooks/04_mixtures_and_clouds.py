@@ -154,7 +154,7 @@ plt.show()
 # $$
 # \begin{aligned}
 # \partial_x \log p &= -\frac xv + \frac mv \tanh\frac{mx}{v} \\
-# &\approx -\Big(1-\frac{m^2}{v}\Big)\frac xv
+# &\approx -\Big(1-\frac{m^2}{v}\Big)\frac xv,
 # \end{aligned}
 # $$ (eq-pair-score)
 #
@@ -317,17 +317,17 @@ plt.show()
 #
 # Back to three kinds. All starting points whose paths end at one kind form its **basin**. The map of basins is drawn before any
 # step is taken: it is a property of the score alone. And one thing about it is known without drawing. The flow keeps the density,
-# so of the noise that we start from, each basin holds exactly the share of its kind, $w_k$.
+# so of the noise that we start from, each basin holds the share of its kind, $w_k$, up to the overlap of the kinds.
 
 # %%
 HIGH = 40.0
 ladder = gt.karras_sigmas(120, sigma_min=0.02, sigma_max=HIGH)[:-1]
 
 
-def ends_at(x, levels=ladder, denoiser=mixture):
-    """Kind at which the path from x ends, (batch,)."""
-    end = follow(denoiser, x, levels)[-1]
-    return mixture.posterior(end, levels[-1]).argmax(1)
+def ends_at(x, sigma):
+    """Kind at which the path from x at noise level sigma ends, (batch,)."""
+    levels = gt.karras_sigmas(50, sigma_min=0.02, sigma_max=sigma)[:-1]
+    return mixture.posterior(follow(mixture, x, levels)[-1], 0.02).argmax(1)
 
 
 noise = torch.stack([torch.randn(N_PATHS, 2, generator=seeded(s)) for s in SEEDS])
@@ -349,11 +349,9 @@ assert ((shares - mixture.weights).abs() / chance).max() < 4
 # %% mystnb={"figure": {"caption": "Where paths end, as a map of where they are now. Left: starting points at σ = 40, in units of 40. Middle and right: states at σ = 1 and 0.3. The colour is the kind at which the path from there ends. Dashed (left): one and two deviations of the noise. Black: borders between the kinds that the responsibilities favour at that level. At σ = 40 there is none, since the most frequent kind is the favourite everywhere; at 1 and 0.3 they come to lie on the borders of the basins where the paths are.", "name": "fig-basins"}, "image": {"alt": "Three maps in purple, green and blue. The left one shows three wedges that meet near the middle of two dashed circles. In the middle and right one the areas' borders run between three ellipses, and black lines nearly or wholly follow them there."}}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.6))
 for ax, sigma in zip(axes, [HIGH, 1.0, 0.3]):
-    unit = sigma if sigma == HIGH else 1.0
-    at = grid(2.4, 121)
-    x = mixture.mean + unit * at if sigma == HIGH else at
-    levels = gt.karras_sigmas(50, sigma_min=0.02, sigma_max=sigma)[:-1]
-    where = torch.nn.functional.one_hot(ends_at(x, levels), 3).double()
+    x = grid(2.4, 121)
+    x = mixture.mean + HIGH * x if sigma == HIGH else x
+    where = torch.nn.functional.one_hot(ends_at(x, sigma), 3).double()
     extent = (-2.4, 2.4, -2.4, 2.4)
     image = tint(where).reshape(121, 121, 3).transpose(0, 1)
     ax.imshow(image, origin="lower", extent=extent)
@@ -386,7 +384,7 @@ plt.show()
 
 # %% mystnb={"figure": {"caption": "Drag the black circle, or move it by the arrow keys: the path that starts there at σ = 2 is solved while you drag. Small dots: the basins at σ = 2, by colour. Light blue: the path, with its state and denoised point (orange) at the slider's noise level. Blue ellipses: the noised kinds, the stronger the more responsible. Dark blue: the path from the same start under the one Gaussian with the mixture's mean and covariance. The two run side by side until there is something to choose.", "name": "fig-basins-live"}, "image": {"alt": "A plane of small dots in three colours, one for each basin, with three ellipses in the middle. From a black circle two curves run inwards together and part near the middle; one of them ends inside an ellipse."}}
 at = grid(3.8, 25)
-ends = ends_at(at, gt.karras_sigmas(50, sigma_min=0.02, sigma_max=2.0)[:-1])
+ends = ends_at(at, 2.0)
 plane = interactive.Panel(
     x=(-4, 4),
     y=(-4, 4),
@@ -401,7 +399,7 @@ interactive.flow(
     mixture,
     [3.2, -0.3],
     plane,
-    name="basins-live",
+    name="basins",
     sigma_max=2.0,
     sigma=0.5,
     other=mixture.to_gaussian(),
@@ -443,6 +441,9 @@ print(
 assert 0.95 * min(partings) < half_way.min() <= half_way.max() < max(partings)
 
 # %% [markdown]
+# At the start the favourite is simply the most frequent kind, which is right for half of the paths, though the end of every path is
+# already settled. The doubt is the denoiser's, not the path's. It goes where the pairs part.
+#
 # ## A training set is a mixture too
 #
 # Now the extreme case. A training set $y_1 \dots y_N$ is a mixture of $N$ bumps without width, and its score is
@@ -891,21 +892,21 @@ assert left_over["Gaussian", 2.0][1] < 0.01
 assert left_over["Gaussian", 1.0][1] < 0.1 < left_over["first order", 1.0][0]
 assert left_over["Gaussian", 0.5][1] < 0.7 < 30 < left_over["first order", 0.5][0]
 
-# %% mystnb={"figure": {"caption": "Slide the noise level. Left: score of the 300 points (black) and of their Gaussian (blue), times σ²/3; grey: the points. Right: the fraction of the cloud's score that the Gaussian leaves unexplained, with a dot at the slider's level and lines at the parting levels of the three pairs. From far away both fields are one. They come apart when the score begins to choose.", "name": "fig-field-live"}, "image": {"alt": "Left, grey points in three groups under a lattice of black arrows, each with a blue arrow from the same place; black ones aim at the nearest group, blue ones across. Right, a curve that falls from near one to a millionth as the noise grows, with a dot on it and three vertical lines near σ = 1."}}
-shown = torch.logspace(-0.9, 0.9, 19)
+# %% mystnb={"figure": {"caption": "Slide the noise level. Left: score of the 300 points (black) and of their Gaussian (blue), times σ²/3; grey: the points. Right: the fraction of the cloud's score that the Gaussian leaves unexplained, with a dot at the slider's level and lines at the parting levels of the three pairs. From far away both fields are one. They come apart when the score begins to choose.", "name": "fig-field-live"}, "image": {"alt": "Left, grey points in three groups under a lattice of black arrows, each with a blue arrow from the same place; black ones aim at the nearest group, blue ones across. Right, a curve that falls from nearly all to almost nothing as the noise grows, with a dot on it and three vertical lines near σ = 1."}}
+shown = torch.logspace(-0.9, 0.4, 18)
 at = grid(2.1, 9)
 fields = [[m.score(at, s) * s**2 / 3 for m in (cloud, gaussian)] for s in shown]
 
 
 def left_out(sigma):
-    x = gt.evaluation_points(cloud.data, sigma.item(), 2000, seed=2)
+    """What the Gaussian leaves unexplained of the cloud's score, in per cent."""
+    x = gt.evaluation_points(cloud.data, sigma, 2000, seed=2)
     score = cloud.score(x, sigma)
-    return (
-        (gaussian.score(x, sigma) - score).square().sum() / score.square().sum()
-    ).item()
+    missed = gaussian.score(x, sigma) - score
+    return 100 * (missed.square().sum() / score.square().sum()).item()
 
 
-curve = torch.tensor([[s.item(), left_out(s)] for s in shown])
+curve = torch.tensor([[sigma, left_out(sigma)] for sigma in shown.tolist()])
 plane = interactive.Panel(
     x=(-2.5, 2.5),
     y=(-2.5, 2.5),
@@ -914,16 +915,16 @@ plane = interactive.Panel(
     background=[interactive.Points(cloud.data, "noise", 3, 0.6)],
 )
 fraction = interactive.Panel(
-    x=(0.1, 10),
-    y=(1e-5, 2),
+    x=(0.1, 3),
+    y=(0.01, 200),
     xscale="log",
     yscale="log",
     xlabel="noise level σ",
-    title="unexplained by the Gaussian",
+    ylabel="unexplained, %",
     width=320,
     background=[
         interactive.Line(curve, "gaussian"),
-        *(interactive.Line([[s, 1e-5], [s, 2]], "noise", 1) for s in partings),
+        *(interactive.Line([[s, 0.01], [s, 200]], "noise", 1) for s in partings),
     ],
 )
 interactive.frames(
@@ -939,8 +940,8 @@ interactive.frames(
     ],
     shown.tolist(),
     [plane, fraction],
-    name="field-live",
-    start=7,
+    name="field",
+    start=8,
 )
 
 # %% [markdown]
