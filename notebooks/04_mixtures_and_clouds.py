@@ -228,8 +228,8 @@ for ((m, w), (levels, gap, formula)), color in zip(gaps.items(), KINDS):
     right.loglog(levels[dots], (formula / gap[0])[dots], "o", ms=3, color="black")
     right.axvline(math.sqrt(m**2 - w**2), color=color, ls=":", lw=1)
 right.set(xlabel="noise level σ", ylabel="gap, relative to the start")
-right.set(ylim=(3e-2, 30))
-right.legend(fontsize="small")
+right.set(ylim=(4e-3, 30))
+right.legend(fontsize="small", loc="lower left")
 for ax in (left, right):
     ax.invert_xaxis()
 plt.show()
@@ -251,9 +251,7 @@ certain = brentq(
 assert round(certain, 2) == 0.89
 odds = math.log(certain / (1 - certain))
 normal = torch.distributions.Normal(0.0, 1.0)
-relative = torch.logspace(
-    1.3, -1.5, 141
-)  # noise levels in units of σ_c, with 1 in it
+relative = torch.logspace(1.3, -1.5, 57)  # noise levels over σ_c, 1 among them
 
 
 def bits(model, x, sigma):
@@ -303,7 +301,7 @@ for ((m, w), (share, mass, _)), color in zip(decided.items(), KINDS):
     right.fill_between(
         relative, mean - spread, mean + spread, color=color, alpha=0.25, lw=0
     )
-    right.plot(relative[::8], mass[::8], "o", ms=3, color="black")
+    right.plot(relative[::3], mass[::3], "o", ms=3, color="black")
 right.set(ylabel="share of decided paths")
 right.legend(fontsize="small")
 for ax in (left, right):
@@ -468,7 +466,7 @@ def spacing(cloud, fresh):
     return (fresh - nearest).square().sum(1).mean().sqrt().item()
 
 
-fine = gt.karras_sigmas(60, sigma_min=1e-3, sigma_max=HIGH)[:-1]
+fine = gt.karras_sigmas(50, sigma_min=1e-3, sigma_max=HIGH)[:-1]
 some = start[:: len(SEEDS)][:300]
 truth = follow(mixture, some, fine)
 for n in (30, 300, 3000):
@@ -512,7 +510,7 @@ for ax, n in zip(axes, (30, 300)):
 plt.show()
 
 # %% [markdown]
-# ## Where the cloud's score parts from the truth
+# ## Where the cloud's score strays from the truth
 #
 # The sample of a training set is, so to speak, the sample of the distribution rounded to training data. The unit of rounding is
 # the spacing. In the plane $d \propto N^{-1/2}$, in $D$ dimensions $N^{-1/D}$.
@@ -540,7 +538,7 @@ plt.show()
 # be explained.
 
 # %%
-levels = torch.logspace(-2.4, 0.2, 22)
+levels = torch.logspace(-2.4, 0.2, 18)
 
 
 def cloud_error(n, seed):
@@ -569,7 +567,7 @@ for low, high in ((0.05, 0.2), (0.5, 1.0), (1.0, 2.0)):
     assert 0.25 < c[inside].mean() < 1
 
 # %% [markdown]
-# Two noise levels follow. Where $R$ reaches one half, the score has **parted** from the truth. By the formula this is
+# Two noise levels follow. Where $R$ reaches one half, the score has **strayed** from the truth. By the formula this is
 # $\sigma \propto \sqrt d$, since the score of the distribution is bounded: the geometric mean of the spacing and the width of
 # the bumps. And where the denoiser errs by as much as the noise that it should remove, between $\sigma = d/2$ and $d$, it no longer
 # denoises, it recites: there the cloud has **memorised**.
@@ -585,13 +583,13 @@ def highest(curve, target):
 
 found = {
     "spacing": spacings,
-    "parts": [highest(error / size, 0.5) for _, error, size in measured.values()],
+    "strays": [highest(error / size, 0.5) for _, error, size in measured.values()],
     "recites": [highest(e * levels**2, 1.0) for _, e, _ in measured.values()],
 }
 found = {k: torch.as_tensor(v).reshape(len(SIZES), -1) for k, v in found.items()}
-for n, d, parts, recites in zip(SIZES, *found.values()):
+for n, d, strays, recites in zip(SIZES, *found.values()):
     print(
-        f"{n:4d} points: parts at σ = {parts.mean():.3f} ± {parts.std():.3f},"
+        f"{n:4d} points: strays at σ = {strays.mean():.3f} ± {strays.std():.3f},"
         f" recites below {recites.mean():.3f} ± {recites.std():.3f}"
         f" = {(recites / d).mean():.2f} d"
     )
@@ -601,7 +599,7 @@ assert 0.5 < recited.min() <= recited.max() < 1.0
 # %%
 log_n = torch.tensor(SIZES[1:]).double().log()
 log_n = (log_n - log_n.mean())[:, None]
-for name, plain in (("spacing", -1 / 2), ("parts", -1 / 4), ("recites", -1 / 2)):
+for name, plain in (("spacing", -1 / 2), ("strays", -1 / 4), ("recites", -1 / 2)):
     # Least squares from 100 points on, for each seed.
     power = (log_n * found[name][1:].log()).sum(0) / log_n.square().sum()
     error = power.std() / len(SEEDS) ** 0.5
@@ -609,13 +607,11 @@ for name, plain in (("spacing", -1 / 2), ("parts", -1 / 4), ("recites", -1 / 2))
         f"{name:<7} ∝ N to the power {power.mean():.2f} ± {error:.2f}, plain {plain}"
     )
     assert abs(power.mean() - plain) < 0.1
-gain = found["parts"][0].mean() / found["parts"][-1].mean()
-print(
-    f"from {SIZES[0]} to {SIZES[-1]} points the parting level falls {gain:.1f} times"
-)
+gain = found["strays"][0].mean() / found["strays"][-1].mean()
+print(f"from {SIZES[0]} to {SIZES[-1]} points the first falls {gain:.1f} times")
 assert 3 < gain < 5
 
-# %% mystnb={"figure": {"caption": "Left: fraction of the mixture's score that the exact score of N training points leaves unexplained, on noised unseen points (mean of five clouds). Bands: the formula from c = ¼ to c = 1, for the fewest and the most points. Right: the noise level where that fraction is one half (dots), and the one below which the denoiser recites training points (squares); bars of one standard deviation; lines of slope −1/4 and −1/2.", "name": "fig-cloud-parts"}, "image": {"alt": "Left, five parallel falling curves with shaded bands around them, the lower the more points. Right, two falling series of points on logarithmic axes, the upper one with half the slope of the lower one, so that they move apart."}}
+# %% mystnb={"figure": {"caption": "Left: fraction of the mixture's score that the exact score of N training points leaves unexplained, on noised unseen points (mean of five clouds). Bands: the formula from c = ¼ to c = 1, for the fewest and the most points. Right: the noise level where that fraction is one half (dots), and the one below which the denoiser recites training points (squares); bars of one standard deviation; lines of slope −1/4 and −1/2.", "name": "fig-cloud-strays"}, "image": {"alt": "Left, five parallel falling curves with shaded bands around them, the lower the more points. Right, two falling series of points on logarithmic axes, the upper one with half the slope of the lower one, so that they move apart."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.1))
 shades = plt.get_cmap(figures.LEVELS)(torch.linspace(0, 0.85, len(SIZES)).numpy())
 for n, color in zip(SIZES, shades):
@@ -632,7 +628,7 @@ for n, color in zip(SIZES, shades):
 left.axhline(0.5, color=figures.COLORS["noise"], lw=0.8)
 left.set(xlabel="noise level σ", ylabel="unexplained fraction R", ylim=(1e-4, 1e4))
 left.legend(fontsize="small")
-for name, marker, slope in (("parts", "o", -0.25), ("recites", "s", -0.5)):
+for name, marker, slope in (("strays", "o", -0.25), ("recites", "s", -0.5)):
     mean, spread = found[name].mean(1), found[name].std(1)
     right.errorbar(
         SIZES,
@@ -782,7 +778,7 @@ def approximations(cloud):
     }
 
 
-relative = torch.cat([torch.logspace(-2.5, 1.8, 44), torch.tensor([300.0, 1000.0])])
+relative = torch.cat([torch.logspace(-2.5, 1.8, 40), torch.tensor([300.0, 1000.0])])
 
 
 def errors_of(cloud):
@@ -790,7 +786,7 @@ def errors_of(cloud):
     unit = cloud.to_gaussian().variances[0].sqrt().item()
     models, found = approximations(cloud), []
     for sigma in (unit * relative).tolist():
-        x = gt.evaluation_points(cloud.data, sigma, 600, seed=0)
+        x = gt.evaluation_points(cloud.data, sigma, 500, seed=0)
         exact = cloud(x, sigma)
         found.append(
             [(m(x, sigma) - exact).square().sum(1).mean() for m in models.values()]
@@ -911,7 +907,7 @@ plane = interactive.Panel(
     x=(-2.5, 2.5),
     y=(-2.5, 2.5),
     equal=True,
-    width=320,
+    width=300,
     background=[interactive.Points(cloud.data, "noise", 3, 0.6)],
 )
 fraction = interactive.Panel(
@@ -921,7 +917,7 @@ fraction = interactive.Panel(
     yscale="log",
     xlabel="noise level σ",
     ylabel="unexplained, %",
-    width=320,
+    width=300,
     background=[
         interactive.Line(curve, "gaussian"),
         *(interactive.Line([[s, 0.01], [s, 200]], "noise", 1) for s in partings),
@@ -954,7 +950,7 @@ interactive.frames(
 #
 # **Shown here.** The score of a mixture is the scores of its parts, weighted by responsibility. Paths part, and half of them have
 # decided, at $\sigma_c = \sqrt{m^2-w^2}$, about half the distance of the means. Basins hold the shares of the kinds. The exact score
-# of $N$ points in the plane parts from that of their distribution at $\sigma \propto N^{-1/4}$ and recites below
+# of $N$ points in the plane strays from that of their distribution at $\sigma \propto N^{-1/4}$ and recites below
 # $\sigma \propto N^{-1/2}$. From afar every cloud is its Gaussian, to first order. The truncated expansions fail below
 # $\sigma^2 = \lambda_{\max}$; the Gaussian does not.
 #
@@ -1047,4 +1043,4 @@ assert steps[4].min() > 0.1
 # kinds are wide: there was nothing to choose yet. Even later jumps rarely change the
 # kind. On a line both flows keep the order of the paths, so most fall on the same side;
 # but the Gaussian does not pull the sides apart, and the ends are off by a width. This is
-# why a sampler may skip the high noise, and how far: the subject of Part III.
+# why a sampler may start late (Raya & Ambrogioni 2023), and how late: see Part III.
