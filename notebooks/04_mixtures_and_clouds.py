@@ -284,9 +284,7 @@ for (m, w), (share, mass, _) in decided.items():
         f"m = {m:g}, w = {w:g}: {half.mean():.1%} ± {half.std():.1%} decided at σ_c,"
         f" predicted {mass[at_parting]:.1%}"
     )
-    print(
-        f"                anywhere at most {off:.1f} standard errors off the prediction"
-    )
+    print(f"  anywhere at most {off:.1f} standard errors off the prediction")
     assert abs(mass[at_parting] - 0.5) < 0.005
     assert off < 4.5
 
@@ -690,7 +688,6 @@ plt.show()
 # %%
 cloud = drawn(300, 0)
 gaussian = cloud.to_gaussian()
-scale = gaussian.variances[0].sqrt().item()
 z = torch.tensor([1.0, 0.5])
 
 
