@@ -7,6 +7,10 @@ At a noise level σ, over points x of the noised data, the fraction of unexplain
 uncentred, a ratio per point that is then averaged (Wang & Vastola 2024), and in the same way for the denoiser, with D
 in place of s. By Tweedie's formula ``s = (D − x)/σ²``, so both follow from the two denoisers. A score is hard to
 explain at small σ, where the noise to remove is what is left; a denoiser is easy there, since it returns nearly x.
+
+In one and two dimensions that average has no expectation: around a point where the network's score is zero and the
+model's is not, 1/|s_net|² is too large to be integrated, and single points decide. There, ask for the ratio of the two
+means (``pooled``): the mean of |s_net − s_model|² over the mean of |s_net|².
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +60,13 @@ class Residual(NamedTuple):
 
 
 def unexplained(
-    network: Denoiser, model: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma, *, batch_size: int = 256
+    network: Denoiser,
+    model: Denoiser,
+    x: Float[Tensor, "batch *event"],
+    sigma: Sigma,
+    *,
+    pooled: bool = False,
+    batch_size: int = 256,
 ) -> Unexplained:
     """Return the fractions of a network's score and denoiser that a model leaves unexplained.
 
@@ -65,6 +75,8 @@ def unexplained(
         model: the denoiser that explains it.
         x: noised points ``(batch, *event)`` at level sigma, such as ``evaluation_points`` gives.
         sigma: noise level > 0, a float or ``(batch,)``.
+        pooled: return the ratio of two means over the points, instead of the mean of a ratio for each point: the
+            choice in one and two dimensions.
         batch_size: how many points both are asked about at once.
 
     Raises:
@@ -74,7 +86,7 @@ def unexplained(
     >>> unexplained(network, model, torch.ones(2, 3), 1.0)      # D: 1/2 against 3/5; D − x: −1/2 against −2/5
     Unexplained(score=0.04..., denoiser=0.04..., score_error=0.0, denoiser_error=0.0, points=2)
     """
-    return _explained(network, {"": model}, x, sigma, batch_size)[""]
+    return _explained(network, {"": model}, x, sigma, pooled, batch_size)[""]
 
 
 def residuals(
@@ -85,6 +97,7 @@ def residuals(
     *,
     points: int = 2048,
     seed: int = 0,
+    pooled: bool = False,
     batch_size: int = 256,
 ) -> list[Residual]:
     """Return what each model leaves unexplained at each noise level; the network is asked once for all models.
@@ -96,6 +109,7 @@ def residuals(
         sigmas: noise levels > 0.
         points: how many noised images, the same images and noise at every level.
         seed: of these images and noise.
+        pooled: as in :func:`unexplained`.
         batch_size: how many points are asked about at once.
 
     >>> import gausstools as gt
@@ -111,7 +125,7 @@ def residuals(
     table = []
     for sigma in map(float, sigmas):
         x = evaluation_points(data, sigma, points, seed)
-        found = _explained(network, models, x, sigma, batch_size)
+        found = _explained(network, models, x, sigma, pooled, batch_size)
         table += [Residual(name, sigma, fractions) for name, fractions in found.items()]
     return table
 
@@ -147,7 +161,7 @@ def evaluation_points(
 
 @torch.no_grad()
 def _explained(
-    network: Denoiser, models: Mapping[str, Denoiser], x: Tensor, sigma: Sigma, batch_size: int
+    network: Denoiser, models: Mapping[str, Denoiser], x: Tensor, sigma: Sigma, pooled: bool, batch_size: int
 ) -> dict[str, Unexplained]:
     levels = check_sigma(sigma, check_batch(x))
     if len(x) == 0:
@@ -155,22 +169,34 @@ def _explained(
     if (levels == 0).any():
         raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
     check_count(batch_size, "batch_size", 1)
-    fractions = {name: [] for name in models}
+    squares, misses = [], {name: [] for name in models}
     for start in range(0, len(x), batch_size):
         part = x[start : start + batch_size]
         level = levels[start : start + batch_size] if len(levels) > 1 else levels.item()
         denoised = _answer(network, part, level, "network")
-        lengths = torch.stack([_square(denoised - part), _square(denoised)])
+        squares.append(torch.stack([_square(denoised - part), _square(denoised)]))
         for name, model in models.items():
-            missed = _square(denoised - _answer(model, part, level, f"model {name}".strip()))
-            # Nothing to explain and nothing missed is nothing unexplained.
-            fractions[name].append(torch.where(missed == 0, 0, missed / lengths))
+            misses[name].append(_square(denoised - _answer(model, part, level, f"model {name}".strip())))
+    average = _ratio_of_means if pooled else _mean_of_ratios
     found = {}
-    for name, parts in fractions.items():
-        values = torch.cat(parts, 1)
-        errors = values.std(1) / len(x) ** 0.5 if len(x) > 1 else values.new_full((2,), torch.nan)
-        found[name] = Unexplained(*values.mean(1).tolist(), *errors.tolist(), len(x))
+    for name, parts in misses.items():
+        values, shares = average(torch.cat(parts), torch.cat(squares, 1))
+        errors = shares.std(1) / len(x) ** 0.5 if len(x) > 1 else torch.full((2,), torch.nan)
+        found[name] = Unexplained(*values.tolist(), *errors.tolist(), len(x))
     return found
+
+
+def _mean_of_ratios(missed: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    # Nothing to explain and nothing missed is nothing unexplained.
+    ratios = torch.where(missed == 0, 0, missed / squares)
+    return ratios.mean(1), ratios
+
+
+def _ratio_of_means(missed: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """The ratio, and each point's share in its error, to first order: ``(m − R·s)/mean(s)``."""
+    ratio = torch.where(missed.sum() == 0, 0, missed.mean() / squares.mean(1))
+    shares = torch.where(missed.sum() == 0, 0, (missed - ratio[:, None] * squares) / squares.mean(1, keepdim=True))
+    return ratio, shares
 
 
 def _answer(denoiser: Denoiser, x: Tensor, level: Sigma, name: str) -> Tensor:

@@ -61,6 +61,38 @@ def test_the_standard_error_is_the_spread_over_seeds():
     assert np.mean([run.score_error for run in runs]) == pytest.approx(spread, rel=0.25)
 
 
+@given(st.integers(1, 4), st.floats(-1, 1), st.integers(0, 2**31))
+def test_pooled_the_fraction_is_a_closed_form_between_gaussians(dim, log_sigma, seed):
+    """E|s − s'|²/E|s|² of two scores −Ax and −Bx at x ~ N(0, A⁻¹) is Σ(a−b)²/a over Σa, in any dimension."""
+    rng = np.random.default_rng(seed)
+    variances, others, sigma = rng.uniform(0.2, 2, dim), rng.uniform(0.2, 2, dim), 10**log_sigma
+    mean, basis = torch.zeros(dim).double(), torch.eye(dim).double()
+    network, model = (gt.Gaussian(mean, torch.from_numpy(v), basis) for v in (variances, others))
+    a, b = 1 / (variances + sigma**2), 1 / (others + sigma**2)
+    exact = ((a - b) ** 2 / a).sum() / a.sum()
+    x = network.sample(4000, sigma, generator=torch.Generator().manual_seed(seed))
+    found = gt.unexplained(network, model, x, sigma, pooled=True)
+    assert abs(found.score - exact) < 6 * found.score_error + 1e-12
+
+
+def test_pooled_the_standard_error_is_the_spread_over_seeds():
+    data = normal(5000, 2).tanh()
+    network, model = gt.PointCloud(data[:20]), gt.Gaussian.fit(data)
+    for name in ("score", "denoiser"):
+        runs = [gt.residuals(network, {"": model}, data, [1.0], points=200, seed=s, pooled=True) for s in range(100)]
+        spread = np.std([getattr(run[0].unexplained, name) for run in runs])
+        errors = [getattr(run[0].unexplained, f"{name}_error") for run in runs]
+        assert np.mean(errors) == pytest.approx(spread, rel=0.25)
+
+
+@given(gaussians(smallest_sigma=0.1))
+def test_pooled_nothing_missed_is_nothing_unexplained(case):
+    silent = lambda x, sigma: x  # noqa: E731
+    for network, model, expected in ((case.model, case.model, 0), (case.model, silent, 1), (silent, silent, 0)):
+        found = gt.unexplained(network, model, case.x, case.sigma, pooled=True)
+        assert found.score == pytest.approx(expected)
+
+
 def test_a_table_asks_the_network_once_per_point_and_agrees_with_single_questions():
     data, asked = normal(30, 2, 2), []
     cloud = gt.PointCloud(data)
