@@ -397,6 +397,7 @@ interactive.flow(
     plane,
     name="basins",
     sigma_max=2.0,
+    sigma_min=0.1,
     sigma=0.5,
     other=mixture.to_gaussian(),
 )
