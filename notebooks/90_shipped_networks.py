@@ -8,7 +8,7 @@
 # > *What does it draw? And is it, noise level by noise level, the kind of network that the paper is about?*
 #
 # This page draws from each, then holds their residuals, recorded along the training, against the published ones of a
-# network fifty times as costly. The cards in the folder `data` say exactly which images each was trained on, how, and for
+# network many times larger. The cards in the folder `data` say exactly which images each was trained on, how, and for
 # how long.
 
 # %% tags=["parameters"]

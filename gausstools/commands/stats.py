@@ -37,7 +37,7 @@ def stats(
 ) -> None:
     """Write the statistics of a data set or a folder of images: mean, leading eigenpairs of the covariance, tail.
 
-    The file is read by `gausstools.Gaussian.load`. Under `accelerate launch` each process reads its share of the
+    The file is read by gausstools.Gaussian.load. Under accelerate launch each process reads its share of the
     images. Images of up to 12,000 entries are read once; larger ones several times, and their covariance is never held
     as a matrix.
 

@@ -63,7 +63,7 @@ def train(
     """Train an EDM denoiser on a data set, or go on where the run in --out stopped.
 
     Everything random follows from the seed and the step, so a run that was killed ends in the same weights. Under
-    `accelerate launch` each process takes its share of every batch.
+    accelerate launch each process takes its share of every batch.
     """
     processes, process = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     parallel = None
