@@ -24,7 +24,7 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import gausstools as gt
 from gausstools import figures, shipped

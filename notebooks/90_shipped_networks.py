@@ -163,10 +163,14 @@ def beside(sigma):
 
 
 compared = figures.BesidePaper(map(beside, COMPARED), "published_edm_residuals.csv")
-assert all(1 / 2 < row.ratio < 2 for row in compared.entries)
+assert all(0.4 < row.ratio < 1 for row in compared.entries)
 compared
 
 # %% [markdown]
+# The Gaussian explains more of our network than of the published one: about half as much is left. Our network has a tenth of
+# the weights and saw three hundred times fewer images, so it has learned less of what is not Gaussian. The shape of the
+# curves, their order, and where the Gaussian stops being enough are the same.
+#
 # ## Along the training
 #
 # The tables begin before the first step. An untrained network in EDM's preconditioning answers like an isotropic Gaussian
