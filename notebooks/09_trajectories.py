@@ -151,7 +151,7 @@ off = {
     for name in NAMES
 }
 
-# %% mystnb={"figure": {"caption": "Distance of each model's path from the network's, relative to the network's: state (top) and denoised image (bottom); lines are means over 256 seeds, bands hold four fifths of the seeds. The Gaussian's state is within a hundredth of the network's down to σ = 8 on every data set. Models that know more than two moments help only at the end, and the point cloud ends farthest away.", "name": "fig-deviation"}, "image": {"alt": "Two rows of three panels, one for each data set. All curves rise from nearly zero at high noise; states leave zero near sigma 3 and level off at a third to a half. The point cloud's is the highest at the end."}}
+# %% mystnb={"figure": {"caption": "Distance of each model's path from the network's, relative to the network's: state (top) and denoised image (bottom); lines are means over 256 seeds, bands hold four fifths of the seeds. The Gaussian's state stays within a hundredth of the network's down to σ = 8 on every data set. Models that know more than two moments help only at the end, and the point cloud ends farthest away.", "name": "fig-deviation"}, "image": {"alt": "Two rows of three panels, one for each data set. All curves rise from nearly zero at high noise; states leave zero near sigma 3 and level off at a third to a half. The point cloud's is the highest at the end."}}
 MODEL_COLORS = {
     "Gaussian": figures.COLORS["gaussian"],
     "class mixture": figures.COLORS["first"],
@@ -186,8 +186,9 @@ for name in NAMES:
             f"{name:<8} after {step} of {STEPS} steps, σ = {sigma:5.2f}:"
             f" {states[step - 1].mean():.4f}, {states[step - 1].max():.4f}"
         )
-    assert states[4 - 1].max() < 0.02
-    assert states[6 - 1].mean() < 0.02
+    assert states[4 - 1].max() < 0.01
+    assert states[6 - 1].mean() < 0.01
+    assert states[6 - 1].max() < 0.03
     assert states[-1].mean() > 0.1
 
 # %% [markdown]
@@ -344,7 +345,7 @@ for name in NAMES:
     assert agreement > 0.8
     assert 0.8 < ratio.median() < 1.3
 
-# %% mystnb={"figure": {"caption": "Noise level at which each of the 20 leading components of the denoised image is half way, on the network's paths, against the Gaussian's formula √(3λ). Dots on the line would be a network that is the Gaussian.", "name": "fig-order-network"}, "image": {"alt": "Three panels of dots along the diagonal, a little below it for the digits and MNIST, on it for CIFAR-10."}}
+# %% mystnb={"figure": {"caption": "Noise level at which each of the 20 leading components of the denoised image is half way, on the network's paths, against the Gaussian's formula √(3λ). Dots on the line would be a network that is the Gaussian.", "name": "fig-order-network"}, "image": {"alt": "Three panels of dots along the diagonal; for the digits and MNIST the dots of the smaller components lie above it, for CIFAR-10 nearly all lie on it."}}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.7))
 for ax, (name, (formula, measured)) in zip(axes, order.items()):
     limits = [0.8 * formula.min(), 1.2 * formula.max()]
@@ -390,7 +391,8 @@ for name in NAMES:
 # ## What we saw
 #
 # **Shown here.** From the same noise, the formula and a network are on the same path for the first third of the steps: the
-# states differ by a hundredth or less where σ is above 8, on every data set and at every seed. After that the network
+# states differ by less than a hundredth on average where σ is above 8, on every data set, and by less than three at the
+# worst of 256 seeds. After that the network
 # decides on things of which two moments know nothing. At the end, the formula still holds the network's leading
 # components. A mixture with a Gaussian for each class and the point cloud follow no longer than the Gaussian does, and the
 # cloud ends farthest away, on an image of the training set. The network's features appear in the formula's order, and its

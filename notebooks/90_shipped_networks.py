@@ -190,11 +190,12 @@ for ax, name in zip(axes, NAMES):
                 images_from=images_from,
             )
             ax.plot(*curve, line, color=color, lw=1.4, label=label)
-    ax.set(xscale="symlog", yscale="log", title=name, xlabel="images seen")
+    ax.set(yscale="log", title=name, xlabel="images seen")
     ax.set_xscale("symlog", linthresh=1000)
+    ax.set_xticks([0, 1e3, 1e5], ["0", "1000", "100,000"])
 axes[0].set_ylabel("fraction unexplained")
 handles, labels = axes[2].get_legend_handles_labels()
-axes[2].legend(handles[::2], labels[::2], fontsize="small")
+fig.legend(handles[::2], labels[::2], ncols=4, loc="outside upper center")
 plt.show()
 
 # %%
