@@ -80,14 +80,16 @@ _LOOK = """() => {
     for (const image of document.images) {
         if (!image.naturalWidth) findings.push('an image is not shown: ' + image.getAttribute('src'));
     }
-    for (const image of article.querySelectorAll('.cell_output img')) {
-        const { filter, opacity, backgroundColor, mixBlendMode } = getComputedStyle(image);
+    for (const figure of article.querySelectorAll('.cell_output img, .cell_output .gausstools-live')) {
+        const { filter, opacity, backgroundColor, mixBlendMode } = getComputedStyle(figure);
+        const name = figure.id || figure.getAttribute('src');
         if (filter !== 'none' || opacity !== '1' || mixBlendMode !== 'normal') {
-            findings.push('a figure is not shown in its own colours: ' + image.getAttribute('src'));
+            findings.push('a figure is not shown in its own colours: ' + name);
         }
-        if (backgroundColor !== 'rgb(255, 255, 255)') {
-            findings.push('a figure does not stand on white: ' + image.getAttribute('src'));
-        }
+        if (backgroundColor !== 'rgb(255, 255, 255)') findings.push('a figure does not stand on white: ' + name);
+    }
+    for (const figure of article.querySelectorAll('.gausstools-live:not([data-live])')) {
+        findings.push('an interactive figure does not live: ' + figure.id);
     }
     const wide = document.documentElement.scrollWidth - window.innerWidth;
     if (wide > 0) findings.push('the page is ' + wide + ' pixels wider than the window');

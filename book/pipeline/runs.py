@@ -60,7 +60,7 @@ class Inputs:
     """What a run depends on besides its own code, as it is now."""
 
     modules: dict[str, str]
-    """Hash of each module of gausstools, by its path from the root."""
+    """Hash of each module of gausstools with its script and style, by the module's path from the root."""
     data: str
     datasets: list[str]
     lock: str
@@ -70,17 +70,19 @@ class Inputs:
     def of(cls, book: Book) -> "Inputs":
         """Read them from the repository and the environment."""
         library = book.root / "gausstools"
-        modules = sorted(library.rglob("*.py"))
+        files = [path for path in sorted(library.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+        modules = [path for path in files if path.suffix == ".py"]
+        # A script or a style that a module of the same name hands out is a part of that module.
+        parts = {module: [path for path in files if path.with_suffix(".py") == module] for module in modules}
         shipped = [
             path
-            for folder in (book.root / "data", library)
-            for path in folder.rglob("*")
-            if path.is_file() and path.suffix not in {".py", ".pyc"}
+            for path in [*(book.root / "data").rglob("*"), *files]
+            if path.is_file() and path.suffix not in {".py", ".pyc"} and path.with_suffix(".py") not in parts
         ]
         lock = book.root / "requirements.txt"
         optional = Path(os.environ["GAUSSTOOLS_DATA"]) if os.environ.get("GAUSSTOOLS_DATA") else None
         return cls(
-            modules={book.relative(path): _digest([path.read_bytes()]) for path in modules},
+            modules={book.relative(path): _digest(part.read_bytes() for part in parts[path]) for path in modules},
             data=_tree_hash(book.root, shipped),
             datasets=sorted(path.name for path in optional.iterdir()) if optional and optional.is_dir() else [],
             lock=_digest([lock.read_bytes()]) if lock.is_file() else "",

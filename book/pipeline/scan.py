@@ -18,6 +18,9 @@ from book.pipeline.errors import PipelineError
 from book.pipeline.layout import Book
 from book.pipeline.pairing import describe, read_paired
 
+PAGE_LIMIT = 1_000_000
+"""Bytes of a page's HTML, with the interactive figures that stand in it."""
+
 _IMAGE_PATH = re.compile(r"\S*[/\\]\S*|\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORECASE)
 _WARNING = re.compile(r"\b\w*Warning: ")
 _DRAWN = re.compile(r"<(svg|canvas|img|video|iframe)\b", re.IGNORECASE)
@@ -154,6 +157,13 @@ def _style_findings(book: Book) -> list[str]:
     ]
 
 
+def _size_findings(path: Path) -> Iterator[str]:
+    size = path.stat().st_size
+    if size > PAGE_LIMIT:
+        limit = f"{PAGE_LIMIT / 1e6:g} MB"
+        yield f"has {size / 1e6:.1f} MB, over the limit of {limit}; give its interactive figures fewer frames or points"
+
+
 def _link_findings(site: _Site, path: Path, page: BeautifulSoup) -> Iterator[str]:
     for tag in page.find_all("a", href=True):
         if fault := site.fault(path, tag["href"]):
@@ -170,7 +180,7 @@ def _image_findings(article: Tag) -> Iterator[str]:
         elif _IMAGE_PATH.fullmatch(alt):
             yield f"the image {name} has a path as alt text: {alt}"
         if image.find_parent(class_="cell_output") and not (figure and figure.find("figcaption")):
-            yield f"the image {name} is the output of a cell without a caption"
+            yield f"the image {name[:80]} is the output of a cell without a caption"
 
 
 def _text_findings(article: Tag) -> Iterator[str]:
@@ -204,6 +214,7 @@ def scan_pages(book: Book) -> list[str]:
         page = site.page(path)
         article = page.select_one("article") or page
         found = [
+            *_size_findings(path),
             *_resource_findings(site, path, page),
             *_link_findings(site, path, page),
             *_image_findings(article),

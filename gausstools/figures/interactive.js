@@ -157,7 +157,8 @@
       event.stopPropagation();
       redraw();
     });
-    // A finger moves the point only from the point itself, so that the page can still be scrolled.
+    // A finger that begins on the point moves the point; anywhere else it scrolls the page.
+    handle.addEventListener('touchstart', (event) => event.preventDefault(), { passive: false });
     const space = layer.parentNode.parentNode;
     const pointed = (event) => {
       const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(space.getScreenCTM().inverse());

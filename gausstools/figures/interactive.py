@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from numbers import Real
 from urllib.parse import quote
 
 import numpy as np
@@ -96,13 +97,13 @@ def _css() -> str:
 
 def frames(
     frames: Sequence[Sequence],
-    labels: Sequence[str | float],
+    labels: Sequence[str | Real],
     panels: Panel | Sequence[Panel],
     *,
     name: str,
     control: str = "noise level σ",
     start: int = 0,
-    seconds: float = 6.0,
+    seconds: Real = 6.0,
 ) -> Interactive:
     """Return a figure that leafs through frames by a slider, with a button that plays them.
 
@@ -179,11 +180,11 @@ def flow(
     panel: Panel,
     *,
     name: str,
-    sigma_max: float,
-    sigma_min: float = 0.02,
-    sigma: float | None = None,
+    sigma_max: Real,
+    sigma_min: Real = 0.02,
+    sigma: Real | None = None,
     other: Model | None = None,
-    seconds: float = 6.0,
+    seconds: Real = 6.0,
 ) -> Interactive:
     """Return a plane with a starting point that the reader drags, and the probability flow that leaves it.
 
@@ -220,11 +221,11 @@ def denoiser(
     panel: Panel,
     *,
     name: str,
-    sigma_max: float,
-    sigma_min: float = 0.02,
-    sigma: float | None = None,
+    sigma_max: Real,
+    sigma_min: Real = 0.02,
+    sigma: Real | None = None,
     other: Model | None = None,
-    seconds: float = 6.0,
+    seconds: Real = 6.0,
 ) -> Interactive:
     """Return a plane with a noisy point that the reader drags, and what the denoiser answers there.
 
@@ -259,9 +260,9 @@ def _model_figure(
     start: ArrayLike | Tensor,
     panel: Panel,
     name: str,
-    levels: tuple[float, float, float | None],
+    levels: tuple[Real, Real, Real | None],
     other: Model | None,
-    seconds: float,
+    seconds: Real,
 ) -> Interactive:
     models = [_components(each) for each in (model, other) if each is not None]
     high, low, shown = levels
@@ -325,7 +326,7 @@ def _state_layers(
     return [*layers, Points(at, "data", 14, label="start" if kind == "flow" else "noisy point", hollow=True)]
 
 
-def _weighed(model: Model, state: np.ndarray, sigma: float) -> list[Layer]:
+def _weighed(model: Model, state: np.ndarray, sigma: Real) -> list[Layer]:
     x = torch.tensor(state)[None]
     if isinstance(model, PointCloud):
         weights = model.posterior(x, sigma)[0]

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from numbers import Real
 
 import numpy as np
 from matplotlib import colormaps, ticker
@@ -30,7 +31,7 @@ _FAR = 10_000.0  # pixels; what lies farther out is drawn there, to keep its dig
 # ---- scales and paths
 
 
-def _number(value: float) -> str:
+def _number(value: Real) -> str:
     if not math.isfinite(value):
         raise ValueError("a layer holds a value that is not finite, and cannot be drawn")
     text = f"{min(max(value, -_FAR), _FAR):.1f}".removesuffix(".0")
@@ -41,7 +42,7 @@ def _color(color: str) -> str:
     return COLORS.get(color, color)
 
 
-def as_array(value: ArrayLike | Tensor) -> np.ndarray:
+def as_array(value: ArrayLike | Tensor | Real) -> np.ndarray:
     """Numbers in float64, wherever they come from."""
     return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=float)
 
@@ -55,7 +56,7 @@ def _plane(value: ArrayLike | Tensor, what: str) -> np.ndarray:
     return points
 
 
-def _attributes(**values: str | float) -> str:
+def _attributes(**values: str | Real) -> str:
     return "".join(f' {key.replace("_", "-")}="{html.escape(str(value))}"' for key, value in values.items())
 
 
@@ -74,8 +75,8 @@ class Points:
 
     xy: ArrayLike | Tensor
     color: str = "data"
-    size: float | Sequence[float] = 4
-    opacity: float = 1
+    size: Real | ArrayLike | Tensor = 4
+    opacity: Real = 1
     label: str = ""
     hollow: bool = False
 
@@ -99,7 +100,7 @@ class Points:
         return f"<g{style if self.hollow else _attributes(fill=color)}{_faint(self.opacity)}>{dots}</g>"
 
 
-def _faint(opacity: float) -> str:
+def _faint(opacity: Real) -> str:
     return "" if opacity == 1 else f' opacity="{opacity:.2g}"'
 
 
@@ -118,9 +119,9 @@ class Line:
 
     xy: ArrayLike | Tensor
     color: str = "path"
-    width: float = 1.6
+    width: Real = 1.6
     dashed: bool = False
-    opacity: float = 1
+    opacity: Real = 1
     label: str = ""
 
     def markup(self, panel: "Panel") -> str:
@@ -152,7 +153,7 @@ class Arrows:
     at: ArrayLike | Tensor
     vectors: ArrayLike | Tensor
     color: str = "data"
-    width: float = 1.4
+    width: Real = 1.4
     label: str = ""
 
     def markup(self, panel: "Panel") -> str:
@@ -191,10 +192,10 @@ class Ellipse:
 
     mean: ArrayLike | Tensor
     covariance: ArrayLike | Tensor
-    deviations: Sequence[float] = (1, 2)
+    deviations: Sequence[Real] = (1, 2)
     color: str = "gaussian"
-    width: float = 1.4
-    opacity: float = 1
+    width: Real = 1.4
+    opacity: Real = 1
     label: str = ""
 
     def markup(self, panel: "Panel") -> str:
@@ -233,7 +234,7 @@ class Text:
     xy: ArrayLike | Tensor
     text: str
     color: str = "data"
-    size: float = _FONT
+    size: Real = _FONT
     label: str = field(default="", init=False)
 
     def markup(self, panel: "Panel") -> str:
@@ -256,10 +257,10 @@ class Shade:
     """
 
     values: ArrayLike | Tensor
-    extent: tuple[float, float, float, float]
+    extent: tuple[Real, Real, Real, Real]
     cmap: str = "Blues"
-    limits: tuple[float, float] | None = None
-    opacity: float = 1
+    limits: tuple[Real, Real] | None = None
+    opacity: Real = 1
     label: str = field(default="", init=False)
 
     def markup(self, panel: "Panel") -> str:
@@ -304,8 +305,8 @@ class Panel:
         height: of the area inside the axes; not with ``equal``.
     """
 
-    x: tuple[float, float]
-    y: tuple[float, float]
+    x: tuple[Real, Real]
+    y: tuple[Real, Real]
     xlabel: str = ""
     ylabel: str = ""
     title: str = ""
@@ -313,8 +314,8 @@ class Panel:
     yscale: str = "linear"
     background: Sequence[Layer] = ()
     equal: bool = False
-    width: int = 360
-    height: int = 240
+    width: Real = 360
+    height: Real = 240
 
     def __post_init__(self):
         for name, limits, scale in (("x", self.x, self.xscale), ("y", self.y, self.yscale)):
@@ -332,14 +333,14 @@ class Panel:
         return _SIDES["left"] + (20 if self.ylabel else 0)
 
     @property
-    def _inside(self) -> tuple[float, float]:
+    def _inside(self) -> tuple[Real, Real]:
         """Width and height inside the axes."""
         width = self.width - self._left - _SIDES["right"]
         if not self.equal:
             return width, self.height
         return width, width * abs((self.y[1] - self.y[0]) / (self.x[1] - self.x[0]))
 
-    def _axis(self, values: np.ndarray, which: str) -> np.ndarray:
+    def _axis(self, values: np.ndarray | Real, which: str) -> np.ndarray | Real:
         """Share of the way from the first limit to the second."""
         limits, scale = (self.x, self.xscale) if which == "x" else (self.y, self.yscale)
         if scale == "linear":
@@ -353,7 +354,7 @@ class Panel:
         across, up = self._axis(points[:, 0], "x") * width, self._axis(points[:, 1], "y") * height
         return np.stack([across, height - up], axis=1)
 
-    def _ticks(self, which: str) -> Iterator[tuple[float, str]]:
+    def _ticks(self, which: str) -> Iterator[tuple[Real, str]]:
         limits, scale = (self.x, self.xscale) if which == "x" else (self.y, self.yscale)
         low, high = sorted(limits)
         if scale == "log":
@@ -399,14 +400,14 @@ class Panel:
         """Layers as SVG, the first at the back."""
         return "".join(layer.markup(self) for layer in layers)
 
-    def _axes(self, width: float, height: float) -> str:
+    def _axes(self, width: Real, height: Real) -> str:
         ticks, words = [f"M0 0V{_number(height)}H{_number(width)}"], []
         for value, text in self._ticks("x"):
-            x = _number(self._axis(np.array(value), "x") * width)
+            x = _number(self._axis(value, "x") * width)
             ticks.append(f"M{x} {_number(height)}v5")
             words.append(f'<text x="{x}" y="{_number(height + 19)}" text-anchor="middle">{text}</text>')
         for value, text in self._ticks("y"):
-            y = _number((1 - self._axis(np.array(value), "y")) * height)
+            y = _number((1 - self._axis(value, "y")) * height)
             ticks.append(f"M0 {y}h-5")
             words.append(f'<text x="-8" y="{y}" dy=".35em" text-anchor="end">{text}</text>')
         if self.xlabel:

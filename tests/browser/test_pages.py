@@ -71,6 +71,9 @@ FAULTS = {
     "<mjx-merror title='Undefined control sequence'></mjx-merror>": "a formula is wrong: Undefined",
     "<div class='cell_output'><img src='dot.svg' style='opacity: 0.5'></div>": "not shown in its own colours",
     "<div class='cell_output'><img src='dot.svg' style='filter: invert(1)'></div>": "does not stand on white",
+    "<div class='cell_output'><div class='gausstools-live' id='x' style='filter: invert(1)'></div></div>": "colours: x",
+    "<div class='cell_output'><div class='gausstools-live' id='x'></div></div>": "does not stand on white: x",
+    "<div class='gausstools-live' id='x'></div>": "an interactive figure does not live: x",
 }
 
 

@@ -43,6 +43,11 @@ def test_a_change_of_a_module_outdates_the_runs_that_loaded_it_only(executed):
     assert reasons(executed) == VALID | {"01_first": "gausstools/shapes.py changed"}
 
 
+def test_a_script_beside_a_module_of_its_name_counts_with_it(executed):
+    executed.write("gausstools/shapes.js", "(x) => x")
+    assert reasons(executed) == VALID | {"01_first": "gausstools/shapes.py changed"}
+
+
 def test_a_removed_module_outdates_the_run(executed):
     (executed.root / "gausstools/words.py").unlink()
     assert reasons(executed) == VALID | {"02_second": "gausstools/words.py changed"}

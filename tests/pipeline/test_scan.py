@@ -146,6 +146,20 @@ def test_a_fault_on_a_page_is_found_once_and_named(site, body, message):
     assert message in finding
 
 
+def test_a_page_that_is_too_heavy_is_named(site):
+    (finding,) = site(f"{SOUND}<!-- {'x' * 1_100_000} -->")
+    assert finding.startswith("_build/html/book/index.html: has 1.1 MB, over the limit of 1 MB")
+
+
+def test_an_interactive_figure_needs_what_an_image_needs(site):
+    still = "<img src=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>\" alt='{}'>"
+    live = f'<div class="cell_output"><div class="gausstools-live">{still}</div></div>'
+    assert site(f'<figure id="fig-a">{live.format("still")}<figcaption>A.</figcaption></figure>') == []
+    (finding,) = site(live.format("still"))
+    assert "is the output of a cell without a caption" in finding
+    assert any("has no alt text" in finding for finding in site(live.format("")))
+
+
 def test_a_style_sheet_that_loads_from_elsewhere_is_named(site, toy):
     toy.write("_build/html/_static/x.css", "@import url('https://fonts.org/a.css'); b {background: url(dot.png)}")
     (finding,) = site(SOUND)
