@@ -648,9 +648,9 @@ for seed in SEEDS[:2]:
     kept = train(normal, STEPS, seed)
     curve = unexplained_by({"": gaussian}, [kept], fresh, [at_level])[""].flatten()
     print(f"from {curve[0]:.2f} to {curve.min():.3f}, at last {curve[-1]:.3f}")
-    assert curve[-1] < 0.1
-# No: there is nothing bent to be found. What remains is what a network of this size and
-# a thousand points get wrong.
+    assert curve[-1] < 0.15 < whole[:, -1].min() / 4
+# No: there is nothing bent to be found. What remains is the error of a small network
+# that still trains with noisy steps.
 
 # %% [markdown]
 # **3. Average of ratios, ratio of averages.** The paper's measure takes the ratio at each point first. Compute these ratios
