@@ -835,9 +835,9 @@ assert lost["Gaussian"] == 0
 # %% [markdown]
 # Why this matters for a real network. It is asked at high noise first, and there, as the next chapters will show, its score is
 # nearly the Gaussian's. So the order tells which parts of an image are settled in which calls: the layout in a few early ones.
-# The low dimension is why samplers manage with few steps: the path bends little, and its past tells its future. And kicks
+# The low dimension is one reason why samplers can manage with few steps: the path bends little, and its past tells its future. And kicks
 # are what every step of a solver adds. What falls off the data is cleaned up; what falls along the data stays, and looks
-# like an image. Nothing here *proves* any of this for a network. It says what to measure, and Part II does.
+# like an image. Nothing here *proves* any of this for a network. It says what to measure. That is the business of Part II.
 #
 # ## What we saw
 #
