@@ -9,8 +9,8 @@ in place of s. By Tweedie's formula ``s = (D − x)/σ²``, so both follow from 
 explain at small σ, where the noise to remove is what is left; a denoiser is easy there, since it returns nearly x.
 
 In one and two dimensions that average has no expectation: around a point where the network's score is zero and the
-model's is not, 1/|s_net|² is too large to be integrated, and single points decide. There, ask for the ratio of the two
-means (``pooled``): the mean of |s_net − s_model|² over the mean of |s_net|².
+model's is not, ``1/|s_net|²`` is too large to be integrated, and single points decide. There, ask for the ratio of the
+two means (``pooled``): the mean of ``|s_net − s_model|²`` over the mean of ``|s_net|²``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

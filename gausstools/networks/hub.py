@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma
+from gausstools.networks.imports import import_diffusers
 from gausstools.noise import DDPM, Prediction
 
 __all__ = ["DiffusersDenoiser"]
@@ -153,14 +154,6 @@ def download(name: str) -> Path:
     )
 
 
-def _diffusers():
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError("this model is one of diffusers: pip install 'gausstools[networks]'") from error
-    return diffusers
-
-
 def _read(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -195,7 +188,7 @@ def _check_network(home: Path, config: dict) -> tuple[int, int, int]:
 
 def _read_network(home: Path) -> nn.Module:
     try:
-        network, report = _diffusers().UNet2DModel.from_pretrained(
+        network, report = import_diffusers("this model is one of").UNet2DModel.from_pretrained(
             home, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -212,7 +205,7 @@ def _read_process(folder: Path) -> tuple[DDPM, str]:
     home = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     config = _read(home / "scheduler_config.json")
     kind = str(config.get("_class_name"))
-    diffusers = _diffusers()
+    diffusers = import_diffusers("this model is one of")
     scheduler = getattr(diffusers, kind, None)
     if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
         raise ValueError(f"{home} holds {kind!r}, expected a scheduler of diffusers, such as DDPMScheduler")

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gausstools.networks.imports import import_diffusers
+
 __all__ = ["UNet"]
 
 TIME = 1000.0  # c_noise = ln(σ)/4 is stretched to the range that the sinusoidal embedding resolves, as DDPM's steps are
@@ -69,10 +71,7 @@ class UNet(nn.Module):
                 f"widths are {tuple(widths)}, attention {attention} and groups {groups}, expected one entry of "
                 "attention for each width, and widths divisible by groups"
             )
-        try:
-            from diffusers import UNet2DModel
-        except ImportError as error:
-            raise ImportError("the network is built from diffusers: pip install 'gausstools[networks]'") from error
+        UNet2DModel = import_diffusers("the network is built from").UNet2DModel
         self.fold = fold
         self.unet = UNet2DModel(
             sample_size=tuple(side // fold for side in size),
