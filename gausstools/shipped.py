@@ -79,7 +79,7 @@ def residuals(name: str) -> list[dict]:
 
     >>> row = residuals("digits")[0]
     >>> row["images"], row["images_from"], row["model"]
-    (0, 'train', 'isotropic')
+    (0, 'train', 'mean')
     """
     return _table(f"{_known(name, 'residuals')}-residuals.csv")
 

@@ -124,7 +124,7 @@ def frames(
     >>> plane = Panel(x=(-2, 2), y=(-2, 2), equal=True)
     >>> steps = [[Points([[0.1 * i, 0.0]])] for i in range(20)]
     >>> frames(steps, labels=range(20), panels=plane, name="walk", control="step")
-    Interactive('walk', 10 kB)
+    Interactive('walk', ... kB)
     """
     panels = [panels] if isinstance(panels, Panel) else list(panels)
     if len(frames) == 0 or len(frames) != len(labels):
