@@ -93,7 +93,7 @@ def test_the_statistics_of_the_digits_are_those_of_their_images():
 
 
 def test_the_statistics_of_mnist_are_near_those_of_5000_of_its_digits():
-    """Classes of equal size are no random sample: the mean lies off by more than chance, but by little of the spread."""
+    """Classes of equal size are no random sample: the mean is off by more than chance, but by little of the spread."""
     found, part = shipped.statistics("mnist"), gt.datasets.load("mnist-5000").images
     assert float((found.mean - part.mean(0)).square().sum()) < 0.005 * float(found.total_variance)
     assert float(found.total_variance) == pytest.approx(float(gt.Gaussian.fit(part, 0).total_variance), rel=0.01)
