@@ -611,8 +611,8 @@ plt.show()
 # images, and has risen to 0.034 after five million.
 #
 # **The difference.** Images in thousands of dimensions are much closer to Gaussian than three thin arcs in two: their curve
-# rises by half, ours more than tenfold. They average a ratio at each point; in the plane one cannot. And their curves start at training's
-# first step without the isotropic Gaussian, which explains the untrained network for no merit of its own; here it is shown.
+# rises by half, ours more than tenfold. They average a ratio at each point; in the plane one cannot. Their figures leave out
+# the isotropic Gaussian, which explains the untrained network for no merit of its own; here it is shown.
 # Our networks are small and were trained for seconds: at the lowest noise they are still on their way.
 #
 # ## Exercises
