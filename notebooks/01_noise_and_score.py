@@ -293,7 +293,7 @@ assert deviation < 1e-12
 # a place where no data lie, then one crescent wins.
 
 # %% mystnb={"figure": {"caption": "Ask the denoiser: drag the noisy point (ring), slide the noise level. Each data point (grey) is orange in proportion to its weight; the orange dot with the dark arrow is the answer, their weighted mean. The arrow is σ² times the score.", "name": "fig-posterior"}, "image": {"alt": "The crescents in grey, a ring above them, and an arrow from the ring to an orange dot that is the mean of the data points highlighted in orange nearby. Below, a button and a slider for the noise level."}}
-plane = interactive.Panel(x=(-1.6, 1.6), y=(-1.2, 1.2), equal=True, width=520)
+plane = interactive.Panel(x=(-1.6, 1.6), y=(-1.2, 1.2), equal=True, width=440)
 interactive.denoiser(
     cloud, [0.85, 0.8], plane, name="posterior", sigma_max=2.0, sigma=0.35
 )

@@ -260,7 +260,7 @@ assert max(off) < 0.01
 # $\sigma$ falls below $\sqrt{3 \cdot 0.04} = 0.35$. Back on the wide axis it is out early.
 
 # %% mystnb={"figure": {"caption": "One path of the Gaussian model. Drag the start (ring, at σ = 3), slide the noise level. Light blue: the path, and the state at this level. Orange: the denoised point, at the tip of the arrow. Blue: the noised Gaussian's one-deviation ellipse; grey: the data's ellipses of one and two deviations.", "name": "fig-drag-path"}, "image": {"alt": "A tilted ellipse pair in grey inside a wider blue ellipse. From a ring at the upper right a light blue path bends into the blue ellipse, where it meets it; an arrow leads from there to an orange dot. Below, a button and a slider for the noise level."}}
-plane = interactive.Panel(x=(-4, 4.8), y=(-3.6, 3.4), equal=True, width=520)
+plane = interactive.Panel(x=(-4, 4.8), y=(-3.6, 3.4), equal=True, width=440)
 interactive.flow(
     gaussian, start, plane, name="gaussian-path", sigma_max=3.0, sigma=0.8
 )
