@@ -16,6 +16,8 @@ N_SAMPLES = 64
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
 SIGMA_MAX = 80.0
 SEED = 0
+THEIR_WEIGHTS = 55.7e6  # of the network of Karras et al. 2022 for CIFAR-10
+THEIR_IMAGES = 200e6  # that it saw in training
 COMPARED = [0.5, 1.0, 2.0, 5.0]  # noise levels held against the published ones
 
 # %%
@@ -165,6 +167,15 @@ def beside(sigma):
 compared = figures.BesidePaper(map(beside, COMPARED), "published_edm_residuals.csv")
 assert all(0.4 < row.ratio < 1 for row in compared.entries)
 compared
+
+# %%
+weights = sum(values.numel() for values in networks["cifar10"].parameters())
+fewer_weights, fewer_images = THEIR_WEIGHTS / weights, THEIR_IMAGES / final
+print(
+    f"weights: {fewer_weights:.0f} times fewer; images: {fewer_images:.0f} times fewer"
+)
+assert 8 < fewer_weights < 12
+assert 250 < fewer_images < 400
 
 # %% [markdown]
 # The Gaussian explains more of our network than of the published one: about half as much is left. Our network has a tenth of

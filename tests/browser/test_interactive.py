@@ -12,9 +12,8 @@ from matplotlib.pyplot import imread
 from sklearn.datasets import make_moons
 
 import gausstools as gt
-from book.pipeline.browser import WIDTHS, open_browser
+from book.pipeline.browser import WIDTHS
 from book.pipeline.layout import Book
-from book.pipeline.serve import background
 from gausstools.figures import interactive
 from gausstools.figures.interactive import Line, Panel, Points
 
@@ -25,18 +24,6 @@ PAGES = [
     for document in BOOK.documents
     if (page := BOOK.html / f"{document}.html").is_file() and 'class="gausstools-live"' in page.read_text("utf-8")
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def site():
-    with background(BOOK.html) as address:
-        yield address
 
 
 @pytest.fixture
@@ -241,6 +228,11 @@ def moved(page, figure, seed):
     return np.array([(across - left) / (right - left), (up - top) / (bottom - top)])
 
 
+def slide(figure, index):
+    move = "(node, value) => { node.value = value; node.dispatchEvent(new Event('input')) }"
+    figure.locator("input").evaluate(move, index)
+
+
 def reference(model, start, indices):
     """Where the flow is at these positions of the slider: the closed form, or Heun's method with finer steps."""
     x, finer = torch.from_numpy(start)[None], 12
@@ -262,8 +254,7 @@ def test_the_browser_follows_the_flow(alone, name):
         start = moved(page, figure, seed)
         indices = (40, 90, STEPS)
         for index, expected in zip(indices, reference(model, start, indices), strict=True):
-            slider = figure.locator("input")
-            slider.evaluate("(node, value) => { node.value = value; node.dispatchEvent(new Event('input')) }", index)
+            slide(figure, index)
             sigma = HIGH * (LOW / HIGH) ** (index / STEPS)
             np.testing.assert_allclose(shown(figure, "state"), expected, atol=2e-4)
             at = torch.from_numpy(shown(figure, "state"))[None]
@@ -278,8 +269,7 @@ def test_the_browser_denoises(alone, name):
     for seed in range(3):
         at = moved(page, figure, seed)
         for index in (0, 60, STEPS):
-            slider = figure.locator("input")
-            slider.evaluate("(node, value) => { node.value = value; node.dispatchEvent(new Event('input')) }", index)
+            slide(figure, index)
             sigma = HIGH * (LOW / HIGH) ** (index / STEPS)
             answer = model(torch.from_numpy(at)[None], sigma)[0].numpy()
             np.testing.assert_allclose(shown(figure, "answer"), answer, atol=2e-5)

@@ -4,23 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from book.pipeline.browser import SCHEMES, WIDTHS, look, open_browser
+from book.pipeline.browser import SCHEMES, WIDTHS, look
 from book.pipeline.layout import Book
 from book.pipeline.serve import background
 
 BOOK = Book(Path(__file__).parents[2])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def site():
-    with background(BOOK.html) as address:
-        yield address
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
