@@ -23,7 +23,10 @@ from torch import Tensor
 from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["ByRank", "Residual", "Unexplained", "evaluation_points", "residuals", "unexplained", "unexplained_by_rank"]
+__all__ = [
+    "ByRank", "Residual", "Unexplained", "crossings", "evaluation_points", "residuals", "unexplained",
+    "unexplained_by_rank",
+]  # fmt: skip
 
 
 class Unexplained(NamedTuple):
@@ -248,6 +251,39 @@ def evaluation_points(
     chosen = data[order[torch.arange(points) % len(data)].to(data.device)]
     noise = torch.randn(chosen.shape, generator=generator).to(chosen)
     return chosen + along_batch(check_sigma(sigma, chosen), chosen) * noise
+
+
+def crossings(
+    sigmas: Sequence[float] | Tensor, first: Sequence[float] | Tensor, second: Sequence[float] | Tensor
+) -> list[float]:
+    """Return the noise levels at which two curves cross, in the order of ``sigmas``.
+
+    Between neighbouring levels ``ln(first/second)`` is taken as linear in ln σ, so powers of σ cross where they do.
+    Curves that touch at a level without changing sides do not cross there.
+
+    Args:
+        sigmas: noise levels > 0, ordered.
+        first, second: values > 0 at these levels, such as fractions of unexplained variance.
+
+    Raises:
+        ValueError: for curves of different lengths, or values that are not positive and finite.
+
+    >>> crossings([0.1, 1.0, 10.0], [0.5, 0.4, 0.1], [5.0, 0.2, 0.1])        # by a factor of 10 below, then 2 above
+    [0.586...]
+    """
+    levels, *curves = (torch.as_tensor(values, dtype=torch.float64) for values in (sigmas, first, second))
+    if not levels.shape == curves[0].shape == curves[1].shape or levels.ndim != 1:
+        shapes = ", ".join(str(tuple(values.shape)) for values in (levels, *curves))
+        raise ValueError(f"sigmas and curves have shapes {shapes}, expected three of one length (n,)")
+    if not all((values > 0).all() and values.isfinite().all() for values in (levels, *curves)):
+        raise ValueError("sigmas or curves hold values that are not positive and finite, so they have no logarithm")
+    gap = (curves[0] / curves[1]).log()
+    # A level where the curves are equal belongs to neither side, so the interval that is judged spans it.
+    apart = gap != 0
+    gap, place = gap[apart], levels.log()[apart]
+    before = (gap[:-1] * gap[1:] < 0).nonzero().flatten()
+    share = gap[before] / (gap[before] - gap[before + 1])
+    return (place[before] + share * (place[before + 1] - place[before])).exp().tolist()
 
 
 @torch.no_grad()

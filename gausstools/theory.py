@@ -26,7 +26,15 @@ from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check
 from gausstools.models.base import ratio
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["Estimate", "LinearDynamics", "denoising_loss", "frechet_distance", "kl_divergence", "wasserstein2"]
+__all__ = [
+    "Estimate",
+    "LinearDynamics",
+    "denoising_loss",
+    "frechet_distance",
+    "kl_divergence",
+    "rank_residuals",
+    "wasserstein2",
+]
 
 
 def wasserstein2(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
@@ -169,6 +177,49 @@ def denoising_loss(
 
     inside = loss(pair.q, pair.overlap.square() @ pair.p + pair.shift.square()).sum()
     return Estimate((inside + pair.rest * loss(pair.q_tail, pair.p_tail)).item(), 0.0)
+
+
+def rank_residuals(gaussian: Gaussian, sigma: float, full: float) -> Float[Tensor, " ranks"]:
+    """Return what Gaussians cut off at each rank leave unexplained of an ideal score, from what the whole one leaves.
+
+    The ideal denoiser is the posterior mean of data with this mean and covariance, whatever else they are. It differs
+    from the Gaussian's, the best linear one, by something uncorrelated with every linear function of x. So the squares
+    add up: ``E|s − s_r|² = E|s − s_G|² + E|s_G − s_r|²`` and ``E|s|² = E|s − s_G|² + E|s_G|²``, with
+
+    * ``E|s_G|² = Σ_k 1/(λ_k+σ²)``,
+    * ``E|s_G − s_r|² = Σ_{k>r} (λ_k − τ_r)² / ((λ_k+σ²)(τ_r+σ²)²)``, where τ_r is the mean of the variances beyond r.
+
+    Args:
+        gaussian: the whole Gaussian, of any rank.
+        sigma: noise level > 0.
+        full: the fraction of the score that it leaves unexplained, 0 to below 1: a ratio of means, as
+            ``unexplained(..., pooled=True)`` gives.
+
+    Returns:
+        Fractions for the ranks 0 (the isotropic Gaussian) to that of the Gaussian, the rest as a tail,
+        ``(rank + 1,)``, in float64. The last is ``full``.
+
+    Raises:
+        ValueError: for σ = 0, or a fraction outside [0, 1).
+
+    >>> model = Gaussian.from_covariance(torch.zeros(2), torch.diag(torch.tensor([3.0, 1.0])))
+    >>> rank_residuals(model, 1.0, full=0.0)             # τ_0 = 2: (1/(4·9) + 1/(2·9)) / (1/4 + 1/2)
+    tensor([0.1111, 0.0000, 0.0000], dtype=torch.float64)
+    """
+    level = _level(sigma)
+    if level == 0:
+        raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
+    if not 0 <= full < 1:
+        raise ValueError(f"full is {full}, expected a fraction from 0 to below 1")
+    variances, noise = gaussian.variances.double().sort(descending=True).values, level**2
+    tail, off = gaussian.tail.double(), gaussian.dim - gaussian.rank
+    beyond = variances.flip(0).cumsum(0).flip(0)
+    beyond = torch.cat([beyond, beyond.new_zeros(1)]) + tail * off
+    count = gaussian.dim - torch.arange(gaussian.rank + 1, device=beyond.device)
+    tails = (beyond / count.clamp(min=1))[:, None]
+    missed = (variances - tails) ** 2 / ((variances + noise) * (tails + noise) ** 2)
+    missed = missed.triu().sum(1) + off * ((tail - tails) ** 2 / ((tail + noise) * (tails + noise) ** 2))[:, 0]
+    return full + (1 - full) * missed / ((1 / (variances + noise)).sum() + off / (tail + noise))
 
 
 @dataclass(frozen=True, eq=False)

@@ -185,3 +185,32 @@ def test_far_away_the_gaussian_explains_the_point_cloud_better_and_better():
 def test_questions_that_cannot_be_are_refused(ask, error, message):
     with pytest.raises(error, match=message):
         ask(gt.Gaussian.isotropic(torch.zeros(3), 1.0), torch.ones(2, 3))
+
+
+powers = st.floats(-3, 3).filter(lambda value: abs(value) > 0.05)
+
+
+@given(st.floats(-6, 6), powers, st.lists(st.floats(-7, 7), min_size=2, max_size=9, unique=True))
+def test_powers_of_the_noise_level_cross_where_they_do(place, power, places):
+    """Two lines on logarithmic axes, at any levels: one crossing if the levels span it, else none."""
+    places = sorted(places)
+    gaps = [power * (level - place) for level in places]
+    sigmas, first = np.exp(places), np.exp(np.add(gaps, 0.3 * np.array(places)))
+    found = gt.compare.crossings(sigmas.tolist(), first.tolist(), np.exp(0.3 * np.array(places)).tolist())
+    if min(map(abs, gaps)) < 1e-6:
+        return  # rounding decides on which side of the crossing that level lies
+    assert np.log(found) == pytest.approx([place] if places[0] < place < places[-1] else [], abs=1e-6)
+
+
+def test_curves_that_touch_do_not_cross():
+    assert gt.compare.crossings([1.0, 2.0, 3.0], [2.0, 1.0, 2.0], [1.0, 1.0, 1.0]) == []
+    assert gt.compare.crossings([1.0, 2.0, 3.0], [2.0, 1.0, 0.5], [1.0, 1.0, 1.0]) == pytest.approx([3**0.5])
+    assert gt.compare.crossings([1.0, 2.0], [1.0, 1.0], [1.0, 1.0]) == []
+    assert len(gt.compare.crossings([1.0, 2.0, 3.0], [2.0, 1.0, 2.0], [1.0, 1.5, 1.0])) == 2
+
+
+def test_curves_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="one length"):
+        gt.compare.crossings([1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="positive"):
+        gt.compare.crossings([1.0, 2.0], [0.0, 1.0], [1.0, 1.0])

@@ -540,3 +540,55 @@ OTHER = gt.Gaussian.isotropic(torch.zeros(3), 1.0)
 def test_what_cannot_be_is_refused(ask, error, message):
     with pytest.raises(error, match=message):
         ask()
+
+
+def affine(model, sigma):
+    """A and c of the score ``A x + c``, asked point by point."""
+    probe = torch.cat([torch.zeros(1, model.dim, dtype=DOUBLE), torch.eye(model.dim, dtype=DOUBLE)])
+    answers = model.score(probe.reshape(-1, *model.event_shape), sigma).flatten(1).numpy()
+    return (answers[1:] - answers[0]).T, answers[0]
+
+
+@given(gaussians(smallest_sigma=0.1, largest_sigma=10.0))
+def test_of_a_gaussian_score_each_rank_leaves_what_its_matrix_says(case):
+    """E|Ax + c|² over the noised data is a trace, for the score and for what the cut-off one misses of it."""
+    model, sigma = case.model, float(torch.as_tensor(case.sigma).flatten()[0])
+    mean = model.mean.flatten().numpy()
+    spread = model.covariance.numpy() + sigma**2 * np.eye(model.dim)
+
+    def square(matrix, offset):
+        return np.trace(matrix @ spread @ matrix.T) + ((matrix @ mean + offset) ** 2).sum()
+
+    whole = affine(model, sigma)
+    found = theory.rank_residuals(model, sigma, 0.0)
+    assert len(found) == model.rank + 1
+    for rank, residual in enumerate(found.tolist()):
+        cut = affine(model.truncate(rank), sigma)
+        expected = square(whole[0] - cut[0], whole[1] - cut[1]) / square(*whole)
+        assert residual == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
+def test_of_the_exact_score_of_a_mixture_each_rank_leaves_what_the_squares_say(sigma):
+    """The posterior mean of data that are no Gaussian, against Monte Carlo over them."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        gt.Gaussian.from_covariance(torch.randn(3, generator=generator, dtype=DOUBLE) * 2, torch.diag(spread))
+        for spread in torch.tensor([[2.0, 0.5, 0.1], [0.1, 1.0, 0.3]], dtype=DOUBLE)
+    ]
+    mixture = gt.Mixture([0.3, 0.7], parts)
+    gaussian = mixture.to_gaussian()
+    x = mixture.sample(200_000, sigma, generator=generator)
+    full = gt.unexplained(mixture, gaussian, x, sigma, pooled=True, batch_size=50_000)
+    assert full.score > 0.002
+    for rank, predicted in enumerate(theory.rank_residuals(gaussian, sigma, full.score).tolist()):
+        cut = gt.unexplained(mixture, gaussian.truncate(rank), x, sigma, pooled=True, batch_size=50_000)
+        assert cut.score == pytest.approx(predicted, abs=4 * (cut.score_error + full.score_error))
+
+
+def test_a_fraction_that_is_none_is_refused():
+    model = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
+    with pytest.raises(ValueError, match="full is 1"):
+        theory.rank_residuals(model, 1.0, 1.0)
+    with pytest.raises(ValueError, match="sigma is 0"):
+        theory.rank_residuals(model, 0.0, 0.5)
