@@ -202,7 +202,7 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 # $x_t = a\,x_0 + b\,n$ with $a^2+b^2=1$, so we may write
 #
 # $$
-# a = \cos\theta, \qquad b = \sin\theta, \qquad \sigma = b/a = \tan\theta.
+# a = \cos\theta, \quad b = \sin\theta, \quad \sigma = \tfrac{b}{a} = \tan\theta.
 # $$
 #
 # The angle runs from 90° (noise) to 0° (image), whatever the schedule. A VE state is brought to VP by the factor

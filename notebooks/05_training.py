@@ -110,8 +110,9 @@ plt.show()
 #
 # $$
 # \begin{aligned}
-# D(x,\sigma) = {}& \frac{\sigma_d^2}{\sigma_d^2+\sigma^2}\,x \\
-# &+ \frac{\sigma\,\sigma_d}{\sqrt{\sigma_d^2+\sigma^2}}\;F\!\Big(\frac{x}{\sqrt{\sigma_d^2+\sigma^2}},\,\tfrac14\ln\sigma\Big),
+# D(x,\sigma) &= \frac{\sigma_d^2}{v}\,x + \frac{\sigma\,\sigma_d}{\sqrt v}\;
+# F\!\Big(\frac{x}{\sqrt v},\,\tfrac14\ln\sigma\Big), \\
+# v &= \sigma_d^2+\sigma^2,
 # \end{aligned}
 # $$ (eq-edm)
 #
@@ -298,10 +299,11 @@ assert (hump[:, 6:].max(1).values > 2 * hump[:, -1]).all()
 #
 # Regress the network's score on $x$: write it as the best affine function of the noised points, plus a rest. The rest, as a
 # share of the mean square, is the **bent share** of the score: what no straight answer can give. The rest is
-# orthogonal to every affine function, and the Gaussian's score is one. So its unexplained fraction splits exactly, as in Pythagoras' theorem:
+# orthogonal to every affine function, and the Gaussian's score is one. So its unexplained fraction splits exactly, as in
+# Pythagoras' theorem, into the distance of the affine part from the Gaussian and the bent share:
 #
 # $$
-# R_{\text{Gaussian}} = \underbrace{R_{\text{straight}}}_{\text{affine part against Gaussian}} + \underbrace{R_{\text{bent}}}_{\text{the rest}}.
+# R_{\text{Gaussian}} = R_{\text{straight}} + R_{\text{bent}}.
 # $$ (eq-pythagoras)
 
 
