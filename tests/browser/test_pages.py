@@ -41,6 +41,26 @@ def test_solutions_and_the_code_of_figures_unfold(browser, site):
     page.close()
 
 
+def test_a_formula_keeps_its_punctuation(browser, site):
+    """At any width: the full stop stands in the line in which the formula ends."""
+    page = browser.new_page()
+    page.goto(f"{site}/notebooks/02_gaussian_model.html")
+    page.evaluate("() => window.MathJax.startup.promise")
+    apart = """() => [...document.querySelectorAll('article mjx-container:not([display])')].filter(formula => {
+        const next = formula.parentElement.nextSibling;
+        if (!next || next.nodeType !== Node.TEXT_NODE || !/^[.,;:]/.test(next.data)) return false;
+        const range = document.createRange();
+        range.setStart(next, 0);
+        range.setEnd(next, 1);
+        const [mark, box] = [range.getBoundingClientRect(), formula.getBoundingClientRect()];
+        return mark.top > box.bottom || mark.left < box.left;
+    }).length"""
+    for width in range(360, 720, 10):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(apart) == 0, width
+    page.close()
+
+
 def test_search_finds_a_chapter(browser, site):
     page = browser.new_page()
     page.goto(f"{site}/search.html?q=Tweedie")
@@ -56,7 +76,7 @@ FAULTS = {
     "<img src='missing.png' alt='x'>": "an image is not shown: missing.png",
     "<div style='width: 3000px'>wide</div>": "pixels wider than the window",
     "<span class='math'>\\(x\\)</span>": "a formula is not set",
-    "<div class='math' style='width: 9px; overflow-x: auto'><mjx-container><p style='width: 99px'>": "is cut off by 90",
+    "<div class='math' style='width: 9px; overflow-x: auto'><mjx-container><p style='width: 99px'>x": "is cut off by 90",
     "<mjx-merror title='Undefined control sequence'></mjx-merror>": "a formula is wrong: Undefined",
     "<div class='cell_output'><img src='dot.svg' style='opacity: 0.5'></div>": "not shown in its own colours",
     "<div class='cell_output'><img src='dot.svg' style='filter: invert(1)'></div>": "does not stand on white",
