@@ -73,7 +73,8 @@ _LOOK = """() => {
     const article = document.querySelector('article') || document.body;
     for (const formula of article.querySelectorAll('.math')) {
         if (!formula.querySelector('mjx-container')) findings.push('a formula is not set: ' + formula.textContent);
-        const box = [formula, ...formula.querySelectorAll('mjx-container')].find(e => e.scrollWidth > e.clientWidth + 1);
+        const boxes = [formula, ...formula.querySelectorAll('mjx-container')];
+        const box = boxes.find(element => element.scrollWidth > element.clientWidth + 1);
         if (formula.matches('div') && box) {
             findings.push('a formula is cut off by ' + (box.scrollWidth - box.clientWidth) + ' pixels: ' +
                           formula.textContent.trim());

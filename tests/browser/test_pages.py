@@ -76,7 +76,7 @@ FAULTS = {
     "<img src='missing.png' alt='x'>": "an image is not shown: missing.png",
     "<div style='width: 3000px'>wide</div>": "pixels wider than the window",
     "<span class='math'>\\(x\\)</span>": "a formula is not set",
-    "<div class='math' style='width: 9px; overflow-x: auto'><mjx-container><p style='width: 99px'>x": "is cut off by 90",
+    "<div class='math' style='width: 9px; overflow: auto'><mjx-container><p style='width: 99px'>x": "cut off by 90",
     "<mjx-merror title='Undefined control sequence'></mjx-merror>": "a formula is wrong: Undefined",
     "<div class='cell_output'><img src='dot.svg' style='opacity: 0.5'></div>": "not shown in its own colours",
     "<div class='cell_output'><img src='dot.svg' style='filter: invert(1)'></div>": "does not stand on white",
