@@ -110,8 +110,8 @@ plt.show()
 #
 # $$
 # \begin{aligned}
-# D(x,\sigma) &= \frac{\sigma_d^2}{v}\,x + \frac{\sigma\,\sigma_d}{\sqrt v}\;
-# F\!\Big(\frac{x}{\sqrt v},\,\tfrac14\ln\sigma\Big), \\
+# D(x,\sigma) &= \frac{\sigma_d^2}{v}\,x \\
+# &\quad + \frac{\sigma\,\sigma_d}{\sqrt v}\;F\!\Big(\frac{x}{\sqrt v},\,\tfrac14\ln\sigma\Big), \\
 # v &= \sigma_d^2+\sigma^2,
 # \end{aligned}
 # $$ (eq-edm)
