@@ -36,6 +36,7 @@ _HOME = {
     "karras_sigmas": "noise",
     "residuals": "compare",
     "score": "denoiser",
+    "teleport": "teleportation",
     "unexplained": "compare",
     "unexplained_by_rank": "compare",
 }
@@ -50,6 +51,7 @@ _MODULES = (
     "pretrained",
     "samplers",
     "shipped",
+    "teleportation",
     "theory",
     "training",
 )
