@@ -34,6 +34,7 @@ _HOME = {
     "VP": "noise",
     "evaluation_points": "compare",
     "karras_sigmas": "noise",
+    "log_uniform_sigmas": "noise",
     "residuals": "compare",
     "score": "denoiser",
     "teleport": "teleportation",

@@ -19,11 +19,10 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from gausstools.denoiser import check_batch
 from gausstools.models.base import ScoreModel, ratio
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import VE, Process
-from gausstools.samplers.one_step import _steps
+from gausstools.samplers.path import check_steps
 
 __all__ = ["Teleport", "guided", "teleport"]
 
@@ -79,8 +78,8 @@ def teleport(
         x: ``(batch, *event)``, the state at ``times[0]``, in the coordinates of the process: pure noise, as a rule.
         times: ``(steps + 1,)``, decreasing times of the process, for VE noise levels such as ``karras_sigmas`` gives.
             Flow matching may start at t = 1.
-        sigma_skip: the VE noise level to land at, 0 to that of ``times[0]``; the level up to which the Gaussian holds. It need not
-            stand on the grid; the first step after the jump is then a part of one.
+        sigma_skip: the VE noise level to land at, 0 to that of ``times[0]``. It need
+            not stand on the grid; the first step after the jump is then a part of one.
         process: whose coordinates and times these are; None is VE.
         labels: ``(batch,)``, the class of each row, with a family alone.
 
@@ -96,7 +95,7 @@ def teleport(
     (tensor([[1.5000, 1.5000]]), tensor([0.5000, 0.4000, 0.3000, 0.2000, 0.1000, 0.0000], dtype=torch.float64))
     """
     process = VE() if process is None else process
-    intervals = _steps(x, times)
+    intervals = check_steps(x, times)
     levels = torch.tensor([start for start, _ in intervals] + [intervals[-1][1]], dtype=torch.float64)
     if not 0 <= sigma_skip < torch.inf:
         raise ValueError(f"sigma_skip is {sigma_skip}, expected a finite noise level >= 0")

@@ -1,5 +1,7 @@
 """Teleportation: the jump is the flow of each process's own ODE, composes, and counts what it saves."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.integrate
@@ -39,7 +41,7 @@ def test_the_jump_solves_the_ode_of_each_process(process, start, end, case):
     # The table of DDPM has a kink at every step, where an integrator must stop.
     stops = np.linspace(start, end, 4 if isinstance(process, gt.DDPM) else 2)
     flat = x.numpy().ravel()
-    for a, b in zip(stops[:-1], stops[1:], strict=True):
+    for a, b in itertools.pairwise(stops.tolist()):
         flat = scipy.integrate.solve_ivp(velocity, (a, b), flat, rtol=1e-10, atol=1e-12, method="DOP853").y[:, -1]
     jump = gt.teleport(case.model, x, grid(start, end), process.sigma(grid(end)).item(), process=process)
     np.testing.assert_allclose(jump.x.numpy(), flat.reshape(shape), rtol=1e-6, atol=1e-7)
