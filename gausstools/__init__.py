@@ -34,8 +34,10 @@ _HOME = {
     "VP": "noise",
     "evaluation_points": "compare",
     "karras_sigmas": "noise",
+    "log_uniform_sigmas": "noise",
     "residuals": "compare",
     "score": "denoiser",
+    "teleport": "teleportation",
     "unexplained": "compare",
     "unexplained_by_rank": "compare",
 }
@@ -50,6 +52,7 @@ _MODULES = (
     "pretrained",
     "samplers",
     "shipped",
+    "teleportation",
     "theory",
     "training",
 )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
 
-__all__ = ["DDPM", "VE", "VP", "FlowMatching", "Prediction", "Process", "karras_sigmas"]
+__all__ = ["DDPM", "VE", "VP", "FlowMatching", "Prediction", "Process", "karras_sigmas", "log_uniform_sigmas"]
 
 Prediction = Literal["epsilon", "sample", "v_prediction", "velocity"]
 """What a network was trained to return: the noise n, the image x0, Salimans & Ho's a·n − b·x0, or dx_t/dt."""
@@ -42,19 +42,34 @@ def karras_sigmas(
     >>> karras_sigmas(3)
     tensor([8.0000e+01, 2.5152e+00, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
-    n = check_count(n, "n", 1)
-    if not (0 < sigma_min <= sigma_max < math.inf):
-        raise ValueError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}, expected 0 < sigma_min <= sigma_max")
-    if n > 1 and sigma_min == sigma_max:
-        raise ValueError(f"sigma_min and sigma_max are both {sigma_max}, but {n} decreasing levels were asked for")
+    n = _check_levels(n, sigma_min, sigma_max)
     if not 0 < rho < math.inf:
         raise ValueError(f"rho is {rho}, expected a finite number > 0")
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    levels = (sigma_max ** (1 / rho) * (1 - ramp) + sigma_min ** (1 / rho) * ramp) ** rho
-    if n > 1:
-        levels[-1] = sigma_min
-    levels[0] = sigma_max
-    return torch.cat([levels, levels.new_zeros(1)])
+    return _with_ends(
+        (sigma_max ** (1 / rho) * (1 - ramp) + sigma_min ** (1 / rho) * ramp) ** rho, sigma_min, sigma_max
+    )
+
+
+def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Float[Tensor, " levels"]:
+    """Return noise levels that fall by the same factor at each step, uniform in ``ln σ``, then 0.
+
+    It is the grid of Karras et al. as ρ → ∞; diffusers and k-diffusion call it exponential, Lu et al. 2022 uniform in
+    log-SNR. Drop the last level to end at sigma_min.
+
+    Args:
+        n: number of levels above 0, at least 1; a sampler takes n steps.
+        sigma_min, sigma_max: the last level above 0 and the first, ``0 < sigma_min <= sigma_max``.
+
+    Returns:
+        ``(n + 1,)`` in float64, decreasing from exactly sigma_max to exactly 0. For n = 1 that is ``[sigma_max, 0]``.
+
+    >>> log_uniform_sigmas(3, 0.5, 50.0)
+    tensor([50.0000,  5.0000,  0.5000,  0.0000], dtype=torch.float64)
+    """
+    n = _check_levels(n, sigma_min, sigma_max)
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    return _with_ends(sigma_max * (sigma_min / sigma_max) ** ramp, sigma_min, sigma_max)
 
 
 class Process(abc.ABC):
@@ -364,3 +379,18 @@ def _solve_velocity(a, b, a_rate, b_rate):
     """Weights of x_t and v in x0, from ``x_t = a·x0 + b·n`` and ``v = a'·x0 + b'·n``."""
     determinant = a * b_rate - b * a_rate
     return b_rate / determinant, -b / determinant
+
+
+def _check_levels(n, sigma_min, sigma_max):
+    n = check_count(n, "n", 1)
+    if not (0 < sigma_min <= sigma_max < math.inf):
+        raise ValueError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}, expected 0 < sigma_min <= sigma_max")
+    if n > 1 and sigma_min == sigma_max:
+        raise ValueError(f"sigma_min and sigma_max are both {sigma_max}, but {n} decreasing levels were asked for")
+    return n
+
+
+def _with_ends(levels, sigma_min, sigma_max):
+    """Free the ends of a grid from rounding, and append 0."""
+    levels[-1], levels[0] = sigma_min, sigma_max
+    return torch.cat([levels, levels.new_zeros(1)])

@@ -3,8 +3,13 @@
 Each is called as ``sampler(denoiser, x, sigmas)`` with any denoiser, a VE state ``x`` at ``sigmas[0]``, and a
 decreasing 1-D tensor of noise levels that ends in 0 or above it. It yields a :class:`State` after every step, so the
 last one is the sample and the list of all is the path.
+
+A multistep method also takes ``history``: a sequence of :class:`Evaluation` ``(x, sigma, denoised)`` at levels above
+``sigmas[0]``, oldest first. With as many as its order less one it starts at full order; without, each of its first
+steps is of the order that its evaluations so far allow. :func:`gaussian_history` fills it after a jump.
 """
 
-from gausstools.samplers.one_step import State, euler, heun
+from gausstools.samplers.one_step import euler, heun
+from gausstools.samplers.path import Evaluation, State, gaussian_history
 
-__all__ = ["State", "euler", "heun"]
+__all__ = ["Evaluation", "State", "euler", "gaussian_history", "heun"]

@@ -1,36 +1,14 @@
 """One-step methods for the probability-flow ODE ``dx/dσ = (x − D(x, σ))/σ`` (Karras et al. 2022, eq. 1 with s = 1)."""
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_batch
+from gausstools.denoiser import Denoiser
+from gausstools.samplers.path import State, check_steps
 
-__all__ = ["State", "euler", "heun"]
-
-
-@dataclass(frozen=True)
-class State:
-    """Where a sampler stands after a step.
-
-    Args:
-        x: ``(batch, *event)``, the state at noise level sigma.
-        sigma: the noise level that the step reached.
-        denoised: ``(batch, *event)``, what the denoiser answered at the step's start.
-
-    >>> import torch, gausstools as gt
-    >>> prior = gt.Gaussian.isotropic(torch.zeros(1), 1.0)
-    >>> first, *_, last = heun(prior, torch.tensor([[80.0]]), gt.karras_sigmas(18))
-    >>> round(first.sigma, 2), last.sigma, last.x
-    (57.59, 0.0, tensor([[1.0447]]))
-    """
-
-    x: Float[Tensor, "batch *event"]
-    sigma: float
-    denoised: Float[Tensor, "batch *event"]
+__all__ = ["euler", "heun"]
 
 
 def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]) -> Iterator[State]:
@@ -52,7 +30,7 @@ def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Te
     >>> last.x                                           # the exact flow ends at 80/√(1+80²) = 0.9999
     tensor([[0.9871, 0.9871]])
     """
-    for start, end in _steps(x, sigmas):
+    for start, end in check_steps(x, sigmas):
         denoised = denoiser(x, start)
         x = denoised + (end / start) * (x - denoised)
         yield State(x, end, denoised)
@@ -78,7 +56,7 @@ def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Ten
     >>> last.x                                           # the exact flow ends at 80/√(1+80²) = 0.9999
     tensor([[1.0002, 1.0002]])
     """
-    for start, end in _steps(x, sigmas):
+    for start, end in check_steps(x, sigmas):
         denoised = denoiser(x, start)
         slope = (x - denoised) / start
         predicted = denoised + (end / start) * (x - denoised)
@@ -86,19 +64,3 @@ def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Ten
             predicted = x + (end - start) * (slope + (predicted - denoiser(predicted, end)) / end) / 2
         x = predicted
         yield State(x, end, denoised)
-
-
-def _steps(x: Tensor, sigmas: Tensor) -> list[tuple[float, float]]:
-    """Return the intervals of a checked grid, as floats."""
-    check_batch(x)
-    if not isinstance(sigmas, Tensor):
-        raise TypeError(f"sigmas is {type(sigmas).__name__}, expected a 1-D tensor of decreasing noise levels")
-    levels = sigmas.detach().double()
-    if levels.ndim != 1 or len(levels) < 2:
-        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, expected (steps + 1,) with at least 2 levels")
-    if not levels.isfinite().all() or not (levels.diff() < 0).all() or levels[-1] < 0:
-        raise ValueError(
-            f"sigmas runs {levels[0]:g}, {levels[1]:g}, …, {levels[-1]:g}, expected finite levels, strictly decreasing "
-            "and >= 0"
-        )
-    return list(itertools.pairwise(levels.tolist()))

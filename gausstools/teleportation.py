@@ -1,0 +1,191 @@
+"""Teleportation: the first steps of sampling, which a Gaussian explains, taken at once and without a network call.
+
+While the noise is large, a network's denoiser is that of the Gaussian with the mean and covariance of its data, and the
+flow of a Gaussian is known in closed form (Wang & Vastola 2024, section 6). A process noises an image as
+``x_t = a·x0 + b·n``, so the law of ``x_t`` is ``N(aμ, a²Σ + b²I)``, and its probability flow from t to t' is the linear
+map between two such laws,
+
+``x_t' = a'μ + Σ_k √((b'²+a'²λ_k) / (b²+a²λ_k)) u_k u_kᵀ (x_t − aμ)``.
+
+With a = 1 and b = σ this is the variance-exploding flow of :meth:`gausstools.Gaussian.flow`. At a = 0, where flow
+matching begins and σ is infinite, it is the limit: ``x_t`` is pure noise n, and ``√(b'²+a'²λ_k)`` of it remains in each
+direction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from gausstools.models.base import ScoreModel, ratio
+from gausstools.models.gaussian import Gaussian
+from gausstools.noise import VE, Process
+from gausstools.samplers.path import check_steps
+
+__all__ = ["Teleport", "guided", "teleport"]
+
+_SAME = 1e-6  # relative distance within which two levels are one: tables of schedules are often float32
+
+
+@dataclass(frozen=True)
+class Teleport:
+    """Where a jump landed, what is left to do, and what it saved.
+
+    Args:
+        x: ``(batch, *event)``, the state after the jump, in the coordinates of the process that it came in.
+        times: ``(steps + 1,)`` in float64, the grid that remains: where the jump landed, then the levels below. For VE
+            these are noise levels, and a sampler takes them as they are.
+        sigma: the VE noise level ``b/a`` where the jump landed.
+        steps_skipped: steps of the grid that the jump replaced, counting one that it cut short as not replaced.
+        nfe_saved: network calls saved with a sampler that asks once a step: Euler, DDIM, a multistep method.
+        nfe_saved_heun: the same with Heun's method, which asks twice, but once for a last step to σ = 0.
+
+    >>> import gausstools as gt
+    >>> jump = teleport(gt.Gaussian.isotropic(torch.zeros(2), 1.0), torch.ones(1, 2), gt.karras_sigmas(18), 12.0)
+    >>> jump.steps_skipped, jump.nfe_saved, jump.nfe_saved_heun, len(jump.times) - 1
+    (5, 5, 10, 13)
+    """
+
+    x: Float[Tensor, "batch *event"]
+    times: Float[Tensor, " levels"]
+    sigma: float
+    steps_skipped: int
+    nfe_saved: int
+    nfe_saved_heun: int
+
+
+def teleport(
+    gaussian: ScoreModel | Mapping[int, Gaussian],
+    x: Float[Tensor, "batch *event"],
+    times: Float[Tensor, " levels"],
+    sigma_skip: float,
+    *,
+    process: Process | None = None,
+    labels: Integer[Tensor, " batch"] | None = None,
+) -> Teleport:
+    """Jump from the start of a grid to the noise level sigma_skip along the flow of a Gaussian, exactly.
+
+    Args:
+        gaussian: whose flow is followed.
+
+            - A family by label, as :meth:`gausstools.Gaussian.fit_classes` gives, moves each row by its class's own.
+            - For a :class:`gausstools.Mixture` or :class:`gausstools.PointCloud`, whose flow has no closed form, it is
+              the Gaussian of the same mean and covariance. Far out the posterior weights hardly depend on x, and both
+              denoisers agree to first order in 1/σ²; one component alone would be wrong there already by the distance
+              of the means. ``to_gaussian`` is called each time: call it yourself, once, if you jump often.
+        x: ``(batch, *event)``, the state at ``times[0]``, in the coordinates of the process: pure noise, as a rule.
+        times: ``(steps + 1,)``, decreasing times of the process, for VE noise levels such as ``karras_sigmas`` gives.
+            Flow matching may start at t = 1.
+        sigma_skip: the VE noise level to land at, 0 to that of ``times[0]``. It need
+            not stand on the grid; the first step after the jump is then a part of one.
+        process: whose coordinates and times these are; None is VE.
+        labels: ``(batch,)``, the class of each row, with a family alone.
+
+    Raises:
+        TypeError: for something that is no Gaussian, mixture, point cloud or family of Gaussians.
+        ValueError: for a grid that does not decrease, a sigma_skip above its start, labels without a family or a
+            family without labels, or an unknown label.
+
+    >>> import gausstools as gt
+    >>> model, noise = gt.Gaussian.isotropic(torch.ones(2), 3.0), torch.ones(1, 2)
+    >>> jump = teleport(model, noise, torch.linspace(1, 0, 11), sigma_skip=1.0, process=gt.FlowMatching())
+    >>> jump.x, jump.times                       # at t = 1/2, half of 1 + √(σ²+3)·n
+    (tensor([[1.5000, 1.5000]]), tensor([0.5000, 0.4000, 0.3000, 0.2000, 0.1000, 0.0000], dtype=torch.float64))
+    """
+    process = VE() if process is None else process
+    intervals = check_steps(x, times)
+    levels = torch.tensor([start for start, _ in intervals] + [intervals[-1][1]], dtype=torch.float64)
+    if not 0 <= sigma_skip < torch.inf:
+        raise ValueError(f"sigma_skip is {sigma_skip}, expected a finite noise level >= 0")
+    landing = process.time(torch.tensor(float(sigma_skip), dtype=torch.float64))
+    if landing > levels[0] * (1 + _SAME):
+        raise ValueError(
+            f"sigma_skip is {sigma_skip:g}, reached at time {landing:g}, expected a level that the grid passes: it "
+            f"starts at {levels[0]:g}"
+        )
+    on_grid = (levels - landing).abs() <= _SAME * landing
+    landing = levels[on_grid][0] if on_grid.any() else landing
+    remaining = torch.cat([landing.reshape(1), levels[levels < landing]])
+    moved = torch.empty_like(x)
+    for model, rows in _by_model(gaussian, x, labels):
+        moved[rows] = _flow(model, x[rows], process, levels[0], landing)
+    clean = bool(process.noise(levels[-1]) == 0)
+    return Teleport(
+        x=moved,
+        times=remaining,
+        sigma=float(process.sigma(landing)),
+        steps_skipped=len(levels) - len(remaining),
+        nfe_saved=len(levels) - len(remaining),
+        nfe_saved_heun=_heun_calls(levels, clean) - _heun_calls(remaining, clean),
+    )
+
+
+def guided(unconditional: Gaussian, conditional: Gaussian, scale: float) -> Gaussian:
+    """Return the Gaussian whose denoiser is the guided one of two that share a covariance.
+
+    Classifier-free guidance asks ``D_u + w(D_c − D_u)`` (Ho & Salimans 2022). With one Σ the gains are one, so this is
+    the denoiser of ``N(μ_u + w(μ_c − μ_u), Σ)``, whose flow is known. With two covariances it is no Gaussian's
+    denoiser: the guided gain is that of no Σ at all noise levels.
+
+    Args:
+        unconditional: w = 0.
+        conditional: w = 1, such as one of ``Gaussian.fit_classes(..., shared_covariance=True)``.
+        scale: w, any finite number.
+
+    Raises:
+        ValueError: if the covariances differ.
+
+    >>> base = Gaussian.isotropic(torch.zeros(2), 1.0)
+    >>> guided(base, base.with_mean(torch.tensor([1.0, 0.0])), 7.5).mean
+    tensor([7.5000, 0.0000])
+    """
+    parts = ("variances", "basis", "tail")
+    pairs = [(getattr(unconditional, part), getattr(conditional, part)) for part in parts]
+    if not all(ours.shape == theirs.shape and torch.equal(ours, theirs) for ours, theirs in pairs):
+        raise ValueError(
+            "the two Gaussians have different covariances, expected one that they share: fit them with "
+            "Gaussian.fit_classes(..., shared_covariance=True), or give both one Σ by with_mean"
+        )
+    return unconditional.with_mean(unconditional.mean + scale * (conditional.mean - unconditional.mean))
+
+
+def _by_model(gaussian: object, x: Tensor, labels: Tensor | None) -> list[tuple[Gaussian, Tensor | slice]]:
+    """Return the Gaussians that move the batch, each with its rows."""
+    if isinstance(gaussian, Mapping):
+        if labels is None or labels.shape != x.shape[:1]:
+            given = "None" if labels is None else f"of shape {tuple(labels.shape)}"
+            raise ValueError(f"labels are {given}, expected ({len(x)},): the class of each row, for a family")
+        unknown = sorted({*labels.tolist()} - {*gaussian})
+        if unknown:
+            raise ValueError(f"labels hold {unknown}, of which the family has no Gaussian; it has {sorted(gaussian)}")
+        return [(_gaussian(gaussian[label]), labels == label) for label in labels.unique().tolist()]
+    if labels is not None:
+        raise ValueError("labels were given with a single model, expected a family: a dict of Gaussians by label")
+    return [(_gaussian(gaussian), slice(None))]
+
+
+def _gaussian(model: object) -> Gaussian:
+    if isinstance(model, Gaussian):
+        return model
+    if isinstance(model, ScoreModel) and hasattr(model, "to_gaussian"):
+        return model.to_gaussian()
+    raise TypeError(f"gaussian is {type(model).__name__}, expected a Gaussian, or a model that has to_gaussian()")
+
+
+def _flow(gaussian: Gaussian, x: Tensor, process: Process, start: Tensor, end: Tensor) -> Tensor:
+    gaussian._question(x, 0.0)
+    (a, b), (a_end, b_end) = ((process.signal(t), process.noise(t)) for t in (start, end))
+
+    def factor(variance: Tensor) -> Tensor:
+        deviation = variance.cpu().double().sqrt()
+        return ratio(torch.hypot(b_end, a_end * deviation), torch.hypot(b, a * deviation)).to(variance)
+
+    centred = (x - a.item() * gaussian.mean).flatten(1)
+    return a_end.item() * gaussian.mean + gaussian._spectral(factor, centred).reshape(x.shape)
+
+
+def _heun_calls(levels: Tensor, clean: bool) -> int:
+    steps = len(levels) - 1
+    return 2 * steps - (clean and steps > 0)

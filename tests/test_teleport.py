@@ -1,0 +1,186 @@
+"""Teleportation: the jump is the flow of each process's own ODE, composes, and counts what it saves."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.integrate
+import torch
+from cases import gaussians, mixtures
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gausstools as gt
+from gausstools.teleportation import guided
+
+DOUBLE = torch.float64
+# A process, the time at which it starts, and one on the way.
+PROCESSES = {
+    "VE": (gt.VE(), 80.0, 5.0),
+    "VP": (gt.VP(), 1.0, 0.4),
+    "DDPM": (gt.DDPM.linear(), 999.0, 996.0),
+    "flow matching": (gt.FlowMatching(), 0.98, 0.5),
+}
+
+
+def grid(*levels):
+    return torch.tensor(levels, dtype=DOUBLE)
+
+
+@pytest.mark.parametrize(("process", "start", "end"), PROCESSES.values(), ids=PROCESSES)
+@given(case=gaussians())
+@settings(max_examples=5)
+def test_the_jump_solves_the_ode_of_each_process(process, start, end, case):
+    """scipy integrates the velocity that the process derives from the Gaussian's denoiser."""
+    shape = case.x.shape
+
+    def velocity(t, flat):
+        return process.velocity(case.model, torch.from_numpy(flat.reshape(shape)), t).numpy().ravel()
+
+    x = case.x / case.x.abs().max() * (1 + process.noise(grid(start)))
+    # The table of DDPM has a kink at every step, where an integrator must stop.
+    stops = np.linspace(start, end, 4 if isinstance(process, gt.DDPM) else 2)
+    flat = x.numpy().ravel()
+    for a, b in itertools.pairwise(stops.tolist()):
+        flat = scipy.integrate.solve_ivp(velocity, (a, b), flat, rtol=1e-10, atol=1e-12, method="DOP853").y[:, -1]
+    jump = gt.teleport(case.model, x, grid(start, end), process.sigma(grid(end)).item(), process=process)
+    np.testing.assert_allclose(jump.x.numpy(), flat.reshape(shape), rtol=1e-6, atol=1e-7)
+
+
+@given(gaussians(singular=True), st.floats(0, 80), st.floats(0, 1))
+def test_in_ve_it_is_the_flow_of_the_gaussian(case, sigma, share):
+    """And two jumps are one."""
+    jump = gt.teleport(case.model, case.x, grid(80, 0), sigma)
+    torch.testing.assert_close(jump.x, case.model.flow(case.x, 80.0, sigma))
+    first = gt.teleport(case.model, case.x, grid(80, 0), max(sigma, 1e-3))
+    target = max(sigma, 1e-3) * share
+    second = gt.teleport(case.model, first.x, first.times, target)
+    torch.testing.assert_close(second.x, gt.teleport(case.model, case.x, grid(80, 0), target).x)
+
+
+@pytest.mark.parametrize("name", ["VP", "flow matching"])
+@given(case=gaussians(), sigma=st.floats(0.01, 10))
+def test_every_process_is_ve_in_other_coordinates(name, case, sigma):
+    process, start, _ = PROCESSES[name]
+    x_ve, sigma_max = process.to_ve(case.x, start)
+    there = case.model.flow(x_ve, sigma_max, sigma)
+    jump = gt.teleport(case.model, case.x, grid(start, 0), sigma, process=process)
+    torch.testing.assert_close(jump.x, process.from_ve(there, sigma)[0])
+    assert jump.sigma == pytest.approx(sigma)
+    assert jump.times[0].item() == pytest.approx(process.time(grid(sigma)).item())
+
+
+@given(gaussians(), st.floats(0, 10))
+def test_flow_matching_from_pure_noise_is_the_limit(case, sigma):
+    """At t = 1 the noise level is infinite: μ + (Σ+σ²I)^½ n, with the root from numpy, and the limit of t → 1."""
+    values, vectors = np.linalg.eigh(case.covariance)
+    root = (vectors * np.sqrt(values.clip(0) + sigma**2)) @ vectors.T
+    noise = torch.randn(case.x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    there = case.model.mean + torch.from_numpy(noise.flatten(1).numpy() @ root).reshape(noise.shape)
+    process = gt.FlowMatching()
+    jump = gt.teleport(case.model, noise, grid(1, 0.5, 0), sigma, process=process)
+    torch.testing.assert_close(jump.x, process.from_ve(there, sigma)[0], rtol=1e-6, atol=1e-6)
+    near = gt.teleport(case.model, noise, grid(1 - 1e-9, 0), sigma, process=process)
+    torch.testing.assert_close(jump.x, near.x, rtol=1e-5, atol=1e-5 * (1 + case.model.mean.abs().max().item()))
+
+
+class Counting:
+    """A denoiser that counts how often it is asked."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x, sigma):
+        self.calls += 1
+        return 0 * x
+
+
+@given(st.integers(1, 20), st.floats(0, 80), st.booleans(), st.booleans())
+def test_what_is_saved_is_what_samplers_no_longer_ask(n, sigma, on_grid, to_zero):
+    levels = gt.karras_sigmas(n) if to_zero else torch.logspace(2, -2, n + 1, dtype=DOUBLE)
+    if on_grid:
+        sigma = levels[int(sigma) % len(levels)].item()
+    sigma = min(max(sigma, levels[-1].item()), levels[0].item())
+    x = torch.zeros(1, 2, dtype=DOUBLE)
+    jump = gt.teleport(gt.Gaussian.isotropic(x[0], 1.0), x, levels, sigma)
+    assert jump.times[0] == pytest.approx(sigma)
+    assert jump.steps_skipped == len(levels) - len(jump.times)
+    for sampler, saved in ((gt.samplers.euler, jump.nfe_saved), (gt.samplers.heun, jump.nfe_saved_heun)):
+        before, after = Counting(), Counting()
+        list(sampler(before, x, levels))
+        if len(jump.times) > 1:
+            list(sampler(after, x, jump.times))
+        assert before.calls - after.calls == saved
+
+
+def test_a_level_of_the_grid_is_met_in_spite_of_float32():
+    levels = gt.karras_sigmas(18)
+    x = torch.zeros(1, 2, dtype=DOUBLE)
+    jump = gt.teleport(gt.Gaussian.isotropic(x[0], 1.0), x, levels, levels[5].float().item())
+    assert torch.equal(jump.times, levels[5:])
+
+
+@given(gaussians(), st.integers(0, 2**32 - 1))
+def test_each_row_goes_the_way_of_its_class(case, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (len(case.x),), generator=generator)
+    family = {k: case.model.with_mean(case.model.mean + k) for k in range(3)}
+    jump = gt.teleport(family, case.x, grid(80, 1, 0), 1.0, labels=labels)
+    for row, label in enumerate(labels.tolist()):
+        alone = gt.teleport(family[label], case.x[row : row + 1], grid(80, 1, 0), 1.0)
+        torch.testing.assert_close(jump.x[row], alone.x[0])
+
+
+@given(mixtures())
+@settings(max_examples=10)
+def test_a_mixture_jumps_as_the_gaussian_of_its_moments(case):
+    jump = gt.teleport(case.model, case.x, grid(80, 40, 0), 40.0)
+    torch.testing.assert_close(jump.x, case.model.to_gaussian().flow(case.x, 80.0, 40.0))
+
+
+def test_far_out_a_mixture_follows_the_gaussian_of_its_moments():
+    """From σ to σ/2, both large: at twice the σ the error is at most half, where one component's would stay."""
+    means = torch.tensor([[-1.0, 0.0], [2.0, 1.0], [0.0, 3.0]], dtype=DOUBLE)
+    mixture = gt.Mixture([0.2, 0.5, 0.3], [gt.Gaussian.isotropic(mean, 0.1) for mean in means])
+    noise = torch.randn(20, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for sigma in (40.0, 80.0):
+        levels = torch.logspace(np.log10(sigma), np.log10(sigma / 2), 100, dtype=DOUBLE)
+        *_, solved = gt.samplers.heun(mixture, sigma * noise, levels)
+        errors.append((gt.teleport(mixture, sigma * noise, levels, sigma / 2).x - solved.x).norm().item())
+    assert errors[0] / errors[1] > 1.8
+
+
+@given(gaussians(), st.floats(-2, 10), st.integers(0, 2**32 - 1))
+def test_guidance_with_a_shared_covariance_is_a_gaussian(case, scale, seed):
+    shift = torch.randn(case.model.event_shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+    conditional = case.model.with_mean(case.model.mean + shift)
+    unguided, towards = case.model(case.x, case.sigma), conditional(case.x, case.sigma)
+    expected = unguided + scale * (towards - unguided)
+    torch.testing.assert_close(guided(case.model, conditional, scale)(case.x, case.sigma), expected)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_cannot_be_is_refused():
+    x = torch.zeros(2, 3)
+    model = gt.Gaussian.isotropic(x[0], 1.0)
+    family = {0: model, 4: model}
+    levels = torch.tensor([80.0, 1.0, 0.0])
+    refused = [
+        ((model, x, levels, 90.0), {}, ValueError, "sigma_skip is 90, reached at time 90, .* it starts at 80"),
+        ((model, x, levels, -1.0), {}, ValueError, "sigma_skip is -1.0"),
+        ((model, x, levels, float("nan")), {}, ValueError, "sigma_skip is nan"),
+        ((model, x, levels.flip(0), 1.0), {}, ValueError, "strictly decreasing"),
+        ((model, x.double(), levels, 1.0), {}, TypeError, "x is torch.float64"),
+        ((model, x[:, :2], levels, 1.0), {}, ValueError, r"x has shape \(2, 2\)"),
+        ((lambda x, sigma: x, x, levels, 1.0), {}, TypeError, "gaussian is function"),
+        ((family, x, levels, 1.0), {}, ValueError, r"labels are None, expected \(2,\)"),
+        ((family, x, levels, 1.0), {"labels": torch.tensor([0])}, ValueError, r"labels are of shape \(1,\)"),
+        ((family, x, levels, 1.0), {"labels": torch.tensor([0, 3])}, ValueError, r"labels hold \[3\].*has \[0, 4\]"),
+        ((model, x, levels, 1.0), {"labels": torch.tensor([0, 0])}, ValueError, "with a single model"),
+    ]
+    for arguments, options, error, message in refused:
+        with pytest.raises(error, match=message):
+            gt.teleport(*arguments, **options)
+    with pytest.raises(ValueError, match="different covariances"):
+        guided(model, gt.Gaussian.isotropic(x[0], 2.0), 2.0)
