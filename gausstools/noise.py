@@ -10,17 +10,28 @@ process is two functions of time, and one denoiser ``D(x, σ)`` serves them all:
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
 
-__all__ = ["DDPM", "VE", "VP", "FlowMatching", "Prediction", "Process", "karras_sigmas", "log_uniform_sigmas"]
+__all__ = [
+    "DDPM",
+    "VE",
+    "VP",
+    "FlowMatching",
+    "Prediction",
+    "Process",
+    "karras_sigmas",
+    "log_uniform_sigmas",
+    "seeded_noise",
+]
 
 Prediction = Literal["epsilon", "sample", "v_prediction", "velocity"]
 """What a network was trained to return: the noise n, the image x0, Salimans & Ho's a·n − b·x0, or dx_t/dt."""
@@ -70,6 +81,34 @@ def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0
     n = _check_levels(n, sigma_min, sigma_max)
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     return _with_ends(sigma_max * (sigma_min / sigma_max) ** ramp, sigma_min, sigma_max)
+
+
+def seeded_noise(seed: int, numbers: Iterable[int], event_shape: Sequence[int]) -> Float[Tensor, "batch *event"]:
+    """Return standard normal noise whose row for number i follows from the seed and i alone.
+
+    So image i of a run is the same image in whatever batch, and on whatever device, it is drawn.
+
+    Args:
+        seed: of the run, >= 0.
+        numbers: of the images, each >= 0.
+        event_shape: of one image.
+
+    Returns:
+        ``(batch, *event)``, float32, on the CPU.
+
+    Raises:
+        ValueError: for a negative seed or number, or one that is no integer.
+
+    >>> torch.equal(seeded_noise(0, range(8), (3,))[5:], seeded_noise(0, [5, 6, 7], (3,)))
+    True
+    """
+    seed = check_count(seed, "seed", 0)
+    rows = []
+    for number in numbers:
+        mixed = np.random.SeedSequence((seed, check_count(number, "numbers", 0))).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(mixed[0]))
+        rows.append(torch.randn(*event_shape, generator=generator))
+    return torch.stack(rows) if rows else torch.empty(0, *event_shape)
 
 
 class Process(abc.ABC):

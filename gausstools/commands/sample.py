@@ -1,0 +1,279 @@
+"""``python -m gausstools sample``: images from a network, as many as wanted, into a folder of numbered files.
+
+Image i starts from noise that follows from the seed and i alone (:func:`gausstools.noise.seeded_noise`). The work is
+cut into batches of fixed numbers, each computed whole by one process, so that the same files come out however many
+processes there are and however often they were interrupted.
+"""
+
+import inspect
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from tqdm import tqdm
+
+import gausstools as gt
+from gausstools.models import files
+from gausstools.noise import seeded_noise
+
+__all__ = ["sample"]
+
+SAMPLERS = ("euler", "heun", "ddim", "dpmpp", "unipc", "ipndm", "gaussian_exponential")
+"""The samplers by name."""
+
+_GRIDS = {"karras": gt.karras_sigmas, "log": gt.log_uniform_sigmas}
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="a shipped network, a file, a folder of diffusers, or owner/name")],
+    out: Annotated[Path, typer.Option(help="folder for the images; a run that stands there goes on")],
+    num: Annotated[int, typer.Option(help="how many images")] = 64,
+    sampler: Annotated[str, typer.Option(help=f"one of {', '.join(SAMPLERS)}")] = "heun",
+    order: Annotated[int | None, typer.Option(help="of the sampler, if it has a choice")] = None,
+    steps: Annotated[int, typer.Option(help="of the whole grid, from sigma-max to 0")] = 18,
+    grid: Annotated[str, typer.Option(help="karras, or log: uniform in ln σ")] = "karras",
+    sigma_min: Annotated[float, typer.Option(help="last noise level above 0")] = 0.002,
+    sigma_max: Annotated[float, typer.Option(help="first noise level")] = 80.0,
+    skip: Annotated[float | None, typer.Option(help="noise level to jump to by the Gaussian's closed form")] = None,
+    gaussian: Annotated[
+        Path | None, typer.Option(help="its file, as `stats` writes it; of a shipped network, the shipped one")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="image i depends on it and i alone")] = 0,
+    batch_size: Annotated[int, typer.Option(help="images at once, in each process")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; under accelerate, each process has its own")] = "cpu",
+    format: Annotated[str, typer.Option(help="png: a file an image; npz: a file a batch")] = "png",
+) -> None:
+    """Draw images with a network, or go on where a run stopped.
+
+    Killed at any moment and started again with the same settings, it ends with the files of an undisturbed run; a
+    larger --num adds to them. Under accelerate launch each process takes its share of the batches. An .npz file holds
+    `images`, (n, height, width, channels) in uint8, and their `numbers`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sample("digits", Path(folder), num=10, steps=4, skip=10.0)
+    ...     print(len(list(Path(folder).glob("*.png"))))
+    10 images of shape (1, 8, 8) in ..., each by 5 network calls (7 without the jump to σ = 10)
+    10
+    """
+    settings = _checked(dict(locals()))
+    process, processes, device, meet, leave = _processes(device)
+    denoiser = gt.pretrained.load(model, device=device)
+    statistics = _statistics(model, gaussian, needed=skip is not None or sampler == "gaussian_exponential")
+    draw = _Drawing(
+        denoiser,
+        None if statistics is None else statistics.to(device),
+        _GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max),
+        getattr(gt.samplers, sampler),
+        {} if order is None else {"order": order},
+        skip,
+        device,
+    )
+    _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, process, meet)
+    store = {"png": _Pngs, "npz": _Npz}[format](out)
+    batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][process::processes]
+    with tqdm(
+        total=sum(len(_kept(batch, num)) for batch in batches), unit=" images", disable=process > 0, file=sys.stderr
+    ) as bar:
+        for batch in batches:
+            kept = _kept(batch, num)
+            if not store.has(kept):
+                # The last batch is computed whole too, so that its images are those of a larger run.
+                images = draw(seeded_noise(seed, batch, denoiser.event_shape))
+                store.write(kept, _pixels(images)[: len(kept)])
+            bar.update(len(kept))
+    meet()
+    if process == 0:
+        calls, without = draw.calls_an_image()
+        jump = "" if skip is None else f" ({without} without the jump to σ = {skip:g})"
+        shape = tuple(denoiser.event_shape)
+        print(f"{num:,} images of shape {shape} in {out}, each by {calls} network calls{jump}")
+    leave()
+
+
+class _Drawing:
+    """From noise to images; it counts what a denoiser is asked."""
+
+    def __init__(
+        self,
+        denoiser: gt.Denoiser,
+        gaussian: gt.Gaussian | None,
+        sigmas: Tensor,
+        sampler: Callable,
+        options: dict,
+        skip: float | None,
+        device: str,
+    ):
+        self.denoiser, self.gaussian, self.sigmas, self.skip, self.device = denoiser, gaussian, sigmas, skip, device
+        accepted = inspect.signature(sampler).parameters
+        if "order" in options and "order" not in accepted:
+            raise ValueError(f"{sampler.__name__} has no choice of order; leave --order out")
+        if "gaussian" in accepted:
+            options["gaussian"] = gaussian
+        self.sampler, self.options, self.remembers = sampler, options, "history" in accepted
+
+    def __call__(self, noise: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._run(self.denoiser, self.sigmas[0].item() * noise.to(self.device), self.skip)
+
+    def calls_an_image(self) -> tuple[int, int]:
+        """Return the network calls behind an image, and how many they would be without the jump."""
+        return self._count(self.skip), self._count(None)
+
+    def _count(self, skip: float | None) -> int:
+        calls = 0
+
+        def counted(x: Tensor, sigma: float) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return x / (1 + torch.as_tensor(sigma) ** 2)
+
+        event_shape = self.denoiser.event_shape
+        with torch.no_grad():
+            self._run(counted, torch.ones(1, *event_shape, device=self.device), skip)
+        return calls
+
+    def _run(self, denoiser: gt.Denoiser, x: Tensor, skip: float | None) -> Tensor:
+        sigmas, options = self.sigmas, dict(self.options)
+        if skip is not None:
+            jump = gt.teleport(self.gaussian, x, sigmas, skip)
+            x, above, sigmas = jump.x, sigmas[sigmas > jump.times[0]], jump.times
+            if self.remembers:
+                passed = torch.cat([above, sigmas[:1]])[-4:]
+                options["history"] = gt.samplers.gaussian_history(self.gaussian, x, passed)
+        *_, last = self.sampler(denoiser, x, sigmas, **options)
+        return last.x
+
+
+class _Pngs:
+    """A PNG an image, by its number."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.png"
+
+    def has(self, numbers: range) -> bool:
+        return all(self._path(number).is_file() for number in numbers)
+
+    def write(self, numbers: range, images: np.ndarray) -> None:
+        from PIL import Image
+
+        for number, pixels in zip(numbers, images, strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
+            files.write_bytes(self._path(number), buffer.getvalue())
+
+
+class _Npz:
+    """An .npz file a batch, by the number of its first image."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def _path(self, numbers: range) -> Path:
+        return self.folder / f"{numbers.start:06d}.npz"
+
+    def has(self, numbers: range) -> bool:
+        if not self._path(numbers).is_file():
+            return False
+        with np.load(self._path(numbers)) as held:  # a smaller run may have ended within the batch
+            return len(held["numbers"]) >= len(numbers)
+
+    def write(self, numbers: range, images: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=images, numbers=np.array(numbers))
+        files.write_bytes(self._path(numbers), buffer.getvalue())
+
+
+def _kept(batch: range, num: int) -> range:
+    return range(batch.start, min(batch.stop, num))
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """Return images in [-1, 1], ``(n, channels, height, width)``, as uint8, ``(n, height, width, channels)``."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _checked(given: dict) -> dict:
+    """Return the settings on which the images depend, or say which is wrong before any work is done."""
+    choices = {"sampler": SAMPLERS, "grid": _GRIDS, "format": ("png", "npz")}
+    for name, known in choices.items():
+        if given[name] not in known:
+            raise ValueError(f"{name} is {given[name]!r}, expected one of {', '.join(known)}")
+    for name in ("num", "steps", "batch_size"):
+        if given[name] < 1:
+            raise ValueError(f"{name.replace('_', '-')} is {given[name]}, expected at least 1")
+    skip, top = given["skip"], given["sigma_max"]
+    if skip is not None and not 0 < skip <= top:
+        raise ValueError(f"skip is {skip}, expected a noise level above 0 and at most sigma-max, {top:g}")
+    if given["out"].exists() and not given["out"].is_dir():
+        raise NotADirectoryError(f"{given['out']} is a file, expected a folder for the images")
+    free = {"out", "num", "device"}  # may change when a run goes on
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if name not in free and value is not None
+    }
+
+
+def _statistics(model: str, path: Path | None, needed: bool) -> gt.Gaussian | None:
+    if path is not None:
+        return gt.Gaussian.load(path)
+    if model in gt.shipped.names("statistics"):
+        return gt.shipped.statistics(model)
+    if needed:
+        raise ValueError(
+            "a jump and gaussian_exponential need the statistics of the data: write them with "
+            "`python -m gausstools stats DATASET_OR_FOLDER --out FILE`, and give the file as --gaussian FILE"
+        )
+    return None
+
+
+def _claim(folder: Path, settings: dict, process: int, meet: Callable) -> None:
+    """Note a run's settings in its folder, or compare them with those of the run that stands there."""
+    noted = folder / "sampling.json"
+    if noted.is_file():
+        theirs = json.loads(noted.read_text("utf-8"))
+        odd = [
+            f"{name.replace('_', '-')} {theirs.get(name)!r} there, {settings.get(name)!r} now"
+            for name in sorted({*settings, *theirs})
+            if settings.get(name) != theirs.get(name)
+        ]
+        if odd:
+            raise ValueError(f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder")
+    elif folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
+        raise ValueError(f"{folder} holds files, but no run (sampling.json); give an empty or new folder")
+    meet()
+    if process == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in (".*.png.*", ".*.npz.*", ".sampling.json.*"):
+            for left in folder.glob(pattern):  # by a kill in the middle of writing
+                left.unlink()
+        files.write_bytes(noted, json.dumps(settings, indent=1).encode())
+    meet()
+
+
+def _processes(device: str) -> tuple[int, int, str, Callable, Callable]:
+    """Return this process's number, how many there are, its device, and how they wait for each other and part."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0, 1, device, lambda: None, lambda: None
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    return (
+        state.process_index,
+        state.num_processes,
+        str(state.device),
+        state.wait_for_everyone,
+        (state.destroy_process_group),
+    )

@@ -1,0 +1,194 @@
+"""Images from the command line: the same files whatever the batches, the processes and the interruptions."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import gausstools as gt
+from gausstools.commands.sample import sample
+from gausstools.models import files
+from gausstools.noise import seeded_noise
+
+FEW = {"num": 10, "steps": 3, "batch_size": 4}
+
+
+def contents(folder) -> dict:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(st.integers(0, 2**70), st.lists(st.integers(0, 10**9), min_size=1, max_size=5))
+def test_noise_follows_from_the_seed_and_the_number_alone(seed, numbers):
+    together = seeded_noise(seed, numbers, (2, 3))
+    for row, number in zip(together, numbers, strict=True):
+        assert torch.equal(seeded_noise(seed, [7, number], (2, 3))[1], row)
+    assert len({tuple(row.flatten().tolist()) for row in together}) == len({*numbers})
+
+
+def test_noise_is_standard_normal_and_differs_from_seed_to_seed():
+    rows = torch.cat([seeded_noise(seed, range(300), (64,)) for seed in range(3)])
+    n = rows.numel()
+    assert abs(rows.mean()) < 5 / n**0.5
+    assert abs(rows.var() - 1) < 5 * (2 / n) ** 0.5
+    products = rows @ rows.T / 64
+    assert (products - products.diag().diag()).abs().max() < 6 / 8
+
+
+def test_negative_numbers_are_named():
+    with pytest.raises(ValueError, match="numbers is -1, expected an integer >= 0"):
+        seeded_noise(0, [-1], (2,))
+    with pytest.raises(ValueError, match="seed is -1, expected an integer >= 0"):
+        seeded_noise(-1, [0], (2,))
+
+
+def test_the_files_hold_what_the_sampler_gives(tmp_path):
+    sample("digits", tmp_path / "png", skip=12.0, **FEW)
+    sample("digits", tmp_path / "npz", skip=12.0, format="npz", **FEW)
+    network, gaussian = gt.pretrained.load("digits"), gt.shipped.statistics("digits")
+    noise = 80 * seeded_noise(0, range(12), (1, 8, 8))
+    grid = gt.karras_sigmas(3)
+    below = torch.cat([torch.tensor([12.0], dtype=torch.float64), grid[grid < 12]])
+    *_, last = gt.samplers.heun(network, gaussian.flow(noise, 80.0, 12.0), below)
+    expected = ((last.x.clamp(-1, 1) + 1) * 127.5)[:10, 0].numpy()
+    arrays = [np.load(tmp_path / "npz" / f"{first:06d}.npz") for first in (0, 4, 8)]
+    found = np.concatenate([array["images"] for array in arrays])
+    assert np.concatenate([array["numbers"] for array in arrays]).tolist() == list(range(10))
+    assert found.dtype == np.uint8
+    assert found.shape == (10, 8, 8, 1)
+    assert np.abs(found[..., 0] - expected).max() <= 0.51
+    for number in range(10):
+        assert (np.array(Image.open(tmp_path / "png" / f"{number:06d}.png")) == found[number, ..., 0]).all()
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_a_larger_number_adds_to_a_run(tmp_path, format):
+    sample("digits", tmp_path / "grown", format=format, **FEW | {"num": 6})
+    sample("digits", tmp_path / "grown", format=format, **FEW)
+    sample("digits", tmp_path / "whole", format=format, **FEW)
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_interrupted_anywhere_it_ends_with_the_same_files(tmp_path, monkeypatch, format):
+    sample("digits", tmp_path / "whole", format=format, **FEW)
+    chance = random.Random(0)
+    write = os.replace
+
+    def fragile(source, target):
+        if chance.random() < {"png": 0.3, "npz": 0.6}[format]:
+            raise KeyboardInterrupt
+        write(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fragile)
+    interruptions = 0
+    while True:
+        try:
+            sample("digits", tmp_path / "broken", format=format, **FEW)
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions >= 2
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+def command(*arguments, **more) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+def test_killed_and_started_again_and_in_two_processes_the_bytes_are_the_same(tmp_path):
+    options = ["--num", 40, "--batch-size", 4, "--steps", 6, "--skip", 20]
+    sample("digits", tmp_path / "whole", num=40, batch_size=4, steps=6, skip=20.0)
+    expected = contents(tmp_path / "whole")
+    killed = command("gausstools", "sample", "digits", "--out", tmp_path / "killed", *options)
+    while len(list(tmp_path.glob("killed/*.png"))) < 9:
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert 9 <= len(list(tmp_path.glob("killed/*.png"))) < 40
+    (tmp_path / "killed" / ".000039.png.1").write_text("what a kill leaves in the middle of writing")
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0, "-m"]
+    two = command(*launch, "gausstools", "sample", "digits", "--out", tmp_path / "killed", *options)
+    out, err = two.communicate(timeout=120)
+    assert two.returncode == 0, err
+    assert out.count("40 images of shape (1, 8, 8)") == 1
+    assert contents(tmp_path / "killed") == expected
+
+
+def test_the_calls_are_counted(tmp_path, capsys):
+    sample("digits", tmp_path / "a", sampler="heun", skip=20.0, **FEW | {"steps": 18})
+    sample("digits", tmp_path / "b", sampler="euler", **FEW | {"steps": 18})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("each by 29 network calls (35 without the jump to σ = 20)")
+    assert second.endswith("each by 18 network calls")
+
+
+def test_a_jump_needs_statistics(tmp_path):
+    gt.networks.EDM.load(gt.shipped.path("digits-network.safetensors")).save(tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="gausstools stats DATASET_OR_FOLDER --out FILE"):
+        sample(str(tmp_path / "mine.safetensors"), tmp_path / "out", skip=12.0, **FEW)
+    assert not (tmp_path / "out").exists()
+    gt.shipped.statistics("digits").save(tmp_path / "mine-statistics.safetensors")
+    sample(
+        str(tmp_path / "mine.safetensors"),
+        tmp_path / "out",
+        gaussian=tmp_path / "mine-statistics.safetensors",
+        skip=12.0,
+        **FEW,
+    )
+    sample("digits", tmp_path / "shipped", skip=12.0, **FEW)
+    ours, theirs = contents(tmp_path / "out"), contents(tmp_path / "shipped")
+    assert {k: v for k, v in ours.items() if k != "sampling.json"} == {
+        k: v for k, v in theirs.items() if k != "sampling.json"
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": "magic"}, "sampler is 'magic', expected one of euler, heun"),
+        ({"grid": "linear"}, "grid is 'linear', expected one of karras, log"),
+        ({"format": "jpg"}, "format is 'jpg', expected one of png, npz"),
+        ({"num": 0}, "num is 0, expected at least 1"),
+        ({"batch_size": 0}, "batch-size is 0, expected at least 1"),
+        ({"skip": 100.0}, "skip is 100.0, expected a noise level above 0 and at most sigma-max, 80"),
+        ({"skip": 0.0}, "skip is 0.0, expected"),
+        ({"order": 2}, "heun has no choice of order"),
+        ({"sigma_min": -1.0}, "sigma_min is -1.0"),
+    ],
+)
+def test_bad_settings_are_named_and_leave_nothing(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        sample("digits", tmp_path / "out", **FEW | change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_do_not_mix_with_a_run(tmp_path):
+    sample("digits", tmp_path, **FEW)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"other settings: seed 0 there, 1 now; skip None there, 5.0 now"):
+        sample("digits", tmp_path, seed=1, skip=5.0, **FEW)
+    assert contents(tmp_path) == before
+    assert json.loads(before["sampling.json"])["steps"] == 3
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds files, but no run"):
+        sample("digits", tmp_path, **FEW)
+    with pytest.raises(NotADirectoryError, match="is a file, expected a folder"):
+        sample("digits", tmp_path / "thesis.tex", **FEW)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
