@@ -43,6 +43,7 @@ _HOME = {
 }
 _MODULES = (
     "compare",
+    "convergence",
     "datasets",
     "denoiser",
     "figures",
