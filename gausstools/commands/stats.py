@@ -2,10 +2,11 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from torch import Tensor
 from tqdm import tqdm
@@ -63,15 +64,10 @@ def stats(
         state = PartialState(cpu=device == "cpu")
         process, processes, device = state.process_index, state.num_processes, str(state.device)
         total = lambda tensor: reduce(tensor, "sum")  # noqa: E731
-    name, count, event_shape, batches = _open(dataset, split, data_dir, size, batch_size, process, processes)
+    name, count, event_shape, batches = open_data(dataset, split, data_dir, size, batch_size, process, processes)
     if rank is not None and not 0 <= rank <= event_shape.numel():
         raise ValueError(f"rank is {rank}, expected 0 to {event_shape.numel()} for images of {tuple(event_shape)}")
-    watched = _Watched(batches, device, quiet=process > 0)
-    if event_shape.numel() > DENSE:
-        gaussian = fit_streamed(watched, min(RANK, event_shape.numel()) if rank is None else rank, total=total)
-    else:
-        moments = Moments.of(watched)
-        gaussian = gt.Gaussian.from_moments(moments.reduced(total) if total else moments, rank)
+    gaussian = fit(Watched(batches, device, quiet=process > 0), event_shape, rank, total)
     if process == 0:
         # Rounding the directions turns them by some 3e-4 at most; the variances span more than float16 does.
         directions = {"basis": gaussian.basis.half()} if half else {}
@@ -83,7 +79,23 @@ def stats(
         state.destroy_process_group()
 
 
-class _Watched:
+def fit(
+    batches: Iterable[Tensor],
+    event_shape: torch.Size,
+    rank: int | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
+) -> gt.Gaussian:
+    """Return the Gaussian of all batches: from the whole covariance if it can be held, else from several passes.
+
+    ``total`` adds a tensor up over the processes that share the images.
+    """
+    if event_shape.numel() > DENSE:
+        return fit_streamed(batches, min(RANK, event_shape.numel()) if rank is None else rank, total=total)
+    moments = Moments.of(batches)
+    return gt.Gaussian.from_moments(moments.reduced(total) if total else moments, rank)
+
+
+class Watched:
     """Batches on a device, with a bar for each pass over them."""
 
     def __init__(self, batches: tuple[Tensor, ...] | gt.datasets.ImageFolder, device: str, quiet: bool):
@@ -101,7 +113,7 @@ class _Watched:
                 bar.update(len(batch))
 
 
-def _open(
+def open_data(
     dataset: str,
     split: str | None,
     data_dir: Path | None,

@@ -1,0 +1,159 @@
+"""``python -m gausstools report``: one page about a model: how Gaussian it is, and what a jump saves."""
+
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+from tqdm import tqdm
+
+import gausstools as gt
+from gausstools.commands.sample import SAMPLERS
+from gausstools.commands.stats import Watched, fit, open_data
+from gausstools.convergence import SolverError, converged, solver_errors
+from gausstools.models import files
+from gausstools.noise import seeded_noise
+from gausstools.teleportation import Skip, choose_skip
+
+__all__ = ["report"]
+
+SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+"""Noise levels at which the network is compared with the Gaussian."""
+
+NFES = (6, 8, 10, 15, 20, 30)
+"""Network calls with which each sampler is tried."""
+
+def report(
+    model: Annotated[str, typer.Argument(help="a shipped network, a file, a folder of diffusers, or owner/name")],
+    data: Annotated[str, typer.Option(help=f"one of {', '.join(gt.datasets.NAMES)}, or a folder of images")],
+    out: Annotated[Path, typer.Option(help="page to write, .html")] = Path("report.html"),
+    gaussian: Annotated[
+        Path | None, typer.Option(help="statistics of the data, as `stats` writes them; computed if not given")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
+    size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="error that a jump may cause: root mean square per pixel, of a range of 2")
+    ] = 0.02,
+    points: Annotated[int, typer.Option(help="noised images at each noise level")] = 256,
+    seeds: Annotated[int, typer.Option(help="images drawn by each sampler")] = 16,
+    steps: Annotated[int, typer.Option(help="of the Karras grid whose savings are told")] = 18,
+    sigma_max: Annotated[float, typer.Option(help="where sampling starts")] = 80.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+) -> None:
+    """Write a page about a model: spectrum, unexplained variance, where to jump and why, errors of the samplers.
+
+    One self-contained HTML file. It takes a few minutes for a small network on a CPU; --points and --seeds make it
+    shorter. Choose the tolerance to what your eye or your metric notices.
+    """
+    from gausstools.figures.page import Findings, page  # which imports matplotlib
+
+    begun = time.monotonic()
+    for name, value in {"points": points, "seeds": seeds, "steps": steps}.items():
+        if value < 2:
+            raise ValueError(f"{name} is {value}, expected at least 2")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {out}: the folder {out.absolute().parent} does not exist; create it")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
+    network = gt.pretrained.load(model, device=device)
+    name, count, event_shape, batches = open_data(data, split, data_dir, size, 256, 0, 1)
+    if event_shape != network.event_shape:
+        raise ValueError(
+            f"{name} has images of shape {tuple(event_shape)}, but the network is for {tuple(network.event_shape)}; "
+            "give the data that it was trained on, with --size if they are a folder of larger images"
+        )
+    if gaussian is None:
+        statistics = fit(Watched(batches, device, quiet=False), event_shape)
+    else:
+        statistics, count = gt.Gaussian.load(gaussian), None
+    statistics = statistics.to(device)
+    probe = _spread(batches, points).to(device)
+    with torch.no_grad():
+        measured = _measure(network, statistics, probe, tolerance, seeds, steps, sigma_max, seed)
+    findings = Findings(
+        model=model,
+        data=name,
+        images=count,
+        gaussian=statistics.cpu(),
+        points=len(probe),
+        seeds=seeds,
+        steps=steps,
+        seconds=time.monotonic() - begun,
+        machine=_machine(device),
+        **measured,
+    )
+    files.write_bytes(out, page(findings).encode())
+    print(
+        f"jump to σ = {findings.skip.sigma:g}: {findings.steps_skipped} of {steps} steps skipped, samples moved by "
+        f"{findings.jump_error[0]:.4f} ± {findings.jump_error[1]:.4f} per pixel (at most {tolerance:g} asked for)\nwritten to {out}"
+    )
+
+
+def _measure(
+    network: gt.Denoiser,
+    gaussian: gt.Gaussian,
+    probe: Tensor,
+    tolerance: float,
+    seeds: int,
+    steps: int,
+    sigma_max: float,
+    seed: int,
+) -> dict:
+    """Return what is measured of a network, by the names of the page's findings."""
+    isotropic = gt.Gaussian.isotropic(gaussian.mean, gaussian.total_variance / gaussian.dim)
+    levels = [sigma for sigma in SIGMAS if sigma <= sigma_max]
+    compared = []
+    for sigma in tqdm(levels, desc="unexplained variance", file=sys.stderr):
+        models = {"isotropic": isotropic, "gaussian": gaussian}
+        compared += gt.residuals(network, models, probe, [sigma], points=len(probe), seed=seed)
+    skip = choose_skip(network, gaussian, gt.karras_sigmas(steps, sigma_max=sigma_max), tolerance, seed=seed)
+    noise = sigma_max * seeded_noise(seed, range(seeds), gaussian.event_shape).to(probe.device)
+    print("following the flow to its end", file=sys.stderr)
+    reference = converged(network, noise, sigma_max, tolerance=tolerance / 10)
+    jump = gt.teleport(gaussian, noise, gt.karras_sigmas(steps, sigma_max=sigma_max), skip.sigma)
+    jumped = converged(network, jump.x, skip.sigma, tolerance=tolerance / 10) if skip.sigma < sigma_max else reference
+    off = (jumped.x - reference.x).flatten(1).square().mean(1).sqrt()
+    errors = solver_errors(
+        network,
+        noise,
+        reference.x,
+        {name: getattr(gt.samplers, name) for name in SAMPLERS if name != "ddim"},  # which is euler
+        NFES,
+        sigma_max=sigma_max,
+        sigma_skips=[None] if skip.sigma == sigma_max else [None, skip.sigma],
+        gaussian=gaussian,
+        watch=lambda plan: tqdm(plan, desc="samplers", file=sys.stderr),
+    )
+    return {
+        "residuals": compared,
+        "skip": skip,
+        "jump_error": (off.mean().item(), off.std().item() / len(off) ** 0.5),
+        "reference_error": reference.error,
+        "errors": errors,
+        "steps_skipped": jump.steps_skipped,
+        "nfe_saved_heun": jump.nfe_saved_heun,
+        "samples": torch.stack([reference.x, jumped.x, gaussian.flow(noise, sigma_max, 0.0)]).cpu(),
+    }
+
+
+def _spread(batches: Iterable[Tensor], count: int) -> Tensor:
+    """Return up to so many images, spread over all of the data."""
+    if isinstance(batches, gt.datasets.ImageFolder):
+        shares = max(1, len(batches) // count)
+        return torch.cat(list(batches.shard(0, shares)))[:count]
+    images = torch.cat(list(batches))
+    return images[:: max(1, len(images) // count)][:count]
+
+
+def _machine(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
