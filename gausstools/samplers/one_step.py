@@ -1,14 +1,16 @@
 """One-step methods for the probability-flow ODE ``dx/dσ = (x − D(x, σ))/σ`` (Karras et al. 2022, eq. 1 with s = 1)."""
 
+import numbers
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser
 from gausstools.samplers.path import State, check_steps
 
-__all__ = ["euler", "heun"]
+__all__ = ["ddim", "euler", "heun"]
 
 
 def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]) -> Iterator[State]:
@@ -63,4 +65,52 @@ def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Ten
         if end > 0:
             predicted = x + (end - start) * (slope + (predicted - denoiser(predicted, end)) / end) / 2
         x = predicted
+        yield State(x, end, denoised)
+
+
+def ddim(
+    denoiser: Denoiser,
+    x: Float[Tensor, "batch *event"],
+    sigmas: Float[Tensor, " levels"],
+    *,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """DDIM with its stochasticity η (Song, Meng & Ermon 2021, eq. 12 and 16): first order, one network call a step.
+
+    The paper writes it for ``x_t = √ᾱ·x0 + √(1−ᾱ)·n``. Divided by √ᾱ, with ``σ² = (1−ᾱ)/ᾱ``, a step from a to b is
+
+        ``x(b) = D + √(b² − τ²)·(x(a) − D)/a + τ·z``,  ``τ² = η²·(b²/a²)·(a² − b²)``,  ``z ~ N(0, I)``,
+
+    where no ᾱ is left: the method does not know the process, so x goes in and comes out in VE, as everywhere. At η = 0
+    it is Euler's method in σ, step by step. At η = 1 it is the ancestral sampler of DDPM with its smaller variance.
+
+    Args:
+        denoiser: any denoiser.
+        x: ``(batch, *event)``, the state at ``sigmas[0]``.
+        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only. :meth:`gausstools.Process.sigma` gives the
+            levels of a process's timesteps.
+        eta: from 0, deterministic, to 1: the share of the noise's standard deviation that is drawn anew.
+        generator: where z is drawn from, on the device of x; None takes torch's own.
+
+    Raises:
+        ValueError: for a grid that does not decrease, or eta outside [0, 1].
+
+    >>> import torch, gausstools as gt
+    >>> prior, levels = gt.Gaussian.isotropic(torch.zeros(2), 1.0), gt.karras_sigmas(200)
+    >>> *_, last = ddim(prior, 80 * torch.ones(1, 2), levels)
+    >>> last.x                                           # that of Euler
+    tensor([[0.9871, 0.9871]])
+    >>> *_, last = ddim(prior, 80 * torch.ones(5000, 2), levels, eta=1.0, generator=torch.Generator().manual_seed(0))
+    >>> last.x.mean().abs() < 0.05, (last.x.std() - 1).abs() < 0.05      # where it started is forgotten
+    (tensor(True), tensor(True))
+    """
+    if isinstance(eta, bool) or not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta!r}, expected a number from 0, deterministic, to 1")
+    for start, end in check_steps(x, sigmas):
+        denoised = denoiser(x, start)
+        fresh = eta * end * (1 - (end / start) ** 2) ** 0.5
+        x = denoised + (end**2 - fresh**2) ** 0.5 / start * (x - denoised)
+        if fresh > 0:
+            x = x + fresh * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         yield State(x, end, denoised)

@@ -1,0 +1,226 @@
+"""Multistep methods for the probability-flow ODE ``dx/dσ = (x − D)/σ``: one network call a step, past ones reused.
+
+Two ways to write its solution over a step from a to b put the network's answers under an integral:
+
+* data prediction, with ``λ = −ln σ`` and ``h = ln(a/b)`` (Lu et al. 2022, DPM-Solver++, proposition 4.1):
+  ``x(b) = (b/a)·x(a) + ∫ e^{λ − λ(b)} D dλ``;
+* noise prediction: ``x(b) = x(a) + ∫ ε dσ`` with ``ε = (x − D)/σ``.
+
+A method replaces D or ε by the polynomial through its evaluations, at places t in units of the step (0 where it
+starts, 1 where it ends, below 0 in the past). So a method is its nodes and its moments ``∫ t^k`` under the integral's
+weight: :func:`_weights` gives what each evaluation counts. With exact moments, p nodes give order p, and the published
+methods differ from that in a moment or two, which each states.
+
+No polynomial in λ can be followed to σ = 0, where λ is infinite: a step to 0 in data prediction lands on D.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gausstools.denoiser import Denoiser, check_count
+from gausstools.samplers.path import Evaluation, State, check_history, check_steps
+
+__all__ = ["dpmpp", "ipndm", "unipc"]
+
+
+def dpmpp(
+    denoiser: Denoiser,
+    x: Float[Tensor, "batch *event"],
+    sigmas: Float[Tensor, " levels"],
+    *,
+    order: int = 2,
+    weights: Literal["published", "exact"] = "published",
+    lower_order_final: bool = False,
+    history: Sequence[Evaluation] = (),
+) -> Iterator[State]:
+    """DPM-Solver++, multistep: the polynomial in ``ln σ`` through the last answers (Lu et al. 2022, algorithm 2).
+
+    Order 1 is Euler's method, order 2 the 2M of the paper, order 3 the 3M of its authors' code.
+
+    Args:
+        denoiser: any denoiser.
+        x: ``(batch, *event)``, the state at ``sigmas[0]``.
+        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
+        order: 1, 2 or 3: how many answers a step uses, where it has them.
+        weights: "published" are those of the authors' code and of diffusers. In 2M they take ``∫ t`` as half of
+            ``∫ 1`` (the midpoint rule); in 3M they take half of ``∫ t²``, which leaves 3M of second order. "exact"
+            integrates the polynomial exactly: the exponential Adams-Bashforth method, of third order with 3.
+        lower_order_final: bound the order by the number of steps left, as the authors advise below 15 steps.
+        history: evaluations above ``sigmas[0]``, oldest first.
+
+    Raises:
+        ValueError: for a grid that does not decrease, another order or weights, or a history that does not fit.
+
+    >>> import torch, gausstools as gt
+    >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
+    >>> *_, last = dpmpp(prior, 80 * torch.ones(1, 2), gt.log_uniform_sigmas(40))
+    >>> last.x                                           # the exact flow ends at 80/√(1+80²) = 0.9999
+    tensor([[0.9952, 0.9952]])
+    """
+    order = check_count(order, "order", 1, 3)
+    if weights not in ("published", "exact"):
+        raise ValueError(f"weights is {weights!r}, expected 'published' or 'exact'")
+    steps = check_steps(x, sigmas)
+    past = check_history(history, x, steps[0][0])
+    for left, (start, end) in _countdown(steps):
+        denoised = denoiser(x, start)
+        past = [*past, Evaluation(x, start, denoised)][-order:]
+        used = past[-_order_of_step(end, left if lower_order_final else order) :]
+        moments = _moments(start, end, len(used))
+        if weights == "published" and len(used) == 2:
+            moments[1] = moments[0] / 2
+        if weights == "published" and len(used) == 3:
+            moments[2] /= 2
+        x = _advance(x, start, end, used, moments)
+        yield State(x, end, denoised)
+
+
+def unipc(
+    denoiser: Denoiser,
+    x: Float[Tensor, "batch *event"],
+    sigmas: Float[Tensor, " levels"],
+    *,
+    order: int = 2,
+    variant: Literal["bh1", "bh2"] = "bh2",
+    corrector: bool = True,
+    lower_order_final: bool = False,
+    history: Sequence[Evaluation] = (),
+) -> Iterator[State]:
+    """UniPC in data prediction: a predictor, and a corrector that costs no call (Zhao et al. 2023, section 3).
+
+    The answer at a predicted state also tells how the step that led there should have gone. The corrector takes that
+    step again with it, and the next step starts from the corrected state; the answer is kept, not asked for again. So
+    a method of order p reaches p + 1. The states that are yielded are the predicted ones, where the denoiser is asked.
+
+    Args:
+        denoiser: any denoiser.
+        x: ``(batch, *event)``, the state at ``sigmas[0]``. It is taken as it is: the first to be corrected is the next.
+        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
+        order: 1 to 4: how many answers a prediction uses, where it has them.
+        variant: "bh1" or "bh2": the paper's B(h), ``h`` or ``1 − e^{−h}``. Half of it stands for ``∫ t`` where that is
+            the one moment left to match: in a prediction of order 2 and a correction of order 1.
+        corrector: False leaves the predictor alone.
+        lower_order_final: bound the order by the number of steps left.
+        history: evaluations above ``sigmas[0]``, oldest first.
+
+    Raises:
+        ValueError: for a grid that does not decrease, another order or variant, or a history that does not fit.
+
+    >>> import torch, gausstools as gt
+    >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
+    >>> *_, last = unipc(prior, 80 * torch.ones(1, 2), gt.log_uniform_sigmas(40))
+    >>> last.x                                           # the exact flow ends at 80/√(1+80²) = 0.9999
+    tensor([[0.9994, 0.9994]])
+    """
+    order = check_count(order, "order", 1, 4)
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"variant is {variant!r}, expected 'bh1' or 'bh2'")
+    steps = check_steps(x, sigmas)
+    past = check_history(history, x, steps[0][0])
+
+    def advance(x, start, end, evaluations, one_moment_left):
+        moments = _moments(start, end, len(evaluations))
+        if one_moment_left:
+            moments[1] = (math.log(start / end) if variant == "bh1" else moments[0]) / 2
+        return _advance(x, start, end, evaluations, moments)
+
+    step_before = None
+    for left, (start, end) in _countdown(steps):
+        asked = Evaluation(x, start, denoiser(x, start))
+        if corrector and step_before is not None:
+            x, above, used = step_before
+            x = advance(x, above, start, [*used, asked], len(used) == 1)
+        past = [*past, asked][-order:]
+        used = past[-_order_of_step(end, left if lower_order_final else order) :]
+        step_before = x, start, used
+        x = advance(x, start, end, used, len(used) == 2)
+        yield State(x, end, asked.denoised)
+
+
+def ipndm(
+    denoiser: Denoiser,
+    x: Float[Tensor, "batch *event"],
+    sigmas: Float[Tensor, " levels"],
+    *,
+    order: int = 4,
+    variable_step: bool = False,
+    history: Sequence[Evaluation] = (),
+) -> Iterator[State]:
+    """iPNDM: Adams-Bashforth on the slope ``ε = (x − D)/σ`` (Zhang & Chen 2022, after the PNDM of Liu et al. 2022).
+
+    Unlike PNDM it needs no Runge-Kutta start: the first steps are of lower order.
+
+    Args:
+        denoiser: any denoiser.
+        x: ``(batch, *event)``, the state at ``sigmas[0]``.
+        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
+        order: 1 to 4: how many slopes a step uses, where it has them.
+        variable_step: False takes the classical weights (3/2, −1/2), (23, −16, 5)/12, …, made for equal steps: on
+            another smooth grid the order is 2 at most. True takes those of the actual levels, of full order on any
+            grid: the ρAB-DEIS of Zhang & Chen.
+        history: evaluations above ``sigmas[0]``, oldest first.
+
+    Raises:
+        ValueError: for a grid that does not decrease, another order, or a history that does not fit.
+
+    >>> import torch, gausstools as gt
+    >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
+    >>> *_, last = ipndm(prior, 80 * torch.ones(1, 2), gt.log_uniform_sigmas(40))
+    >>> last.x                                           # the exact flow ends at 80/√(1+80²) = 0.9999
+    tensor([[0.9863, 0.9863]])
+    """
+    order = check_count(order, "order", 1, 4)
+    steps = check_steps(x, sigmas)
+    past = check_history(history, x, steps[0][0])
+    for start, end in steps:
+        denoised = denoiser(x, start)
+        past = [*past, Evaluation(x, start, denoised)][-order:]
+        nodes = [(e.sigma - start) / (end - start) for e in past] if variable_step else range(1 - len(past), 1)
+        weights = _weights(nodes, [1 / (k + 1) for k in range(len(past))])
+        for weight, e in zip(weights, past, strict=True):
+            x = x + (end - start) * weight * ((e.x - e.denoised) / e.sigma)
+        yield State(x, end, denoised)
+
+
+def _countdown(steps):
+    """Pair each step with how many are left, itself included."""
+    return zip(range(len(steps), 0, -1), steps, strict=True)
+
+
+def _order_of_step(end: float, bound: int) -> int:
+    return 1 if end == 0 else bound
+
+
+def _moments(start: float, end: float, count: int) -> list[float]:
+    """Return ``∫ t^k e^{λ − λ(end)} dλ`` over the step, t running from 0 to 1, for k below count."""
+    if end == 0:
+        return [1.0] * count
+    h = math.log(start / end)
+    if h < 1:  # the recurrence below loses digits like k!/h^k
+        return [
+            h * sum((-h) ** j * math.factorial(k) / math.factorial(j + k + 1) for j in range(20)) for k in range(count)
+        ]
+    moments = [-math.expm1(-h)]
+    for k in range(1, count):
+        moments.append(1 - k / h * moments[-1])
+    return moments
+
+
+def _weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """Return the weights that integrate each power ``t^k``, sampled at the nodes, to its moment."""
+    powers = torch.tensor([[node**k for node in nodes] for k in range(len(moments))], dtype=torch.float64)
+    return torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64)).tolist()
+
+
+def _advance(x: Tensor, start: float, end: float, evaluations: list[Evaluation], moments: list[float]) -> Tensor:
+    """Return the state at end, D being the polynomial in ``ln σ`` through the evaluations."""
+    nodes = [0.0] if end == 0 else [math.log(start / e.sigma) / math.log(start / end) for e in evaluations]
+    x = (end / start) * x
+    for weight, e in zip(_weights(nodes, moments), evaluations, strict=True):
+        x = x + weight * e.denoised
+    return x
