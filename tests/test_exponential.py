@@ -1,5 +1,6 @@
-"""The Gaussian exponential integrator: exact on Gaussians, of its order on mixtures, exponential Adams-Bashforth at 0."""
+"""The Gaussian exponential integrator: exact on Gaussians, of its order on mixtures, classical at λ = 0."""
 
+import itertools
 import math
 
 import numpy as np
@@ -81,12 +82,12 @@ def test_without_variance_order_1_is_ddim(case, n, to_zero):
 @given(case=gaussians(), data=st.data())
 @settings(max_examples=10)
 def test_without_variance_it_is_exponential_adams_bashforth(order, case, data):
-    """``x(b) = (b/a)·x(a) + ∫ (b/σ)·p(ln σ) dlnσ``: numpy fits the polynomial p to the last answers, scipy integrates."""
+    """``x(b) = (b/a)·x(a) + ∫ (b/σ)·p(ln σ) dlnσ``: numpy fits p to the last answers, scipy integrates."""
     denoiser = lambda x, sigma: torch.tanh(x) / (1 + sigma)  # noqa: E731
     ratios = data.draw(st.lists(st.floats(1.2, 6), min_size=3, max_size=4))
     sigmas = [20.0, *(20 / np.cumprod(ratios))]
     x, answers = case.x.numpy().reshape(len(case.x), -1), []
-    for step, (a, b) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for step, (a, b) in enumerate(itertools.pairwise(sigmas)):
         shaped = torch.from_numpy(x).reshape(case.x.shape)
         answers.append(denoiser(shaped, a).numpy().reshape(x.shape))
         used = min(order, step + 1)

@@ -11,7 +11,7 @@ values are integrals in one dimension, one for each eigenvalue, computed once fo
 With λ = 0 the factor is b/σ: these are the exponential Adams–Bashforth methods in data prediction (Hochbruck &
 Ostermann 2010), with DDIM as order 1.
 
-**The step to 0.** There ln σ has no end and a constant R would add up to infinity wherever λ_k > 0. But R has to vanish:
+**The step to 0.** There ln σ has no end, and a constant R would add up to infinity where λ_k > 0. But R has to vanish:
 at small σ both denoisers return nearly x, with ``R = σ²·(difference of the scores)``. So R is taken there as
 proportional to ``σ²/(σ²+λ_k)``, the share of the noise in direction k. The integral is then elementary,
 
