@@ -32,6 +32,7 @@ _HOME = {
     "Process": "noise",
     "VE": "noise",
     "VP": "noise",
+    "choose_skip": "teleportation",
     "evaluation_points": "compare",
     "karras_sigmas": "noise",
     "log_uniform_sigmas": "noise",

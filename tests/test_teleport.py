@@ -184,3 +184,92 @@ def test_what_cannot_be_is_refused():
             gt.teleport(*arguments, **options)
     with pytest.raises(ValueError, match="different covariances"):
         guided(model, gt.Gaussian.isotropic(x[0], 2.0), 2.0)
+
+
+def bent(model, size, seed=0):
+    """A network that the Gaussian leaves a small function of x and σ of, smooth in both."""
+    direction = torch.randn(model.event_shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+    def network(x, sigma):
+        return model(x, sigma) + size * direction * torch.cos(x / (1 + sigma)) * (1 + np.log(sigma))
+
+    return network
+
+
+@given(gaussians(largest_sigma=10))
+@settings(max_examples=5)
+def test_the_predicted_change_is_the_measured_one_to_first_order(case):
+    """The jump against scipy over the same levels; there are a hundred, so that the integral is exact."""
+    levels = torch.logspace(1, 0, 100, dtype=DOUBLE)
+    size = 1e-4
+    network = bent(case.model, size)
+    x = 10 * torch.randn(4, *case.model.event_shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
+
+    def solved(start, sigma):
+        def slope(u, flat):
+            state = torch.from_numpy(flat.reshape(x.shape))
+            return (state - network(state, np.exp(u))).numpy().ravel()
+
+        # Below the jump both go the Gaussian's way, so that nothing but the jump is compared.
+        path = scipy.integrate.solve_ivp(
+            slope, (np.log(sigma), np.log(1.0)), start.numpy().ravel(), rtol=1e-9, atol=1e-12
+        )
+        return case.model.flow(torch.from_numpy(path.y[:, -1].reshape(x.shape)), 1.0, 0.0)
+
+    jump = gt.teleport(case.model, x, levels, 1.0)
+    measured = (case.model.flow(jump.x, 1.0, 0.0) - solved(x, 10.0)).square().mean().sqrt().item()
+    skip = gt.choose_skip(network, case.model, levels, tolerance=1e9, x=x)
+    assert skip.predicted[-1].item() == pytest.approx(measured, rel=0.02)
+    assert skip.sigma == levels[-1]
+
+
+@given(gaussians(), st.floats(0, 1))
+def test_the_chosen_level_is_the_last_within_the_tolerance(case, share):
+    """The network is asked once for each level of the curve, which ends with the first that is too far."""
+    asked = []
+
+    def network(x, sigma):
+        asked.append(sigma)
+        return bent(case.model, 1.0)(x, sigma)
+
+    levels = torch.logspace(2, -1, 12, dtype=DOUBLE)
+    whole = gt.choose_skip(network, case.model, levels, tolerance=1e9, probes=3)
+    assert asked == levels.tolist()
+    tolerance = 1e-9 + share * whole.predicted.max().item()
+    asked.clear()
+    skip = gt.choose_skip(network, case.model, levels, tolerance=tolerance, probes=3)
+    count = len(asked)
+    assert asked == levels[:count].tolist() == skip.sigmas.tolist()
+    assert torch.equal(skip.predicted, whole.predicted[:count])
+    assert (skip.predicted[:-1] <= tolerance).all()
+    assert skip.sigma == levels[count - 1 if skip.predicted[-1] <= tolerance else count - 2]
+
+
+def test_the_gaussian_itself_can_be_jumped_all_the_way():
+    model = gt.Gaussian.isotropic(torch.zeros(3, dtype=DOUBLE), 1.0)
+    skip = gt.choose_skip(model, model, torch.logspace(2, -2, 9, dtype=DOUBLE), tolerance=1e-12)
+    assert skip.sigma == pytest.approx(0.01)
+    assert skip.residual.max() == 0
+
+
+def test_on_a_trained_network_the_prediction_is_near_what_a_jump_changes():
+    network, model = gt.pretrained.load("digits"), gt.shipped.statistics("digits")
+    x = 80 * torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    skip = gt.choose_skip(network, model, torch.logspace(np.log10(80), np.log10(3), 8), tolerance=1e9, x=x)
+    levels = gt.karras_sigmas(40)
+    jump = gt.teleport(model, x, levels, skip.sigma)
+    *_, whole = gt.samplers.heun(network, x, levels)
+    *_, rest = gt.samplers.heun(network, jump.x, jump.times)
+    measured = (whole.x - rest.x).square().mean().sqrt().item()
+    assert 0.6 < skip.predicted[-1].item() / measured < 1.2
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_levels_and_tolerances_that_cannot_be_are_refused():
+    model, levels = gt.Gaussian.isotropic(torch.zeros(3), 1.0), torch.tensor([80.0, 1.0])
+    with pytest.raises(ValueError, match="sigmas end in 0"):
+        gt.choose_skip(model, model, torch.tensor([80.0, 0.0]))
+    with pytest.raises(ValueError, match="tolerance is 0"):
+        gt.choose_skip(model, model, levels, tolerance=0)
+    with pytest.raises(ValueError, match="the denoiser's answer holds 48 values that are NaN"):
+        gt.choose_skip(lambda x, sigma: x * torch.nan, model, levels)

@@ -9,8 +9,20 @@ A multistep method also takes ``history``: a sequence of :class:`Evaluation` ``(
 steps is of the order that its evaluations so far allow. :func:`gaussian_history` fills it after a jump.
 """
 
+from gausstools.samplers.exponential import gaussian_exponential
 from gausstools.samplers.multistep import dpmpp, ipndm, unipc
 from gausstools.samplers.one_step import ddim, euler, heun
 from gausstools.samplers.path import Evaluation, State, gaussian_history
 
-__all__ = ["Evaluation", "State", "ddim", "dpmpp", "euler", "gaussian_history", "heun", "ipndm", "unipc"]
+__all__ = [
+    "Evaluation",
+    "State",
+    "ddim",
+    "dpmpp",
+    "euler",
+    "gaussian_exponential",
+    "gaussian_history",
+    "heun",
+    "ipndm",
+    "unipc",
+]
