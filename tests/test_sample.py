@@ -52,8 +52,8 @@ def test_negative_numbers_are_named():
 
 
 def test_the_files_hold_what_the_sampler_gives(tmp_path):
-    sample("digits", tmp_path / "png", skip=12.0, **FEW)
-    sample("digits", tmp_path / "npz", skip=12.0, format="npz", **FEW)
+    sample("digits", tmp_path / "png", skip="12", **FEW)
+    sample("digits", tmp_path / "npz", skip="12", format="npz", **FEW)
     network, gaussian = gt.pretrained.load("digits"), gt.shipped.statistics("digits")
     noise = 80 * seeded_noise(0, range(12), (1, 8, 8))
     grid = gt.karras_sigmas(3)
@@ -109,7 +109,7 @@ def command(*arguments, **more) -> subprocess.Popen:
 
 def test_killed_and_started_again_and_in_two_processes_the_bytes_are_the_same(tmp_path):
     options = ["--num", 40, "--batch-size", 4, "--steps", 6, "--skip", 20]
-    sample("digits", tmp_path / "whole", num=40, batch_size=4, steps=6, skip=20.0)
+    sample("digits", tmp_path / "whole", num=40, batch_size=4, steps=6, skip="20")
     expected = contents(tmp_path / "whole")
     killed = command("gausstools", "sample", "digits", "--out", tmp_path / "killed", *options)
     while len(list(tmp_path.glob("killed/*.png"))) < 9:
@@ -129,7 +129,7 @@ def test_killed_and_started_again_and_in_two_processes_the_bytes_are_the_same(tm
 
 
 def test_the_calls_are_counted(tmp_path, capsys):
-    sample("digits", tmp_path / "a", sampler="heun", skip=20.0, **FEW | {"steps": 18})
+    sample("digits", tmp_path / "a", sampler="heun", skip="20", **FEW | {"steps": 18})
     sample("digits", tmp_path / "b", sampler="euler", **FEW | {"steps": 18})
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("each by 29 network calls (35 without the jump to σ = 20)")
@@ -139,21 +139,32 @@ def test_the_calls_are_counted(tmp_path, capsys):
 def test_a_jump_needs_statistics(tmp_path):
     gt.networks.EDM.load(gt.shipped.path("digits-network.safetensors")).save(tmp_path / "mine.safetensors")
     with pytest.raises(ValueError, match="gausstools stats DATASET_OR_FOLDER --out FILE"):
-        sample(str(tmp_path / "mine.safetensors"), tmp_path / "out", skip=12.0, **FEW)
+        sample(str(tmp_path / "mine.safetensors"), tmp_path / "out", skip="12", **FEW)
     assert not (tmp_path / "out").exists()
     gt.shipped.statistics("digits").save(tmp_path / "mine-statistics.safetensors")
     sample(
         str(tmp_path / "mine.safetensors"),
         tmp_path / "out",
         gaussian=tmp_path / "mine-statistics.safetensors",
-        skip=12.0,
+        skip="12",
         **FEW,
     )
-    sample("digits", tmp_path / "shipped", skip=12.0, **FEW)
+    sample("digits", tmp_path / "shipped", skip="12", **FEW)
     ours, theirs = contents(tmp_path / "out"), contents(tmp_path / "shipped")
     assert {k: v for k, v in ours.items() if k != "sampling.json"} == {
         k: v for k, v in theirs.items() if k != "sampling.json"
     }
+
+
+def test_the_level_of_the_jump_can_be_chosen_by_a_tolerance(tmp_path, capsys):
+    sample("digits", tmp_path / "auto", skip="auto", tolerance=0.01, **FEW | {"steps": 18})
+    level = gt.choose_skip(
+        gt.pretrained.load("digits"), gt.shipped.statistics("digits"), gt.karras_sigmas(18)[:-1], 0.01
+    ).sigma
+    assert f"without the jump to σ = {level:.4g})" in capsys.readouterr().out
+    sample("digits", tmp_path / "fixed", skip=str(level), **FEW | {"steps": 18})
+    for path in (tmp_path / "auto").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "fixed" / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -164,8 +175,9 @@ def test_a_jump_needs_statistics(tmp_path):
         ({"format": "jpg"}, "format is 'jpg', expected one of png, npz"),
         ({"num": 0}, "num is 0, expected at least 1"),
         ({"batch_size": 0}, "batch-size is 0, expected at least 1"),
-        ({"skip": 100.0}, "skip is 100.0, expected a noise level above 0 and at most sigma-max, 80"),
-        ({"skip": 0.0}, "skip is 0.0, expected"),
+        ({"skip": "100"}, "skip is 100, expected auto, or a noise level above 0 and at most sigma-max, 80"),
+        ({"skip": "0"}, "skip is 0, expected"),
+        ({"skip": "high"}, "skip is high, expected"),
         ({"order": 2}, "heun has no choice of order"),
         ({"sigma_min": -1.0}, "sigma_min is -1.0"),
     ],
@@ -180,7 +192,7 @@ def test_other_settings_do_not_mix_with_a_run(tmp_path):
     sample("digits", tmp_path, **FEW)
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=r"other settings: seed 0 there, 1 now; skip None there, 5.0 now"):
-        sample("digits", tmp_path, seed=1, skip=5.0, **FEW)
+        sample("digits", tmp_path, seed=1, skip="5", **FEW)
     assert contents(tmp_path) == before
     assert json.loads(before["sampling.json"])["steps"] == 3
 

@@ -1,5 +1,6 @@
 """``python -m gausstools report``: one page about a model: how Gaussian it is, and what a jump saves."""
 
+import math
 import platform
 import sys
 import time
@@ -15,10 +16,10 @@ from tqdm import tqdm
 import gausstools as gt
 from gausstools.commands.sample import SAMPLERS
 from gausstools.commands.stats import Watched, fit, open_data
-from gausstools.convergence import SolverError, converged, solver_errors
+from gausstools.convergence import converged, solver_errors
 from gausstools.models import files
 from gausstools.noise import seeded_noise
-from gausstools.teleportation import Skip, choose_skip
+from gausstools.teleportation import choose_skip
 
 __all__ = ["report"]
 
@@ -27,6 +28,7 @@ SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 
 NFES = (6, 8, 10, 15, 20, 30)
 """Network calls with which each sampler is tried."""
+
 
 def report(
     model: Annotated[str, typer.Argument(help="a shipped network, a file, a folder of diffusers, or owner/name")],
@@ -59,6 +61,8 @@ def report(
     for name, value in {"points": points, "seeds": seeds, "steps": steps}.items():
         if value < 2:
             raise ValueError(f"{name} is {value}, expected at least 2")
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance is {tolerance}, expected a finite number > 0: the change of a pixel")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"cannot write {out}: the folder {out.absolute().parent} does not exist; create it")
     if out.is_dir():
@@ -92,9 +96,10 @@ def report(
     )
     files.write_bytes(out, page(findings).encode())
     print(
-        f"jump to σ = {findings.skip.sigma:g}: {findings.steps_skipped} of {steps} steps skipped, samples moved by "
-        f"{findings.jump_error[0]:.4f} ± {findings.jump_error[1]:.4f} per pixel (at most {tolerance:g} asked for)\nwritten to {out}"
+        f"jump to σ = {findings.skip.sigma:.3g}: {findings.steps_skipped} of {steps} steps skipped, pixels moved by "
+        f"{findings.jump_error[0]:.4f} ± {findings.jump_error[1]:.4f}, tolerance {tolerance:g}"
     )
+    print(f"written to {out}")
 
 
 def _measure(
@@ -110,16 +115,18 @@ def _measure(
     """Return what is measured of a network, by the names of the page's findings."""
     isotropic = gt.Gaussian.isotropic(gaussian.mean, gaussian.total_variance / gaussian.dim)
     levels = [sigma for sigma in SIGMAS if sigma <= sigma_max]
+    grid = gt.karras_sigmas(steps, sigma_max=sigma_max)
     compared = []
     for sigma in tqdm(levels, desc="unexplained variance", file=sys.stderr):
         models = {"isotropic": isotropic, "gaussian": gaussian}
         compared += gt.residuals(network, models, probe, [sigma], points=len(probe), seed=seed)
-    skip = choose_skip(network, gaussian, gt.karras_sigmas(steps, sigma_max=sigma_max), tolerance, seed=seed)
+    skip = choose_skip(network, gaussian, grid[:-1], tolerance, seed=seed)
     noise = sigma_max * seeded_noise(seed, range(seeds), gaussian.event_shape).to(probe.device)
     print("following the flow to its end", file=sys.stderr)
-    reference = converged(network, noise, sigma_max, tolerance=tolerance / 10)
-    jump = gt.teleport(gaussian, noise, gt.karras_sigmas(steps, sigma_max=sigma_max), skip.sigma)
-    jumped = converged(network, jump.x, skip.sigma, tolerance=tolerance / 10) if skip.sigma < sigma_max else reference
+    close = max(tolerance / 10, 1e-3)
+    reference = converged(network, noise, sigma_max, tolerance=close)
+    jump = gt.teleport(gaussian, noise, grid, skip.sigma)
+    jumped = converged(network, jump.x, skip.sigma, tolerance=close) if skip.sigma < sigma_max else reference
     off = (jumped.x - reference.x).flatten(1).square().mean(1).sqrt()
     errors = solver_errors(
         network,
@@ -156,4 +163,4 @@ def _spread(batches: Iterable[Tensor], count: int) -> Tensor:
 def _machine(device: str) -> str:
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{platform.machine()}, threads: {torch.get_num_threads()}, torch {torch.__version__}"

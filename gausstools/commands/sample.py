@@ -42,7 +42,10 @@ def sample(
     grid: Annotated[str, typer.Option(help="karras, or log: uniform in ln σ")] = "karras",
     sigma_min: Annotated[float, typer.Option(help="last noise level above 0")] = 0.002,
     sigma_max: Annotated[float, typer.Option(help="first noise level")] = 80.0,
-    skip: Annotated[float | None, typer.Option(help="noise level to jump to by the Gaussian's closed form")] = None,
+    skip: Annotated[
+        str | None, typer.Option(help="noise level to jump to by the Gaussian's closed form, or auto: by --tolerance")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="how far `--skip auto` may move a pixel, of a range of 2")] = 0.02,
     gaussian: Annotated[
         Path | None, typer.Option(help="its file, as `stats` writes it; of a shipped network, the shipped one")
     ] = None,
@@ -59,7 +62,7 @@ def sample(
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     sample("digits", Path(folder), num=10, steps=4, skip=10.0)
+    ...     sample("digits", Path(folder), num=10, steps=4, skip="10")
     ...     print(len(list(Path(folder).glob("*.png"))))
     10 images of shape (1, 8, 8) in ..., each by 5 network calls (7 without the jump to σ = 10)
     10
@@ -68,13 +71,18 @@ def sample(
     process, processes, device, meet, leave = _processes(device)
     denoiser = gt.pretrained.load(model, device=device)
     statistics = _statistics(model, gaussian, needed=skip is not None or sampler == "gaussian_exponential")
+    sigmas = _GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max)
+    statistics = None if statistics is None else statistics.to(device)
+    level = settings.get("skip")
+    if level == "auto":
+        level = gt.choose_skip(denoiser, statistics, sigmas[:-1], tolerance).sigma
     draw = _Drawing(
         denoiser,
-        None if statistics is None else statistics.to(device),
-        _GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max),
+        statistics,
+        sigmas,
         getattr(gt.samplers, sampler),
         {} if order is None else {"order": order},
-        skip,
+        level,
         device,
     )
     _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, process, meet)
@@ -93,7 +101,7 @@ def sample(
     meet()
     if process == 0:
         calls, without = draw.calls_an_image()
-        jump = "" if skip is None else f" ({without} without the jump to σ = {skip:g})"
+        jump = "" if level is None else f" ({without} without the jump to σ = {level:.4g})"
         shape = tuple(denoiser.event_shape)
         print(f"{num:,} images of shape {shape} in {out}, each by {calls} network calls{jump}")
     leave()
@@ -213,9 +221,7 @@ def _checked(given: dict) -> dict:
     for name in ("num", "steps", "batch_size"):
         if given[name] < 1:
             raise ValueError(f"{name.replace('_', '-')} is {given[name]}, expected at least 1")
-    skip, top = given["skip"], given["sigma_max"]
-    if skip is not None and not 0 < skip <= top:
-        raise ValueError(f"skip is {skip}, expected a noise level above 0 and at most sigma-max, {top:g}")
+    given["skip"] = _level(given["skip"], given["sigma_max"])
     if given["out"].exists() and not given["out"].is_dir():
         raise NotADirectoryError(f"{given['out']} is a file, expected a folder for the images")
     free = {"out", "num", "device"}  # may change when a run goes on
@@ -224,6 +230,20 @@ def _checked(given: dict) -> dict:
         for name, value in given.items()
         if name not in free and value is not None
     }
+
+
+def _level(skip: str | None, sigma_max: float) -> float | str | None:
+    if skip in (None, "auto"):
+        return skip
+    try:
+        level = float(skip)
+    except ValueError:
+        level = -1.0
+    if not 0 < level <= sigma_max:
+        raise ValueError(
+            f"skip is {skip}, expected auto, or a noise level above 0 and at most sigma-max, {sigma_max:g}"
+        )
+    return level
 
 
 def _statistics(model: str, path: Path | None, needed: bool) -> gt.Gaussian | None:

@@ -83,7 +83,7 @@ def page(findings: Findings) -> str:
                 "Each column starts from the same noise. The first two rows are solved to convergence; the third needs "
                 "no network.",
                 _drawn(_samples, findings, (7, 2.9)),
-                f"Top: the network. Middle: the Gaussian down to σ = {findings.skip.sigma:g}, then the network. "
+                f"Top: the network. Middle: the Gaussian down to σ = {findings.skip.sigma:.3g}, then the network. "
                 "Bottom: the Gaussian alone.",
             ),
             _section(
@@ -91,8 +91,8 @@ def page(findings: Findings) -> str:
                 "The fraction of the network’s score that a model leaves unexplained, at noised images of the data. "
                 "Where the blue curve is far below 1, the closed form may answer in the network’s place.",
                 _drawn(_residuals, findings),
-                f"{findings.points:,} noised images at each level; bars of one standard error. Dotted: the level that is "
-                "jumped to.",
+                f"{findings.points:,} noised images at each level; bars of one standard error. Dotted: the level that "
+                "is jumped to.",
                 _table(
                     ["σ", "isotropic", "Gaussian"],
                     [
@@ -103,8 +103,8 @@ def page(findings: Findings) -> str:
             ),
             _section(
                 "Where to jump, and why",
-                "A jump to σ replaces the network above σ by the Gaussian. The curve predicts, from the answers to a few "
-                "noised samples, how far that moves the final image.",
+                "A jump to σ replaces the network above σ by the Gaussian. The curve predicts, from the answers to a "
+                "few noised samples, how far that moves the final image.",
                 _drawn(_skip, findings),
                 f"Predicted root-mean-square change of a pixel (pixels span 2). Dashed: the tolerance, "
                 f"{findings.skip.tolerance:g}. Point: measured, over {findings.seeds} images.",
@@ -142,7 +142,9 @@ def page(findings: Findings) -> str:
 def _lead(findings: Findings) -> str:
     source = "given statistics" if findings.images is None else f"{findings.images:,} images"
     shape = "×".join(map(str, findings.gaussian.event_shape))
-    return f"Model {findings.model}; data {findings.data}, {shape}; Gaussian of {source}, rank {findings.gaussian.rank}."
+    return (
+        f"Model {findings.model}; data {findings.data}, {shape}; Gaussian of {source}, rank {findings.gaussian.rank}."
+    )
 
 
 def _recommendation(findings: Findings) -> str:
@@ -150,14 +152,14 @@ def _recommendation(findings: Findings) -> str:
     share = findings.nfe_saved_heun / calls
     if findings.steps_skipped == 0:
         text = (
-            f"No jump within a tolerance of {findings.skip.tolerance:g} skips a step of the {findings.steps}-step grid. "
-            "Start sampling at the top, or allow a larger tolerance."
+            f"No jump within a tolerance of {findings.skip.tolerance:g} skips a step of the {findings.steps}-step "
+            "grid. Start sampling at the top, or allow a larger tolerance."
         )
     else:
         text = (
-            f"Jump to σ = {findings.skip.sigma:.3g}. That skips {findings.steps_skipped} of {findings.steps} steps of the "
-            f"Karras grid: {findings.nfe_saved_heun} of {calls} network calls with Heun’s method ({share:.0%}), and moves "
-            f"a pixel by {_with_error(*findings.jump_error)} of a range of 2."
+            f"Jump to σ = {findings.skip.sigma:.3g}. That skips {findings.steps_skipped} of {findings.steps} steps of "
+            f"the Karras grid: {findings.nfe_saved_heun} of {calls} network calls with Heun’s method ({share:.0%}), "
+            f"and moves a pixel by {_with_error(*findings.jump_error)} of a range of 2."
         )
     return f'<p class="result">{html.escape(text)}</p>'
 
@@ -165,7 +167,8 @@ def _recommendation(findings: Findings) -> str:
 def _spectrum(figure: Figure, findings: Findings) -> None:
     ax = figure.subplots()
     variances = findings.gaussian.variances
-    ax.loglog(range(1, len(variances) + 1), variances.clamp(min=1e-12), color=COLORS["gaussian"])
+    variances = variances[variances > 1e-9 * variances[:1]]  # below are directions without data, up to rounding
+    ax.loglog(range(1, len(variances) + 1), variances, color=COLORS["gaussian"])
     if findings.gaussian.rank < findings.gaussian.dim:
         ax.axhline(float(findings.gaussian.tail), color=COLORS["noise"], linestyle=":", label="all the others")
         ax.legend()
@@ -186,7 +189,23 @@ def _residuals(figure: Figure, findings: Findings) -> None:
             label={"isotropic": "isotropic Gaussian", "gaussian": "Gaussian"}[model],
         )
     ax.axvline(findings.skip.sigma, color=COLORS["data"], linestyle=":", linewidth=1)
-    ax.set(xscale="log", yscale="log", xlabel="noise level σ", ylabel="unexplained fraction of the score")
+    ax.set(xscale="log", yscale="log", xlabel="noise level σ", ylabel="unexplained fraction")
+    ax.legend()
+
+
+def _skip(figure: Figure, findings: Findings) -> None:
+    ax, skip = figure.subplots(), findings.skip
+    ax.plot(skip.sigmas[1:], skip.predicted[1:], "-o", markersize=3, color=COLORS["gaussian"], label="predicted")
+    if findings.steps_skipped > 0:
+        change, error = findings.jump_error
+        ax.errorbar([skip.sigma], [change], yerr=[error], fmt="s", color=COLORS["measured"], label="measured")
+    ax.axhline(skip.tolerance, color=COLORS["noise"], linestyle="--", linewidth=1)
+    ax.axvline(skip.sigma, color=COLORS["data"], linestyle=":", linewidth=1)
+    ax.set(xscale="log", yscale="log", xlabel="jump to noise level σ", ylabel="change of a pixel")
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
     ax.legend()
 
 
@@ -297,7 +316,8 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --ground: #ffffff; --ink: #1d2129; --quiet: #5a6270; --line: #d5d9e0; --mark: #0173b2; }}
+:root {{ color-scheme: light dark;
+  --ground: #ffffff; --ink: #1d2129; --quiet: #5a6270; --line: #d5d9e0; --mark: #0173b2; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --ground: #14161a; --ink: #e8eaee; --quiet: #a5adba; --line: #363c47; --mark: #56b4e9; }}
 }}

@@ -1,0 +1,135 @@
+"""The page about a model: what stands on it is what was measured."""
+
+import html.parser
+import json
+import re
+
+import pytest
+from PIL import Image
+
+import gausstools as gt
+from gausstools.commands.report import report
+from gausstools.noise import seeded_noise
+
+QUICK = {"points": 16, "seeds": 3, "steps": 8}
+
+
+class Reader(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.images, self.links, self.open, self.text = [], [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "img":
+            self.images.append(attributes)
+        self.links += [value for name, value in attributes.items() if name in {"src", "href"}]
+        if tag not in {"meta", "img"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & {*self.open}:
+            self.text += data
+
+
+def read(path) -> tuple[Reader, dict]:
+    written = path.read_text("utf-8")
+    reader = Reader()
+    reader.feed(written)
+    assert reader.open == []
+    return reader, json.loads(re.search(r'id="findings">(.*?)</script>', written)[1])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "digits.html"
+    report("digits", "digits", out=path, tolerance=0.05, **QUICK)
+    return read(path)
+
+
+def test_it_is_one_file_with_pictures_that_are_described(written):
+    reader, _ = written
+    assert len(reader.images) == 5
+    assert all(image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 30 for image in reader.images)
+    assert all(link.startswith("data:") for link in reader.links)
+
+
+def test_its_numbers_are_those_of_the_library(written):
+    reader, numbers = written
+    network, images = gt.pretrained.load("digits"), gt.datasets.load("digits").images
+    gaussian = gt.Gaussian.fit(images)
+    level = gt.choose_skip(network, gaussian, gt.karras_sigmas(8)[:-1], 0.05).sigma
+    assert numbers["sigma_skip"] == pytest.approx(level)
+    probe = images[:: len(images) // 16][:16]
+    (row,) = (row for row in numbers["residuals"] if row["model"] == "gaussian" and row["sigma"] == 1.0)
+    expected = gt.residuals(network, {"gaussian": gaussian}, probe, [1.0], points=16)[0].unexplained
+    assert row["score"] == pytest.approx(expected.score, rel=1e-3)
+    noise = 80 * seeded_noise(0, range(3), (1, 8, 8))
+    ends = [
+        list(gt.samplers.heun(network, start, gt.karras_sigmas(128, sigma_max=top)))[-1].x
+        for start, top in ((noise, 80.0), (gaussian.flow(noise, 80.0, level), level))
+    ]
+    off = (ends[1] - ends[0]).flatten(1).square().mean(1).sqrt()
+    assert numbers["jump_error"][0] == pytest.approx(off.mean().item(), abs=2e-3)
+    assert f"Jump to σ = {level:.3g}." in reader.text
+    grid = gt.karras_sigmas(8)
+    assert numbers["steps_skipped"] == int((grid > level * (1 + 1e-6)).sum())
+    euler = {
+        row["nfe"]: row["rmse"] for row in numbers["errors"] if (row["solver"], row["sigma_skip"]) == ("euler", None)
+    }
+    *_, last = gt.samplers.euler(network, noise, gt.karras_sigmas(10))
+    assert euler[10] == pytest.approx((last.x - ends[0]).flatten(1).square().mean(1).sqrt().mean().item(), rel=0.05)
+
+
+def test_a_tolerance_that_allows_no_jump_is_said(tmp_path):
+    report("digits", "digits", out=tmp_path / "a.html", tolerance=1e-9, **QUICK | {"seeds": 2})
+    reader, numbers = read(tmp_path / "a.html")
+    assert "No jump within a tolerance of 1e-09" in reader.text
+    assert numbers["steps_skipped"] == 0
+    assert {row["sigma_skip"] for row in numbers["errors"]} == {None}
+
+
+def test_a_folder_and_given_statistics_will_do(tmp_path):
+    images = gt.datasets.load("digits").images[:40]
+    folder = tmp_path / "mine <b>"
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(((image[0] + 1) * 127.5).round().byte().numpy()).save(folder / f"{i:03}.png")
+    gt.shipped.statistics("digits").save(tmp_path / "statistics.safetensors")
+    report(
+        "digits",
+        str(folder),
+        out=tmp_path / "a.html",
+        gaussian=tmp_path / "statistics.safetensors",
+        **QUICK | {"seeds": 2},
+    )
+    reader, _ = read(tmp_path / "a.html")
+    assert "mine <b>" in reader.text
+    assert "Gaussian of given statistics" in reader.text
+
+
+def test_data_of_another_shape_are_refused(tmp_path):
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"images of shape \(1, 28, 28\), but the network is for \(1, 8, 8\)"):
+        report("digits", str(tmp_path), out=tmp_path / "a.html", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"seeds": 1}, ValueError, "seeds is 1, expected at least 2"),
+        ({"out": "missing/a.html"}, FileNotFoundError, "the folder .*missing does not exist"),
+        ({"out": "."}, IsADirectoryError, "is a folder, expected the name of a file"),
+        ({"data": "no-such"}, ValueError, "neither a data set .* nor a folder"),
+        ({"tolerance": -1.0}, ValueError, "tolerance is -1"),
+    ],
+)
+def test_bad_questions_are_named_and_leave_nothing(tmp_path, change, error, message):
+    settings = {"data": "digits", "out": "a.html", **QUICK} | change
+    settings["out"] = tmp_path / settings["out"]
+    with pytest.raises(error, match=message):
+        report("digits", **settings)
+    assert not list(tmp_path.iterdir())
