@@ -12,13 +12,15 @@ matching begins and σ is infinite, it is the limit: ``x_t`` is pure noise n, an
 direction.
 
 How far can one jump? Write a network's denoiser as ``D = D_G + R``, with R what the Gaussian leaves. In direction k the
-network's flow gains ``−R_k dlnσ`` on the Gaussian's at every level on the way down, and the Gaussian's flow carries
-what is gained at σ to the sample with the factor ``√(λ_k/(λ_k+σ²))``. So a jump from σ_max to σ_skip moves it by
+network's flow gains ``−R_k dlnσ`` on the Gaussian's at every level on the way down, which the Gaussian's flow carries
+on. So a jump from σ_max to s ends beside the network's own state by
 
-``e_k = ∫_{ln σ_skip}^{ln σ_max} √(λ_k/(λ_k+σ²)) R_k dlnσ``
+``e_k(s) = ∫_{ln s}^{ln σ_max} √((λ_k+s²)/(λ_k+σ²)) R_k dlnσ``
 
-to first order in R, with R along the Gaussian's own path, where it can be measured before anything is sampled:
-:func:`choose_skip` asks the network once at each level for a small batch.
+to first order in R, with R along the Gaussian's path, where it can be measured before anything is sampled. A Gaussian
+would carry that on to the sample with the factor ``√(λ_k/(λ_k+s²))``. Data with more structure carry it further: the
+flow from noise to data has, on average, larger squared derivatives than variance (Poincaré's inequality), and equal
+ones for a Gaussian alone. How much further is a number that hardly depends on s, and :func:`choose_skip` measures it.
 """
 
 import math
@@ -33,6 +35,7 @@ from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models.base import ScoreModel, ratio
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import VE, Process
+from gausstools.samplers.exponential import gaussian_exponential
 from gausstools.samplers.path import check_steps
 
 __all__ = ["Skip", "Teleport", "choose_skip", "guided", "teleport"]
@@ -139,10 +142,12 @@ class Skip:
 
     Args:
         sigma: the level to jump to.
-        tolerance: the RMS error of a sample that was allowed, per entry, in units of the data.
+        tolerance: the RMS change of a sample that was allowed, per entry, in units of the data.
         sigmas: ``(levels,)``, the levels at which the network was asked, from the start down to the first too far.
         residual: ``(levels,)``, RMS per entry of what the Gaussian leaves of the network's denoiser.
         predicted: ``(levels,)``, RMS per entry of the change that the jump makes to a finished sample.
+        amplification: how many times further the network's flow carries a change than the Gaussian's would; it is
+            contained in ``predicted``.
     """
 
     sigma: float
@@ -150,6 +155,7 @@ class Skip:
     sigmas: Float[Tensor, " levels"]
     residual: Float[Tensor, " levels"]
     predicted: Float[Tensor, " levels"]
+    amplification: float
 
 
 @torch.no_grad()
@@ -161,28 +167,32 @@ def choose_skip(
     *,
     x: Float[Tensor, "batch *event"] | None = None,
     probes: int = 16,
+    finish: int = 8,
     seed: int = 0,
 ) -> Skip:
     """Return the lowest level to which a jump changes samples by no more than a tolerance, and how that is known.
 
-    The integral of the module's formula is taken by the trapezoidal rule for each sample, so that what has one sign at
-    one level and another at the next cancels as it does in the flow. It is exact to first order: for the networks of
-    this package it is 10 to 20 % below the change that is measured when the jump is made and the rest solved to
-    convergence. It says how far the sample moves from the network's own, not whether it becomes better or worse.
+    The integral of the module's formula is taken by the trapezoidal rule for each probe, so that what has one sign at
+    one level and another at the next cancels as it does in the flow. At the lowest level that may still do, the state
+    after the jump and the network's own, as predicted, are both sampled to the end in a few steps: that tells what the
+    network's flow makes of the difference. The prediction is how far the sample moves from the network's own, not
+    whether it becomes better or worse.
 
     Args:
         denoiser: a network.
         gaussian: whose flow the jump would follow.
         sigmas: ``(levels,)``, decreasing, above 0: levels to be tried, the first of which is where sampling starts.
-            About eight between 80 and 2 are enough; a sampler's grid will do.
+            About eight between 80 and 5 are enough; a sampler's grid will do.
         tolerance: RMS change of a sample per entry, in units of the data, > 0: 0.005 is two thirds of a grey level.
         x: ``(batch, *event)``, states at ``sigmas[0]`` to probe with; None draws so many from the Gaussian.
         probes: how many.
+        finish: steps to sample both to the end: so many calls for a batch of twice the size. 0 saves them and takes
+            the Gaussian's own factor, which is too small.
         seed: of these draws.
 
     Returns:
-        The level, ``sigmas[0]`` if even the second is too far, and the curve. Levels below the first that is too far
-        are not asked about.
+        The level, ``sigmas[0]`` if even the second is too far, and the curve. Levels below the first that is surely too
+        far are not asked about.
 
     Raises:
         ValueError: for levels that do not decrease or end in 0, a tolerance that is not positive, or a network that
@@ -196,34 +206,41 @@ def choose_skip(
     (10.0, tensor([0.0000, 0.0013, 0.0039, 0.0091, 0.0193], dtype=torch.float64))
     """
     if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance is {tolerance}, expected a finite number > 0: an RMS error per entry")
+        raise ValueError(f"tolerance is {tolerance}, expected a finite number > 0: an RMS change per entry")
     if x is None:
         generator = torch.Generator(gaussian.mean.device).manual_seed(seed)
         x = gaussian.sample(check_count(probes, "probes", 1), float(sigmas[0]), generator=generator)
     levels = [start for start, _ in check_steps(x, sigmas)] + [float(sigmas[-1])]
     if levels[-1] == 0:
         raise ValueError("sigmas end in 0, expected levels above 0: a jump to 0 leaves the network nothing to do")
-    change, before, residual, predicted = 0.0, None, [], []
+    check_count(finish, "finish", 0)
+    change, above, left_above = torch.zeros_like(x), levels[0], None
+    residual, predicted, lowest = [], [], (levels[0], change)
     for sigma in levels:
         state = gaussian.flow(x, levels[0], sigma)
-        left = check_batch(denoiser(state, sigma), gaussian.event_shape, "the denoiser's answer") - gaussian(
-            state, sigma
-        )
-        carried = gaussian._spectral(lambda v, s=sigma: (v / (v + s**2)).sqrt(), left.flatten(1)).double()
-        if before is not None:
-            change = change + math.log(before[0] / sigma) * (before[1] + carried) / 2
-        before = sigma, carried
-        residual.append(left.double().square().mean().sqrt())
-        predicted.append(torch.as_tensor(change, dtype=torch.float64).square().mean().sqrt().cpu())
+        answer = check_batch(denoiser(state, sigma), gaussian.event_shape, "the denoiser's answer")
+        left = answer - gaussian(state, sigma)
+        if left_above is not None:
+            half = math.log(above / sigma) / 2
+            change = _carried(gaussian, change + half * left_above, above, sigma) + half * left
+        above, left_above = sigma, left
+        residual.append(_rms(left))
+        predicted.append(_rms(_carried(gaussian, change, sigma, 0.0)))
         if predicted[-1] > tolerance:
             break
-    within = [sigma for sigma, error in zip(levels, predicted, strict=False) if error <= tolerance]
+        lowest = sigma, change
+    amplification = 1.0
+    if finish and lowest[1].any():
+        amplification = _amplification(denoiser, gaussian, x, levels[0], *lowest, finish)
+    predicted = [amplification * value for value in predicted]
+    within = [sigma for sigma, value in zip(levels, predicted, strict=False) if value <= tolerance]
     return Skip(
         sigma=within[-1],
         tolerance=tolerance,
         sigmas=torch.tensor(levels[: len(predicted)], dtype=torch.float64),
-        residual=torch.stack(residual).cpu(),
-        predicted=torch.stack(predicted),
+        residual=torch.tensor(residual, dtype=torch.float64),
+        predicted=torch.tensor(predicted, dtype=torch.float64),
+        amplification=amplification,
     )
 
 
@@ -289,6 +306,30 @@ def _flow(gaussian: Gaussian, x: Tensor, process: Process, start: Tensor, end: T
 
     centred = (x - a.item() * gaussian.mean).flatten(1)
     return a_end.item() * gaussian.mean + gaussian._spectral(factor, centred).reshape(x.shape)
+
+
+def _carried(gaussian: Gaussian, change: Tensor, start: float, end: float) -> Tensor:
+    """Return what the Gaussian's flow makes of a change to its state."""
+    return gaussian.flow(gaussian.mean + change, start, end) - gaussian.mean
+
+
+def _amplification(
+    denoiser: Denoiser, gaussian: Gaussian, x: Tensor, start: float, sigma: float, change: Tensor, steps: int
+) -> float:
+    """Return how many times further the denoiser's flow carries a change at sigma than the Gaussian's does."""
+    state = gaussian.flow(x, start, sigma)
+    last = 0.2 * float(gaussian.total_variance / gaussian.dim) ** 0.5  # where little is left but the finest detail
+    ends = [math.log10(sigma), math.log10(last)] if 0 < last < sigma and steps > 1 else [math.log10(sigma)] * 2
+    grid = torch.logspace(*ends, steps if ends[0] > ends[1] else 1, dtype=torch.float64)
+    both = torch.cat([state, state + change])
+    grid = torch.cat([grid, grid.new_zeros(1)])
+    *_, final = gaussian_exponential(denoiser, both, grid, gaussian=gaussian, warm=False)
+    jumped, own = final.x.chunk(2)
+    return _rms(own - jumped) / _rms(_carried(gaussian, change, sigma, 0.0))
+
+
+def _rms(values: Tensor) -> float:
+    return values.double().square().mean().sqrt().item()
 
 
 def _heun_calls(levels: Tensor, clean: bool) -> int:
