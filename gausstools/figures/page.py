@@ -82,7 +82,7 @@ def page(findings: Findings) -> str:
                 "Samples, with and without the jump",
                 "Each column starts from the same noise. The first two rows are solved to convergence; the third needs "
                 "no network.",
-                _drawn(_samples, findings, (7, 2.9)),
+                _drawn(_samples, findings, 2.9),
                 f"Top: the network. Middle: the Gaussian down to σ = {findings.skip.sigma:.3g}, then the network. "
                 "Bottom: the Gaussian alone.",
             ),
@@ -113,7 +113,7 @@ def page(findings: Findings) -> str:
                 "Which sampler, with how many calls?",
                 "Distance to the converged samples from the same noise. With the jump, all calls are spent below it; "
                 "what remains with many calls is the jump’s own error.",
-                _drawn(_errors, findings, (7, 3.6)),
+                _drawn(_errors, findings, 3.6),
                 f"Root-mean-square error of a pixel, mean over {findings.seeds} images. Solid: from "
                 f"σ = {_top(findings):g}. Dashed: after the jump. Grey: the jump’s own error.",
                 _error_table(findings),
@@ -261,8 +261,8 @@ def _top(findings: Findings) -> float:
     return max(row.sigma for row in findings.residuals)
 
 
-def _drawn(draw: Callable, findings: Findings, size: tuple[float, float] = (7, 3.2)) -> str:
-    figure = plt.figure(figsize=size)
+def _drawn(draw: Callable, findings: Findings, height: float = 3.2) -> str:
+    figure = plt.figure(figsize=(7, height))
     try:
         draw(figure, findings)
         buffer = io.BytesIO()
