@@ -45,6 +45,7 @@ _MODULES = (
     "compare",
     "datasets",
     "denoiser",
+    "features",
     "figures",
     "models",
     "networks",
