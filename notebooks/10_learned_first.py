@@ -16,7 +16,7 @@ RATE, STEPS = 0.01, 800  # of the linear denoiser's descent
 IMAGES = 262_144  # that the networks of this chapter see
 WIDTH = 192  # of their layers
 SIZES = [20, 80, 320]  # small training sets
-LONG = 131_072  # images seen by the networks that have no more
+LONG = 98_304  # images seen by the networks that have no more
 SEEDS = [0, 1, 2]
 
 # %%
@@ -161,12 +161,16 @@ theirs = {key: torch.tensor(rows).double() for key, rows in theirs.items()}
 PUBLISHED = dict(zip(SHOWN, ("isotropic", "gaussian", "gmm_10", "delta")))
 
 
-def by_images(ax, least, ticks):
-    """A logarithmic axis of images seen that has room for 0."""
+def training_axes(ax, least, ticks):
+    """Images seen, logarithmic but with room for 0; residuals or errors, logarithmic."""
     ax.set_xscale("symlog", linthresh=least)
     ax.set_xticks([0, *ticks], ["0", *(f"$10^{math.log10(t):.0f}$" for t in ticks)])
-    ax.minorticks_off()
     ax.set(xlim=(-0.1 * least, None), xlabel="images seen")
+    if ax.get_yscale() == "log":
+        ax.yaxis.set_major_locator(plt.LogLocator(subs=(1, 3)))
+        ax.yaxis.set_major_formatter("{x:g}")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(plt.NullLocator())
 
 
 fig, axes = plt.subplots(2, 2, figsize=(7, 5.4))
@@ -180,9 +184,11 @@ for ax, sigma in zip(axes.flat, (0.1, 0.5, 1.0, 2.0)):
             rings[:, 0], rings[:, 1], "o", ms=3.5, mfc="none", mew=0.7, color=color
         )
     ax.set(yscale="log", title=f"σ = {sigma:g}")
-    by_images(ax, 1000, [1e3, 1e4, 1e5, 1e6])
+    training_axes(ax, 1000, [1e3, 1e4, 1e5, 1e6])
 for ax in axes[:, 0]:
     ax.set_ylabel("fraction unexplained")
+for ax in axes[0]:
+    ax.set_xlabel("")
 fig.legend(
     *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4
 )
@@ -260,15 +266,15 @@ least = [
 ]
 assert all(0.95 < row.ratio < 1.05 for row in start)
 assert all(0.7 < row.ratio < 1.3 for row in end + least)
-assert all(row.ratio < 1 for row in end if "Gaussian" in row.quantity)
+assert all(0.75 < row.ratio < 1 for row in end if "Gaussian" in row.quantity)
 assert end[-1].ratio > 1
 figures.BesidePaper(start + least + end, "published_edm_training.csv")
 
 # %% [markdown]
 # Untrained they agree, as they must: these rows check that both measure the same thing. In the end the Gaussian leaves
 # less of our network unexplained than of theirs, by up to a quarter, and the point cloud more. Our network is small, and has
-# not come as far from the simple models. At $\sigma = 0.1$ there is a second reason: most of our training images
-# [had been through JPEG](90_shipped_networks.ipynb), which takes off fine detail.
+# not come as far from the simple models. At $\sigma = 0.1$ there may be a second reason: most of our training images
+# had been through JPEG, which takes off fine detail.
 #
 # ## When is the Gaussian nearest?
 #
@@ -509,7 +515,7 @@ for k, color in zip(modes_shown, colors):
     ax.text(
         1.01 * STEPS,
         end,
-        f"k = {k + 1}\nλ = {variance:.2f}",
+        f"k = {k + 1}, λ = {variance:.2f}",
         color=color,
         va="center",
         fontsize="x-small",
@@ -597,7 +603,7 @@ def train(images, seed, length, warmup=0):
         kept[trainer.images_seen] = copy.deepcopy(network).requires_grad_(False)
         return []
 
-    marks = [0, *(round(2 ** (k / 2)) for k in range(14, 40)), length]
+    marks = {0, LONG, length, *(round(2 ** (k / 2)) for k in range(14, 40))}
     with tempfile.TemporaryDirectory() as folder:
         denoiser = gt.networks.EDM(Small(), (1, 8, 8))
         trainer = gt.training.Trainer(denoiser, images, folder, recipe)
@@ -657,8 +663,7 @@ for k, (ax, sigma) in enumerate(zip(axes, followed)):
         record = curves["digits", "test", model, sigma]
         ax.plot(*record[:, :2].T, "o", ms=3, color=figures.COLORS[color])
     ax.set(yscale="log", title=f"σ = {sigma:g}")
-    ax.yaxis.set_minor_formatter(plt.NullFormatter())
-    by_images(ax, 100, [1e3, 1e5])
+    training_axes(ax, 100, [1e3, 1e5])
 axes[0].set_ylabel("fraction unexplained")
 fig.legend(
     *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3
@@ -701,7 +706,7 @@ for sigma in (0.5, 1.0):
 #
 # ## The mean, the wide, the narrow
 #
-# Before the Gaussian's turn, within the first thousand images, the isotropic curve dives. The wrapper assumes mean 0, the digits
+# Before the Gaussian's turn, within the first thousand images, the isotropic curve dives at $\sigma = 0.5$. The wrapper assumes mean 0, the digits
 # have another, and so has our isotropic Gaussian. So the first thing that these networks learn is *the mean*. The theory says why. A
 # network is not shown centred data, so what counts is the second moment, and along the mean image that is at least $|\mu|^2$.
 #
@@ -749,10 +754,10 @@ assert of_first.max() < 0.3
 
 # %%
 def half_way(gains, final, seen):
-    """Images seen when each gain has first gone half its way, interpolated between marks."""
+    """Images seen when each gain has gone half its way for good, between marks."""
     gone = (gains - gains[0]) / (final - gains[0])
-    k = (gone >= 0.5).int().argmax(0)
-    assert (k > 0).all()
+    k = len(seen) - (gone < 0.5).flip(0).int().argmax(0)
+    assert (k < len(seen)).all()
     before, after = (gone.gather(0, i[None])[0] for i in (k - 1, k))
     clock = seen.clamp(min=1).log()
     part = (0.5 - before) / (after - before)
@@ -765,7 +770,7 @@ rate = gaussian.variances.double()[moved] + SIGMA**2
 wide = final[moved] > 0.5
 print(f"{wide.sum()} gains must rise by 0.1 or more, {(~wide).sum()} must fall")
 
-# %% mystnb={"figure": {"caption": "Left: gains of the first network at σ = 0.5 along six directions, as it learns; dotted, the Gaussian's. Right: images seen when a direction has gone half its way, in three trainings, against λ + σ²: gains that rise (orange) and gains that fall (purple). The line has the slope −1 of the linear theory, its height fitted. The wide directions come in order, the narrow ones last and nearly together.", "name": "fig-network-modes"}, "image": {"alt": "Left, six curves that start at one half and fan out, those of wide directions up and early, those of narrow ones down and late. Right, on logarithmic axes, a band of orange dots that falls more steeply than the line, and at the left a cloud of purple dots whose height rises with λ + σ²."}}
+# %% mystnb={"figure": {"caption": "Left: gains of the first network at σ = 0.5 along six directions, as it learns; dotted, the Gaussian's. Right: images seen when a direction has gone half its way for good, in three trainings, against λ + σ²: gains that rise (orange) and gains that fall (purple). The line has the slope −1 of the linear theory, its height fitted. The wide directions come in order, the narrow ones last and nearly together.", "name": "fig-network-modes"}, "image": {"alt": "Left, six curves that start at one half and fan out, those of wide directions up and early, those of narrow ones down and late. Right, on logarithmic axes, a band of orange dots that falls more steeply than the line, and at the left a cloud of purple dots whose height rises with λ + σ²."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.3))
 for k, color in zip(modes_shown, colors):
     left.plot(seen, gains[0, :, k], color=color)
@@ -773,7 +778,7 @@ for k, color in zip(modes_shown, colors):
     left.text(
         1.2 * IMAGES, final[k], f"k = {k + 1}", color=color, va="center", fontsize=8
     )
-by_images(left, 100, [1e3, 1e4, 1e5])
+training_axes(left, 100, [1e3, 1e4, 1e5])
 left.set(ylabel="gain at σ = 0.5")
 for where, color in ((wide, "denoised"), (~wide, "first")):
     for values in halves:
@@ -837,11 +842,11 @@ assert order[:, 1].max() < -0.3
 #
 # ## Twenty digits
 #
-# What if there is too little to learn from? The same network, shown twenty digits again and again, each 6,554 times on
+# What if there is too little to learn from? The same network, shown twenty digits again and again, each 4,915 times on
 # average; and then eighty, and 320. For each set size, three networks, each with digits of its own.
 
 # %%
-assert round(LONG / SIZES[0]) == 6554
+assert round(LONG / SIZES[0]) == 4915
 sets = {
     size: [
         digits[torch.randperm(len(digits), generator=seeded(seed))[:size]]
@@ -890,7 +895,7 @@ for size, color in ((SIZES[0], "data"), (len(digits), "second")):
         name = f"{size:,} digits, {place}"
         shaded(left, marks, errors[size, place], color, style, name)
 left.set(yscale="log", ylabel="mean squared error per pixel")
-by_images(left, 100, [1e3, 1e4, 1e5])
+training_axes(left, 100, [1e3, 1e4, 1e5])
 sizes = list(sets)
 for place, style in (("seen", "-"), ("unseen", "--")):
     last = torch.stack([errors[size, place][:, -1] for size in sizes], 1)
@@ -914,7 +919,7 @@ for k, size in enumerate(sizes):
         f" ± {on_unseen.std():.4f}, {against.mean():.2f} ± {against.std():.2f} times"
         " the error of the Gaussian of these digits"
     )
-    assert against.min() > 1.05 if size < 100 else against.max() < 0.95
+    assert against.min() > 1.03 if size < 100 else against.max() < 0.95
 gaps = [(errors[n, "unseen"] / errors[n, "seen"])[:, -1] for n in sizes]
 assert gaps[0].min() > 8
 assert gaps[-1].max() < 1.2
@@ -924,10 +929,11 @@ print(
     f"twenty: best on unseen digits at {marks[best.indices].min():,.0f} to"
     f" {marks[best.indices].max():,.0f} images, {best.values.mean():.3f}"
 )
+assert marks[best.indices].max() < 20_000
 assert (errors[SIZES[0], "unseen"][:, -1] > 1.2 * best.values).all()
 
 # %% [markdown]
-# With twenty digits the error on them falls to a small value, while that on other digits turns after a few thousand images and
+# With twenty digits the error on them falls to a small value, while that on other digits turns before 20,000 images and
 # *rises*. In the end the network denoises unseen digits less well than the plain Gaussian of the same twenty would; so it is with
 # eighty. From 320 on the network is the better one, and with all 1,437 it does nearly as well on unseen digits as on seen ones.
 #
@@ -1015,7 +1021,7 @@ assert (distances[len(digits)][:, 0] > distances[len(digits)][:, 1]).all()
 # ## What we saw
 #
 # **Shown here.** Networks that learn images climb a ladder. They start as the isotropic Gaussian, by construction. The
-# Gaussian explains them best next, and is left again at medium and low noise; mixtures follow, with more modes the
+# Gaussian explains them best next, and is left again at noise levels from 0.1 to 1; mixtures follow, with more modes the
 # longer the training. At high noise the Gaussian is never left. A linear denoiser learns each principal direction at the rate
 # $2\eta(\lambda+\sigma^2)$, to within a few hundredths of a gain in practice. Small networks under Adam learn the mean first, then
 # the wide directions in that order, and the narrow ones last; the pace is their own. With twenty digits a network becomes their
