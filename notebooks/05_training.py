@@ -612,7 +612,7 @@ record = torch.tensor(
         if row["model"] == "gaussian" and row["sigma"] == 0.5
     ]
 )
-marked = record[[0, record[:, 1].argmin(), -1]]
+marked = record[[0, int(record[:, 1].argmin()), -1]]
 for images, value in marked:
     print(f"published, σ = 0.5, {images:5,.0f} thousand images: {value:.2g}")
 published_rise = marked[2, 1] / marked[1, 1]

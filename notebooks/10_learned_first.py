@@ -700,9 +700,9 @@ for sigma in (0.5, 1.0):
     assert turn[:, 1].min() > place
 
 # %% [markdown]
-# The order is that of the shipped network, which has five times the weights, and convolutions. Two things differ. Ours come
-# closer to the Gaussian, and later: with no notion of neighbouring pixels, they need more images before they see anything bent.
-# And at low noise they are late for the same reason, since there a good answer takes all 64 pixels at fine precision.
+# The order is that of the shipped network, which is larger and has convolutions. Two things differ. Ours come closer to the
+# Gaussian, and later: perhaps because, with no notion of neighbouring pixels, they need more images before they see anything bent.
+# And at low noise they are late; there a good answer takes all 64 pixels at fine precision.
 #
 # ## The mean, the wide, the narrow
 #
@@ -894,7 +894,7 @@ for size, color in ((SIZES[0], "data"), (len(digits), "second")):
     for place, style in (("seen", "-"), ("unseen", "--")):
         name = f"{size:,} digits, {place}"
         shaded(left, marks, errors[size, place], color, style, name)
-left.set(yscale="log", ylabel="mean squared error per pixel")
+left.set(yscale="log", ylim=(0.009, 0.4), ylabel="mean squared error per pixel")
 training_axes(left, 100, [1e3, 1e4, 1e5])
 sizes = list(sets)
 for place, style in (("seen", "-"), ("unseen", "--")):
