@@ -120,6 +120,15 @@ def test_a_constant_denoiser_is_solved_exactly(sampler, grid):
         torch.testing.assert_close(state.x, 2 + state.sigma / grid[0] * (x - 2), rtol=1e-12, atol=1e-12)
 
 
+@every_multistep
+def test_tiny_steps_lose_no_digits(sampler):
+    """Weights of any size would cancel here in exact arithmetic, but not in float32."""
+    grid = torch.exp(-1e-6 * torch.arange(20, dtype=DOUBLE))
+    x = torch.linspace(-1, 1, 6).reshape(3, 2)
+    state = last(sampler(lambda x, sigma: torch.full_like(x, 2.0), x, grid))
+    torch.testing.assert_close(state.x, 2 + state.sigma * (x - 2), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("sampler", "degree"),
     [(partial(dpmpp, order=p, weights="exact"), p - 1) for p in (1, 2, 3)]

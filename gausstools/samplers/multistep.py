@@ -103,7 +103,8 @@ def unipc(
         sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
         order: 1 to 4: how many answers a prediction uses, where it has them.
         variant: "bh1" or "bh2": the paper's B(h), ``h`` or ``1 − e^{−h}``. Half of it stands for ``∫ t`` where that is
-            the one moment left to match: in a prediction of order 2 and a correction of order 1.
+            the one moment left to match: in a prediction of order 2 and a correction of order 1. ``h`` grows without
+            bound, so "bh1" is for short steps; a grid of a few levels down to 0.002 wants "bh2".
         corrector: False leaves the predictor alone.
         lower_order_final: bound the order by the number of steps left.
         history: evaluations above ``sigmas[0]``, oldest first.
