@@ -45,6 +45,7 @@ _MODULES = (
     "compare",
     "datasets",
     "denoiser",
+    "diffusers",
     "figures",
     "models",
     "networks",
