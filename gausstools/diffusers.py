@@ -193,6 +193,8 @@ def teleport_latents(
         check_count(num_inference_steps, "num_inference_steps", 1)
         timesteps = {"num_inference_steps": num_inference_steps, **timesteps}
     model = next(iter(gaussian.values())) if isinstance(gaussian, Mapping) else gaussian
+    if not isinstance(model, ScoreModel):
+        raise TypeError(f"gaussian is {type(model).__name__}, expected a gausstools.Gaussian, whose flow is the jump")
     if not isinstance(noise, Tensor):
         shape = (check_count(noise, "noise", 1), *model.event_shape)
         noise = torch.randn(shape, generator=generator, dtype=model.mean.dtype, device=model.mean.device)
@@ -524,7 +526,8 @@ def _initial(scheduler: Any) -> float | Tensor:
 def _signal_and_noise_at(scheduler: Any, index: int) -> tuple[float, float]:
     between = getattr(scheduler, "sigmas_interpol", None)
     if between is not None and index % 2:
-        return 1.0, float(between[index])
+        # The ancestral one keeps it at the place where the step began.
+        return 1.0, float(between[index - hasattr(scheduler, "sigmas_down")])
     probe = copy.copy(scheduler)
     if hasattr(probe, "set_begin_index"):
         # Timesteps may repeat, so the place in the grid is told by its number.
@@ -545,7 +548,7 @@ def _index(scheduler: Any, timestep: Tensor | float) -> int:
     grid = scheduler.timesteps.double().cpu()
     # Some pipelines divide the timestep by the number of training steps, some round it to bfloat16.
     distances = [(grid - asked[0] * unit).abs() for unit in (1, scheduler.config.num_train_timesteps)]
-    close = [distance <= 4e-3 * grid.abs() for distance in distances]
+    close = [distance <= 1e-2 * grid.abs() for distance in distances]
     stands = getattr(scheduler, "step_index", None)
     if stands is not None and stands < len(grid) and any(near[stands] for near in close):
         return stands
@@ -599,6 +602,11 @@ def _ask(denoiser: Denoiser, sample: Tensor, scale: float, sigma: float) -> Tens
 
 def _spread_anew(scheduler: Any, sigma_skip: float, signal: Tensor, noise: Tensor) -> None:
     """Ask for the Karras grid below sigma_skip."""
+    if scheduler.config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"{type(scheduler).__name__} tells the network a wrong time on a Karras grid of flow sigmas: "
+            "expected grid='cut', or FlowMatchEulerDiscreteScheduler"
+        )
     straight = torch.allclose(signal + noise, torch.ones_like(noise))
     # from_config drops a sigma_max that the scheduler does not declare; what is registered its set_timesteps finds.
     settings = {"sigma_max": sigma_skip / (1 + sigma_skip) if straight else sigma_skip}
