@@ -242,7 +242,7 @@ class HybridDenoiser(nn.Module):
 
         pipe.unet = gt.diffusers.HybridDenoiser(pipe.unet, gaussian, 8.0, pipe.scheduler)
         images = pipe(prompt).images
-        pipe.unet = pipe.unet.network                    # as it was
+        pipe.unet = pipe.unet.network                    # as it was; do so before save_pretrained
 
     Args:
         network: called as ``network(sample, timestep, …)`` in whatever order or by whatever names; it has a parameter

@@ -185,14 +185,20 @@ def test_one_step_methods_go_on_as_the_whole_run_does(name, gaussian):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MULTISTEP - {"LMS"})
-def test_multistep_methods_go_on_as_from_a_begin_index(name, gaussian):
-    """As image-to-image pipelines start them: the history is empty, the steps are those of the grid."""
+@pytest.mark.parametrize(
+    ("name", "sigma_skip", "steps"), [*((name, 6.0, 12) for name in MULTISTEP - {"LMS"}), ("DPM++Karras", 0.045, 300)]
+)
+def test_multistep_methods_go_on_as_from_a_begin_index(name, sigma_skip, steps, gaussian):
+    """As image-to-image pipelines start them: the history is empty, the steps are those of the grid.
+
+    The last case starts where rounded timesteps repeat; without a begin index it would start at the second of them.
+    """
     scheduler, noise = copy.deepcopy(ALL[name]), draw_noise()
-    jump = teleport_latents(scheduler, gaussian, noise, 6.0, 12)
+    jump = teleport_latents(scheduler, gaussian, noise, sigma_skip, steps)
     state = jump.latents * initial(jump.scheduler)
-    scheduler.set_timesteps(12)
+    scheduler.set_timesteps(steps)
     first = jump.nfe_saved
+    assert (scheduler.timesteps[first] == scheduler.timesteps[first + 1]) == (sigma_skip < 1)
     scheduler.set_begin_index(first)
     expected = run(scheduler, Exact(gaussian, scheduler), state, first)
     actual = run(jump.scheduler, Exact(gaussian, jump.scheduler), state)
@@ -248,17 +254,18 @@ def test_the_jump_costs_nothing_where_the_network_is_the_gaussian(name, gaussian
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_hybrid_is_the_whole_run_where_the_network_is_the_gaussian(name, gaussian):
+@pytest.mark.parametrize("sigma_skip", [6.0, 0.5])
+def test_the_hybrid_is_the_whole_run_where_the_network_is_the_gaussian(name, sigma_skip, gaussian):
     whole, mixed, noise = copy.deepcopy(ALL[name]), copy.deepcopy(ALL[name]), draw_noise()
     for scheduler in (whole, mixed):
         scheduler.set_timesteps(12)
     expected = run(whole, Exact(gaussian, whole), noise * initial(whole))
-    hybrid = HybridDenoiser(Exact(gaussian, mixed), gaussian, 6.0, mixed)
+    hybrid = HybridDenoiser(Exact(gaussian, mixed), gaussian, sigma_skip, mixed)
     actual = run(mixed, hybrid, noise * initial(mixed))
     torch.testing.assert_close(torch.stack(actual), torch.stack(expected), rtol=2e-4, atol=2e-5)
     levels = [level(mixed, index)[0] for index in range(len(mixed.timesteps))]
-    assert (hybrid.calls, hybrid.saved) == (sum(x <= 6.0 for x in levels), sum(x > 6.0 for x in levels))
-    assert hybrid.network.asked == [x for x in levels if x <= 6.0]
+    assert (hybrid.calls, hybrid.saved) == (sum(x <= sigma_skip for x in levels), sum(x > sigma_skip for x in levels))
+    assert hybrid.network.asked == [x for x in levels if x <= sigma_skip]
 
 
 # ---- what does not work, and is refused
