@@ -48,6 +48,7 @@ _MODULES = (
     "datasets",
     "denoiser",
     "features",
+    "diffusers",
     "figures",
     "models",
     "networks",
