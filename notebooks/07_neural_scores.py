@@ -36,7 +36,7 @@ MODES = [2, 5, 10, 20, 40]  # of the mixtures
 RANKS = [4, 16, 64]  # of each mode
 RANK_SIGMAS = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 MNIST_POINTS = 96
-SLICE_SIGMAS = [0.5, 1.0, 3.0]
+SLICE_SIGMAS = [0.3, 1.0, 3.0]
 
 # %%
 import math
@@ -798,7 +798,7 @@ def cosine(first, second):
     return torch.nn.functional.cosine_similarity(first, second)
 
 
-# %% mystnb={"figure": {"caption": "Score in the plane of three training digits (marked 0, 1, 4): of the network, the Gaussian and the point cloud, at three noise levels. Arrows are in proportion to the score, a scale for each row; shade: cosine of the angle to the network's arrow, both in the plane. At σ = 3 all are one field. At σ = 0.5 the Gaussian still sends everything to one place, and the network and the cloud have several.", "name": "fig-slices"}, "image": {"alt": "Nine panels of arrows, three rows for three noise levels, columns for the network, the Gaussian and the point cloud. In the top row all arrows point to one centre. In the bottom row the network's and the cloud's point to three marked points, the Gaussian's to the centre, with dark patches where it disagrees."}}
+# %% mystnb={"figure": {"caption": "Score in the plane of three training digits (marked 0, 1, 4): of the network, the Gaussian and the point cloud, at three noise levels. Arrows are in proportion to the score, a scale for each row; shade: cosine of the angle to the network's arrow, both in the plane. At σ = 3 all are one field. At σ = 0.3 the Gaussian still sends everything to one place, and the network and the cloud have several.", "name": "fig-slices"}, "image": {"alt": "Nine panels of arrows, three rows for three noise levels, columns for the network, the Gaussian and the point cloud. In the top row all arrows point to one centre. In the bottom row the network's and the cloud's point to three marked points, the Gaussian's to the centre, with dark patches where it disagrees."}}
 fig, axes = plt.subplots(3, 3, figsize=(7, 7.2), sharex=True, sharey=True)
 for row, sigma in zip(axes, sorted(SLICE_SIGMAS, reverse=True)):
     steps = {name: step @ basis for name, step in directions(sigma).items()}
@@ -853,13 +853,20 @@ for split in ("train", "test"):
     assert angles[1.0, split, "point cloud"][1] > angles[1.0, split, "Gaussian"][1]
     # In the plane of training images, at low noise, the network resembles the cloud.
     assert (
-        angles[0.5, split, "point cloud"][0]
-        > angles[0.5, split, "Gaussian"][0] + 0.2
+        angles[0.3, split, "point cloud"][0]
+        > angles[0.3, split, "Gaussian"][0] + 0.2
     )
-assert angles[0.5, "test", "point cloud"][1] < angles[0.5, "test", "Gaussian"][1]
+assert (
+    angles[0.3, "train", "point cloud"][1]
+    > angles[0.3, "train", "Gaussian"][1] + 0.02
+)
+assert (
+    angles[0.3, "test", "point cloud"][1]
+    < angles[0.3, "test", "Gaussian"][1] - 0.02
+)
 
 # %% [markdown]
-# At $\sigma = 0.5$ the plane of three training images shows a network that looks much like the point cloud. At noised
+# At $\sigma = 0.3$ the plane of three training images shows a network that looks much like the point cloud. At noised
 # held-out images it is the Gaussian that is closer in angle. Both are true: planes through training images are where the
 # cloud knows the answers. A picture of the score needs the numbers beside it.
 #
@@ -930,10 +937,12 @@ for sigma in (0.2, 1.0, 3.0):
         f"σ = {sigma:<4g}",
         " ".join(f"{n}: {r:.2f}" for n, r in zip(sizes, relative)),
     )
-    assert relative[-1] < 1.15 < relative[0]
-# A few hundred images do. With fewer, low noise suffers as in chapter 6. High noise
-# suffers too, although the denoising loss hardly showed it: the residual is measured
-# against something small, since there the whole Gaussian leaves almost nothing.
+    assert all(a > b for a, b in zip(relative, relative[1:]))
+    assert relative[0] > 1.4
+    assert relative[-1] < (1.2 if sigma < 3 else 1.8)
+# At low and middle noise a few hundred images do. At high noise the last hundreds still
+# count, although the denoising loss of chapter 6 hardly showed it: the residual is held
+# against what the whole Gaussian leaves, and at σ = 3 that is next to nothing.
 
 # %% [markdown]
 # **2. Labels instead of clusters.** Make a mixture of ten Gaussians, one for each class of digits. Does it explain the network
