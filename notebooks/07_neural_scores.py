@@ -193,8 +193,8 @@ axes[0, 0].legend(fontsize="x-small", loc="lower left")
 plt.show()
 
 # %% [markdown]
-# Three ranges can be told apart. At **high noise**, from $\sigma = 2$ on, the Gaussian explains more than 99 % of the score.
-# In **between**, about 0.3 to 2, it explains much, and a mixture that knows which kind of digit it sees explains more than
+# Three ranges can be told apart. At **high noise**, from $\sigma = 2$ on, the Gaussian leaves less than half a percent of the score.
+# In **between**, from about 0.7 up, it explains much, and a mixture that knows which kind of digit it sees explains more than
 # half of the rest. At **low noise** every formula leaves a large part, since there the score depends on the fine shape of the
 # cloud of digits.
 #
@@ -204,8 +204,11 @@ plt.show()
 # %%
 for split in found:
     gauss, mixture = (curves(split, m) for m in ("gaussian", "mixture-10x64"))
-    assert gauss[:, at(2.0)].max() < 0.01
-    middle = [at(s) for s in (0.7, 1.0, 1.4)]
+    assert gauss[:, at(2.0)].max() < 0.005
+    assert (average(gauss)[0][at(1.0)] - 0.05).abs() < 0.005
+    middle = [at(s) for s in (0.7, 1.0, 1.4, 2.0)]
+    for model in SHOWN:
+        assert average(curves(split, model))[0][at(0.1)] > 0.2
     assert (mixture[:, middle] < 0.5 * gauss[:, middle]).all()
     last = [curves(split, m, "denoiser")[:, -1] for m in ("gaussian", "cloud")]
     assert (last[0] / last[1] - 1).abs().max() < 0.05
@@ -268,6 +271,8 @@ for ax, split in zip(axes, found):
             lw=0,
         )
     ax.set(xlabel="noise level σ", ylim=(0.25, 30))
+    ax.set_yticks([0.3, 1, 3, 10, 30], [0.3, 1, 3, 10, 30])
+    ax.tick_params(axis="y", which="minor", left=False)
 axes[0].set(title="training images", ylabel="relative to the Gaussian")
 axes[1].set_title("held-out images")
 axes[0].legend(fontsize="small")
@@ -276,7 +281,7 @@ plt.show()
 
 # %%
 def overtaking(split, model):
-    """Levels at which a model's curve crosses the Gaussian's, the last one below σ = 5, by group."""
+    """Where a model's curve crosses the Gaussian's last below σ = 5, by group."""
     levels = [
         gt.compare.crossings(SIGMAS[:below], ours[:below], theirs[:below])
         for ours, theirs in zip(curves(split, model), curves(split, "gaussian"))
@@ -365,7 +370,12 @@ for ax, ((split, sigma), values) in zip(axes.flat, grid.items()):
     best = divmod(int(values.argmin()), len(RANKS))
     ax.add_patch(
         plt.Rectangle(
-            (best[1] - 0.47, best[0] - 0.47), 0.94, 0.94, fill=False, lw=2
+            (best[1] - 0.47, best[0] - 0.47),
+            0.94,
+            0.94,
+            fill=False,
+            lw=2,
+            ec="black",
         )
     )
     ax.set(xticks=range(len(RANKS)), xticklabels=RANKS)
@@ -498,13 +508,29 @@ print(
 )
 assert deviation[at(0.1) :].max() < 0.15
 assert all(-0.1 < value < 0.5 for value in extra.values())
-assert extra[0.5] > 0.05
+assert 0.1 < extra[0.5] < 0.35
 
 # %% [markdown]
-# The network leaves somewhat more noise on held-out digits than on training digits, by up to a third. That is an ordinary
-# generalisation gap after two hundred passes over a small set. It is not memorisation, for which the training curve would
-# drop to nothing. The cloud's success on training images tells that noise can be removed from digits. On its own it tells
-# nothing about copies.
+# The network leaves somewhat more noise on held-out digits than on training digits, by about a fifth at $\sigma = 0.5$. That is
+# an ordinary generalisation gap after two hundred passes over a small set. It is not memorisation, for which the training
+# curve would drop to nothing. The cloud's success on training images tells that noise can be removed from digits. On its own
+# it tells nothing about copies.
+#
+# Would this test have caught one that memorises? Give it the cloud in the network's place.
+
+# %%
+caught = {}
+for split, images in (("train", train), ("test", test)):
+    clean, x = (gt.evaluation_points(images, s, 360) for s in (0.0, 0.2))
+    answer = models["cloud"](x, 0.2)
+    kept, gone = ((answer - y).flatten(1).square().sum(1) for y in (clean, x))
+    caught[split] = (kept / gone).mean().item()
+    print(
+        f"σ = 0.2, the cloud: own image leaves {caught[split]:.3f} on {split} images"
+    )
+assert caught["train"] < 0.01 < 0.3 < caught["test"]
+
+# %% [markdown]
 #
 # From $\sigma \approx 1$ on the cloud averages many images, training images or not make no difference, and the cloud is what
 # it should be: a good model of the data. Where it has the solution, and where it has a crowd, it is right. On held-out
@@ -527,12 +553,13 @@ assert extra[0.5] > 0.05
 #
 # where $\tau_r$ is the mean of the variances that were cut off. The sum needs the spectrum only. Give it one measured number
 # at each noise level, what the whole Gaussian leaves, and the curve over all ranks follows. With $r = 0$ it says what the
-# isotropic Gaussian must leave. (`theory.rank_residuals` has it.)
+# isotropic Gaussian must leave. (`theory.rank_residuals` has it. It is about ratios of means; the mean of ratios that we
+# measure is within a few percent of it, in 64 dimensions.)
 
 
 # %%
 def smallest_ranks(denoiser, model, images, points, seed):
-    """Smallest rank within 5 %, and what ranks 0 and all leave, at each level: measured and predicted."""
+    """At each level: smallest rank within 5 %, and what rank 0 leaves, measured and predicted."""
     rows = []
     for sigma in RANK_SIGMAS:
         x = gt.evaluation_points(images, sigma, points, seed)
@@ -686,7 +713,7 @@ for sigma, ours in zip((0.5, 2.0), live):
     )
     assert abs(ours.score / value - 1) < 0.2
 
-# %% mystnb={"figure": {"caption": "What each model leaves unexplained of the score of MNIST's network (top; recorded, 512 images each, bars: standard errors), and the same relative to the Gaussian (bottom), on training images (left) and held-out ones (right). On training images the point cloud is ahead of all others at low noise, since it has the solution; on held-out images it is last.", "name": "fig-mnist-residuals"}, "image": {"alt": "Four panels. Top, falling curves on logarithmic axes, the held-out cloud starting far above the others. Bottom, ratios to the Gaussian: on the left the cloud starts at about a half, rises to one near a noise level of two and falls again; on the right it comes from far above and crosses one shortly before two. The full mixture of ten stays below one, those of low rank cross it at about 0.15 on the left and a little higher on the right."}}
+# %% mystnb={"figure": {"caption": "What each model leaves unexplained of the score of MNIST's network (top; recorded, 512 images each, bars: standard errors), and the same relative to the Gaussian (bottom), on training images (left) and held-out ones (right). On training images the point cloud is ahead of all others at low noise, since it has the solution; on held-out images it is behind all but the mean.", "name": "fig-mnist-residuals"}, "image": {"alt": "Four panels. Top, falling curves on logarithmic axes, the held-out cloud starting far above the others. Bottom, ratios to the Gaussian: on the left the cloud starts at about a half, rises to one near a noise level of two and falls again; on the right it comes from far above and crosses one shortly before two. The full mixture of ten stays below one, those of low rank cross it at about 0.15 on the left and a little higher on the right."}}
 MNIST_SHOWN = {
     "mean": ("mean", figures.COLORS["noise"], "-"),
     "isotropic": ("isotropic", figures.COLORS["path"], "-"),
@@ -820,6 +847,7 @@ for row, sigma in zip(axes, sorted(SLICE_SIGMAS, reverse=True)):
             )  # fmt: skip
         ax.set(xlim=(-5.6, 5.6), ylim=(-5.6, 5.6), aspect="equal")
     row[0].set_ylabel(f"σ = {sigma:g}")
+axes[2, 1].set_xlabel("along the plane, in units of the image")
 for ax, name in zip(axes[0], asked):
     ax.set_title(name)
 plt.show()
@@ -906,14 +934,14 @@ interactive.frames(pictures, labels, panels, name="slices", start=8)
 # ## What we saw
 #
 # **Shown here.** Of the digits' network, the Gaussian leaves 5 % of the score unexplained at $\sigma = 1$ and less than half a
-# percent from 2 on, on held-out images as on training images. A mixture of ten halves that again. At low noise, more modes look
+# percent from 2 on, on held-out images as on training images. There, a mixture of ten leaves less than half of that. At low noise, more modes look
 # ever better on the images that they were fitted to, and are worse than the plain Gaussian on others. The point cloud
 # explains training images at low noise because it has the solution; given the same help, held-out images look nearly the same,
 # so the network has not memorised. Up to $\sigma = 1$, the rank that the Gaussian needs follows from its spectrum.
 #
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) find the same order on the published networks of
 # CIFAR-10 and others: the Gaussian at high noise, mixtures in between, and no point cloud at low noise. Their published
-# tables are about CIFAR-10 and are held against our network of it in [the appendix](90_shipped_networks.ipynb).
+# tables are about CIFAR-10. [The next chapter](08_cifar10_scores.ipynb) holds our network of it against them.
 #
 # **The difference.** Their networks are far larger and longer trained. Their published residuals are on training images, and
 # mixtures are judged on the images that they were fitted to; here held-out images stand beside them, and they turn the order at
