@@ -33,6 +33,7 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib import ticker
 
 import gausstools as gt
 from gausstools import figures, shipped, theory
@@ -207,7 +208,7 @@ def continued(model, sigma, images, since=1e6):
     return slope * torch.as_tensor(images).double().log() + start
 
 
-fig, axes = plt.subplots(2, 2, figsize=(7, 5), sharex=True)
+fig, axes = plt.subplots(2, 2, figsize=(7, 5.2), sharex=True)
 ahead = torch.logspace(6, math.log10(THEIR_IMAGES), 30)
 for ax, sigma in zip(axes.flat, COMPARED):
     seen, values = run("gaussian", sigma)
@@ -231,11 +232,17 @@ for ax, sigma in zip(axes.flat, COMPARED):
     )  # fmt: skip
     end = ours[-1, 1].item()
     ax.set(title=f"σ = {sigma:g}", ylim=(0.6 * end, 12 * end))
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(
+        ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    )
+    ax.tick_params(axis="y", which="minor", left=False, labelleft=False)
 for ax in axes[1]:
     ax.set_xlabel("images seen in training")
 for ax in axes[:, 0]:
     ax.set_ylabel("unexplained score")
-axes[0, 1].legend(fontsize="small")
+handles, labels = axes[0, 0].get_legend_handles_labels()
+fig.legend(handles, labels, ncols=3, loc="outside upper center", fontsize="small")
 plt.show()
 
 # %%
@@ -429,7 +436,7 @@ for model in ("mixture-10", "cloud"):
     )  # fmt: skip
 axes[0].set(title="training images", ylabel="relative to the Gaussian")
 axes[1].set_title("held-out images")
-axes[1].legend(fontsize="small")
+axes[0].legend(fontsize="x-small", loc="upper left")
 plt.show()
 
 
@@ -529,7 +536,7 @@ else:
     cloud = gt.PointCloud(pictures["drawn"])
 print("asked:", NETWORK, "about", *(f"{len(x)} {s}" for s, x in pictures.items()))
 
-# %% mystnb={"figure": {"caption": "Answers to noised pictures: the network and the Gaussian at three noise levels. At σ = 5 and 1 they are hard to tell apart. At σ = 0.3 the network keeps edges that the Gaussian, which must treat all pictures alike, leaves noisy or blurred.", "name": "fig-cifar10-answers"}, "image": {"alt": "Three blocks of four rows of six small colour pictures. The rows are noised, network, Gaussian, clean. In the first two blocks the second and third row look alike; in the last the network's is cleaner than the Gaussian's."}}
+# %% mystnb={"figure": {"caption": "Answers to noised pictures: the network and the Gaussian at three noise levels. At σ = 5 they are hard to tell apart. At σ = 1 the network's have sharper outlines. At σ = 0.3 the Gaussian, which must treat all pictures alike, leaves a grain that the network takes away.", "name": "fig-cifar10-answers"}, "image": {"alt": "Three blocks of four rows of six small colour pictures. The rows are noised, network, Gaussian, clean. In the first block the second and third row look alike; in the second the network's has firmer outlines; in the last it is cleaner than the Gaussian's."}}
 some = next(iter(pictures.values()))[:11]
 noise = torch.randn(some.shape, generator=seeded(2))
 fig, axes = plt.subplots(3, 1, figsize=(7, 7.8))
@@ -579,9 +586,22 @@ def predicted(sigma, full):
     return gt.compare.ByRank(curve, curve).smallest()[0]
 
 
+if NETWORK == "cifar10":
+    whole = {
+        split: [recorded(split, "gaussian")[i[s], 1] for s in LIVE_SIGMAS]
+        for split in ("train", "test")
+    }
+else:  # of another network nothing is recorded
+    whole = {
+        split: [
+            torch.stack([found.score[-1] for found in live[split, s]]).mean()
+            for s in LIVE_SIGMAS
+        ]
+        for split in pictures
+    }
 foreseen = {
-    split: [predicted(s, recorded(split, "gaussian")[i[s], 1]) for s in LIVE_SIGMAS]
-    for split in ("train", "test")
+    split: [predicted(s, full) for s, full in zip(LIVE_SIGMAS, values)]
+    for split, values in whole.items()
 }
 for k, sigma in enumerate(LIVE_SIGMAS):
     measured = "  ".join(
@@ -589,18 +609,15 @@ for k, sigma in enumerate(LIVE_SIGMAS):
         f" {needed[split, sigma].std() / GROUPS**0.5:.0f}"
         for split in pictures
     )
-    print(
-        f"σ = {sigma:<4g} measured: {measured};"
-        f"  predicted for photographs: train {foreseen['train'][k]},"
-        f" held-out {foreseen['test'][k]}"
-    )
+    told = "  ".join(f"{split} {values[k]}" for split, values in foreseen.items())
+    print(f"σ = {sigma:<4g} measured: {measured};  predicted: {told}")
 
 # %% mystnb={"figure": {"caption": "Smallest rank at which the Gaussian leaves at most 5 % more of the score than with all directions: measured on the pictures asked about (dots, with the range over groups), and predicted from the spectrum and the recorded residual on photographs (line: training; dashed: held-out). Of 3,072 directions a few hundred are enough from σ = 1 on, and about a hundred at 5.", "name": "fig-cifar10-ranks"}, "image": {"alt": "Dots on a falling line, from about 800 at a noise level of a fifth to about 300 at one and below 100 at ten. The dots lie slightly above the line."}}
 fig, ax = plt.subplots(figsize=(7, 3.1))
-for style, split in (("-", "train"), ("--", "test")):
+for style, (split, values) in zip(("-", "--"), foreseen.items()):
     ax.loglog(
-        LIVE_SIGMAS, foreseen[split], style, color=figures.COLORS["gaussian"],
-        label=f"predicted, {'training' if style == '-' else 'held-out'} images",
+        LIVE_SIGMAS, values, style, color=figures.COLORS["gaussian"],
+        label=f"predicted, {split} images",
     )  # fmt: skip
 for split, face in zip(pictures, (figures.COLORS["measured"], "white")):
     values = torch.stack([needed[split, s] for s in LIVE_SIGMAS], 1)
@@ -628,7 +645,7 @@ for k, sigma in enumerate(LIVE_SIGMAS):
         recorded_full = recorded("train", "gaussian")[i[sigma], 1]
         print(
             f"σ = {sigma:<4g} {split}: the Gaussian leaves {full.mean():.2e} ±"
-            f" {error:.0e}, recorded on photographs {recorded_full:.2e}"
+            f" {error:.0e}; recorded for ours, on photographs: {recorded_full:.2e}"
         )
         assert full.mean() < none.mean()  # rank 0 is the isotropic Gaussian
         if OURS:
@@ -637,10 +654,11 @@ for k, sigma in enumerate(LIVE_SIGMAS):
         if sigma <= 2 and OURS:
             off = needed[split, sigma].mean().item() / foreseen["train"][k]
             assert 1 < off < 1.2
-assert foreseen["train"][LIVE_SIGMAS.index(1.0)] < 300
-assert foreseen["train"][LIVE_SIGMAS.index(5.0)] < 100
-for train_rank, test_rank in zip(*foreseen.values()):
-    assert abs(train_rank / test_rank - 1) < 0.1
+if NETWORK == "cifar10":
+    assert 250 < foreseen["train"][LIVE_SIGMAS.index(1.0)] < 300
+    assert foreseen["train"][LIVE_SIGMAS.index(5.0)] < 100
+    for train_rank, test_rank in zip(*foreseen.values()):
+        assert abs(train_rank / test_rank - 1) < 0.1
 
 # %% [markdown]
 # On pictures that it has drawn itself the network is more Gaussian than on photographs: the Gaussian leaves about a fifth less.
@@ -768,6 +786,7 @@ for row, (sigma, steps) in zip(axes, sorted(slices.items(), reverse=True)):
         ax.plot(*places.T, "o", color=figures.COLORS["denoised"], ms=6)
         ax.set(xlim=(-36, 36), ylim=(-36, 36), aspect="equal")
     row[0].set_ylabel(f"σ = {sigma:g}")
+axes[2, 1].set_xlabel("along the plane, in units of the image")
 for ax, name in zip(axes[0], asked):
     ax.set_title(name)
 plt.show()
