@@ -5,20 +5,18 @@
 # for MNIST, one for CIFAR-10. The chapters of Parts II and III work on them when there is no network connection and no GPU.
 # Before one trusts results on a network, two questions should be answered:
 #
-# > *What does it draw? And is it, noise level by noise level, the kind of network that the paper is about?*
+# > *What does it draw? And how, in the course of its training, did formulas come to explain it?*
 #
-# This page draws from each, then holds their residuals, recorded along the training, against the published ones of a
-# network many times larger. The cards in the folder `data` say exactly which images each was trained on, how, and for
-# how long.
+# This page draws from each, then shows what analytic models left of it along its training. The chapters hold the finished
+# networks against the models, [the digits and MNIST](07_neural_scores.ipynb) and
+# [CIFAR-10, beside published numbers](08_cifar10_scores.ipynb). The cards in the folder `data` say exactly which images each
+# was trained on, how, and for how long.
 
 # %% tags=["parameters"]
 N_SAMPLES = 64
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
 SIGMA_MAX = 80.0
 SEED = 0
-THEIR_WEIGHTS = 55.7e6  # of the network of Karras et al. 2022 for CIFAR-10
-THEIR_IMAGES = 200e6  # that it saw in training
-COMPARED = [0.5, 1.0, 2.0, 5.0]  # noise levels held against the published ones
 
 # %%
 import matplotlib.pyplot as plt
@@ -82,25 +80,23 @@ figures.image_grid(ax, samples["cifar10"], columns=16)
 plt.show()
 
 # %% [markdown]
-# ## How much of them a formula explains
+# ## Along the training
 #
 # At a noise level $\sigma$, take noised images $x$ and ask the network and an analytic model for the score. The **fraction of
 # unexplained variance** is the mean over $x$ of $|s_\mathrm{net}-s_\mathrm{model}|^2/|s_\mathrm{net}|^2$. It is 0 if the
 # model *is* the network. The table that comes with each network has it for the data's mean alone, an isotropic Gaussian,
 # the Gaussian, mixtures and the point cloud of the training images, on noised training images and on noised held-out ones.
 #
-# The network of CIFAR-10 can be held against published numbers: those of the network of
-# [Karras et al. 2022](https://arxiv.org/abs/2206.00364), measured by the paper's authors on training images.
+# The tables begin before the first step. An untrained network in EDM's preconditioning answers like an isotropic Gaussian
+# with the variance that the preconditioning assumes, so the isotropic model is ahead at first. Then the Gaussian is.
 
 # %%
 MODELS = {
-    "mean": ("point_at_mean", "mean alone", figures.COLORS["noise"]),
-    "isotropic": ("isotropic", "isotropic", figures.COLORS["path"]),
-    "gaussian": ("gaussian", "Gaussian", figures.COLORS["gaussian"]),
-    "mixture-10": ("gmm_10", "mixture of 10", figures.COLORS["first"]),
-    "cloud": ("delta", "point cloud", figures.COLORS["second"]),
+    "isotropic": ("isotropic", figures.COLORS["path"]),
+    "gaussian": ("Gaussian", figures.COLORS["gaussian"]),
+    "mixture-10": ("mixture of 10", figures.COLORS["first"]),
+    "cloud": ("point cloud", figures.COLORS["second"]),
 }
-published = shipped.published("edm_residuals")
 
 
 def pick(rows, x, y, **wanted):
@@ -109,112 +105,10 @@ def pick(rows, x, y, **wanted):
     return [row[x] for row in found], [row[y] for row in found]
 
 
-# %% mystnb={"figure": {"caption": "What each model leaves unexplained of the score (left) and of the denoiser (right) of the shipped CIFAR-10 network: on training images (lines) and held-out images (dashed). Dots: published, for a far larger network, on training images.", "name": "fig-residuals-published"}, "image": {"alt": "Two panels on logarithmic axes. Left, five curves fall with growing noise; those of the Gaussian and the mixture of ten lie lowest between one half and five, and dots lie near the curves. Right, the same models for the denoiser, where curves first rise and then level off."}}
-final = tables["cifar10"][-1]["images"]
-fig, axes = plt.subplots(1, 2, figsize=(7, 3.4))
-for ax, kind in zip(axes, ("score", "denoiser")):
-    for model, (their_name, label, color) in MODELS.items():
-        for images_from, line in (("train", "-"), ("test", "--")):
-            curve = pick(
-                tables["cifar10"],
-                "sigma",
-                kind,
-                images=final,
-                model=model,
-                images_from=images_from,
-            )
-            ax.loglog(
-                *curve,
-                line,
-                color=color,
-                lw=1.4,
-                label=label if line == "-" else None,
-            )
-        dots = pick(published, "sigma", f"{kind}_residual", model=their_name)
-        ax.loglog(*dots, "o", color=color, ms=3.5)
-    ax.set(xlabel="noise level σ", title=kind)
-axes[0].set(ylabel="fraction unexplained", ylim=(1e-6, 30))
-axes[1].set(ylim=(1e-5, 30))
-axes[0].legend(fontsize="small")
-plt.show()
-
-
-# %%
-def entry(rows, **wanted):
-    """The one row in which the columns are as wanted."""
-    (found,) = [row for row in rows if wanted.items() <= row.items()]
-    return found
-
-
-def beside(sigma):
-    """Published and measured: the Gaussian, on training images, at one σ."""
-    ours = entry(
-        tables["cifar10"],
-        images=final,
-        images_from="train",
-        model="gaussian",
-        sigma=sigma,
-    )
-    theirs = entry(published, model="gaussian", sigma=sigma)
-    return figures.Entry(
-        f"CIFAR-10, Gaussian, unexplained score at σ = {sigma:g}",
-        theirs["score_residual"],
-        ours["score"],
-        ours["score_error"],
-    )
-
-
-compared = figures.BesidePaper(map(beside, COMPARED), "published_edm_residuals.csv")
-assert all(0.4 < row.ratio < 1 for row in compared.entries)
-compared
-
-# %%
-weights = sum(values.numel() for values in networks["cifar10"].parameters())
-fewer_weights, fewer_images = THEIR_WEIGHTS / weights, THEIR_IMAGES / final
-print(
-    f"weights: {fewer_weights:.0f} times fewer; images: {fewer_images:.0f} times fewer"
-)
-assert 8 < fewer_weights < 12
-assert 250 < fewer_images < 400
-
-
-def both(model, sigma):
-    """What a model leaves unexplained of the score: here, and as published."""
-    here = entry(
-        tables["cifar10"],
-        images=final,
-        images_from="train",
-        model=model,
-        sigma=sigma,
-    )
-    theirs = entry(published, model=MODELS[model][0], sigma=sigma)
-    return here["score"], theirs["score_residual"]
-
-
-for sigma in COMPARED:
-    gaussian, cloud, isotropic = (
-        both(model, sigma) for model in ("gaussian", "cloud", "isotropic")
-    )
-    assert all(g < c < i for g, c, i in zip(gaussian, cloud, isotropic))
-high = both("gaussian", 20.0)
-print(f"Gaussian at σ = 20: {high[0]:.1e} here, {high[1]:.1e} published")
-assert high[0] > 2 * high[1]
-
-# %% [markdown]
-# The Gaussian explains more of our network than of the published one: about half as much is left. Our network has a tenth of
-# the weights and saw three hundred times fewer images, so it has learned less of what is not Gaussian. The order of the
-# models is the same. At the highest noise ours lies above the published one: little is left to explain there, and a small
-# network's own errors are a larger part of it.
-#
-# ## Along the training
-#
-# The tables begin before the first step. An untrained network in EDM's preconditioning answers like an isotropic Gaussian
-# with the variance that the preconditioning assumes, so the isotropic model is ahead at first. Then the Gaussian is.
-
 # %% mystnb={"figure": {"caption": "Unexplained score at σ = 1 against the images seen in training, from none: on training images (lines) and held-out images (dashed).", "name": "fig-residuals-training"}, "image": {"alt": "Three panels, one for each data set. In each, the isotropic model begins lowest and rises; the curves of the Gaussian and of the mixture fall by more than a hundred times and cross it after a few thousand images."}}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.8), sharey=True)
 for ax, name in zip(axes, NAMES):
-    for model, (_, label, color) in list(MODELS.items())[1:]:
+    for model, (label, color) in MODELS.items():
         for images_from, line in (("train", "-"), ("test", "--")):
             curve = pick(
                 tables[name],
@@ -238,13 +132,14 @@ plt.show()
 for name, rows in tables.items():
     first, last = (
         {
-            model: entry(
-                rows, images=images, images_from="train", model=model, sigma=1.0
-            )["score"]
+            model: pick(
+                rows, "images", "score",
+                images=images, images_from="train", model=model, sigma=1.0,
+            )[1][0]
             for model in MODELS
         }
         for images in (0, rows[-1]["images"])
-    )
+    )  # fmt: skip
     print(
         f"{name:<8} isotropic {first['isotropic']:.3f} → {last['isotropic']:.3f},"
         f" Gaussian {first['gaussian']:.3f} → {last['gaussian']:.3f}"
