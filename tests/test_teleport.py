@@ -167,7 +167,8 @@ def test_what_cannot_be_is_refused():
     family = {0: model, 4: model}
     levels = torch.tensor([80.0, 1.0, 0.0])
     refused = [
-        ((model, x, levels, 90.0), {}, ValueError, "sigma_skip is 90, reached at time 90, .* it starts at 80"),
+        ((model, x, levels, 90.0), {}, ValueError, "sigma_skip is 90, reached at time 90, .* from 80 to 0"),
+        ((model, x, levels[:2], 0.5), {}, ValueError, "sigma_skip is 0.5, .* from 80 to 1"),
         ((model, x, levels, -1.0), {}, ValueError, "sigma_skip is -1.0"),
         ((model, x, levels, float("nan")), {}, ValueError, "sigma_skip is nan"),
         ((model, x, levels.flip(0), 1.0), {}, ValueError, "strictly decreasing"),
