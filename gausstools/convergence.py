@@ -175,8 +175,7 @@ def solver_errors(
         accepted = inspect.signature(solvers[name]).parameters
         options = {"gaussian": gaussian} if "gaussian" in accepted else {}
         start, sigmas = x, grid(steps, sigma_min, sigma_max)
-        if skip is not None:
-            # The levels that the history stands at continue the grid below the jump upwards, as far as it is regular.
+        if skip is not None and skip < sigma_max:
             sigmas = grid(steps, sigma_min, skip)
             start = teleport(gaussian, x, torch.tensor([sigma_max, 0.0]), skip).x
             if "history" in accepted:
@@ -190,7 +189,7 @@ def solver_errors(
 
 
 def _above(sigmas: Tensor, sigma_max: float) -> Tensor:
-    """Return up to three levels above a grid, then its first, spaced by the ratio of its first two."""
+    """Return up to three levels above a grid, spaced by the ratio of its first two up to sigma_max, then its first."""
     ratio = float(sigmas[0] / sigmas[1]) if len(sigmas) > 2 else 2.0
-    levels = [float(sigmas[0]) * ratio**k for k in (3, 2, 1, 0)]
-    return torch.tensor([level for level in levels if level <= sigma_max * (1 + 1e-9)], dtype=torch.float64)
+    levels = {min(float(sigmas[0]) * ratio**k, sigma_max) for k in (1, 2, 3)}
+    return torch.tensor([*sorted(levels, reverse=True), float(sigmas[0])], dtype=torch.float64)
