@@ -1,0 +1,148 @@
+"""The errors of all samplers on a shipped network, as data/NAME-solvers.csv: `python -m benchmarks.solvers NAME`.
+
+First every sampler takes every grid and jump, from a few starting points. Then, from many others, each takes what was
+best for it, without a jump and with one, so that the choice does not flatter the result. A row is written as soon as it
+is measured, and a run that was stopped goes on.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import gausstools as gt
+from gausstools.convergence import TWICE, SolverError, solver_errors
+from gausstools.noise import seeded_noise
+
+SKIPS = (None, 40.0, 20.0, 10.0)
+NFES = (5, 6, 8, 10, 15, 20)
+TRIAL = 16  # starting points by which grids are chosen; those of the result follow them
+REFERENCE = 128  # steps of Heun's method behind the reference
+BATCH = 64
+COLUMNS = ["solver", "grid", "sigma_skip", "nfe", "rmse", "stderr", "seeds"]
+
+
+def _log(low: float) -> Callable:
+    return lambda n, _, high: gt.log_uniform_sigmas(n, low, high)
+
+
+GRIDS = {"karras 0.002": gt.karras_sigmas} | {f"log {low:g}": _log(low) for low in (0.002, 0.01, 0.03, 0.1)}
+
+
+def _fixed(sampler: Callable, **options) -> Callable:
+    def run(denoiser, x, sigmas, *, history=()):
+        return sampler(denoiser, x, sigmas, history=history, **options)
+
+    return run
+
+
+def _ours(order: int) -> Callable:
+    def run(denoiser, x, sigmas, *, gaussian):
+        return gt.samplers.gaussian_exponential(denoiser, x, sigmas, gaussian=gaussian, order=order, corrector=True)
+
+    return run
+
+
+SOLVERS = {
+    "euler": gt.samplers.euler,
+    "heun": gt.samplers.heun,
+    "dpmpp 2": _fixed(gt.samplers.dpmpp, order=2),
+    "dpmpp 3": _fixed(gt.samplers.dpmpp, order=3),
+    "unipc 3": _fixed(gt.samplers.unipc, order=3),
+    "ipndm 4": _fixed(gt.samplers.ipndm, order=4),
+    "ipndm 4, variable": _fixed(gt.samplers.ipndm, order=4, variable_step=True),
+    "gaussian exponential 2": _ours(2),
+    "gaussian exponential 3": _ours(3),
+}
+
+
+class Bench:
+    """A shipped network, and where its flow ends from some starting points."""
+
+    def __init__(self, name: str, numbers: range):
+        self.network, self.gaussian = gt.pretrained.load(name), gt.shipped.statistics(name)
+        self.parts = (80 * seeded_noise(0, numbers, self.network.event_shape)).split(BATCH)
+        self.ends = [self._end(part) for part in tqdm(self.parts, desc=f"{name}: reference")]
+
+    def _end(self, noise: torch.Tensor) -> torch.Tensor:
+        *_, last = gt.samplers.heun(self.network, noise, gt.karras_sigmas(REFERENCE))
+        return last.x
+
+    def error(self, solver: str, grid: str, skip: float | None, nfe: int) -> SolverError:
+        """Measure one combination, over all starting points."""
+        rows = [
+            solver_errors(
+                self.network,
+                noise,
+                end,
+                {solver: SOLVERS[solver]},
+                [nfe],
+                sigma_skips=[skip],
+                gaussian=self.gaussian,
+                grid=GRIDS[grid],
+            )[0]
+            for noise, end in zip(self.parts, self.ends, strict=True)
+        ]
+        counts = torch.tensor([float(len(part)) for part in self.parts])
+        means, errors = (torch.tensor([getattr(row, key) for row in rows]) for key in ("rmse", "stderr"))
+        mean, total = (counts * means).sum() / counts.sum(), counts.sum()
+        squares = errors**2 * counts * (counts - 1) + counts * (means - mean) ** 2
+        return SolverError(solver, nfe, skip, mean.item(), (squares.sum() / (total - 1) / total).sqrt().item())
+
+
+def combinations() -> Iterator[tuple[str, str, float | None, int]]:
+    """What is tried: Euler's and Heun's methods on the Karras grid alone."""
+    for nfe in NFES:
+        for solver in SOLVERS:
+            for grid in GRIDS if solver not in ("euler", "heun") else list(GRIDS)[:1]:
+                for skip in SKIPS:
+                    if nfe % 2 or solver not in TWICE:
+                        yield solver, grid, skip, nfe
+
+
+def measure(name: str, numbers: range, plan: list[tuple], out: Path) -> list[dict]:
+    """Measure a plan into a table, from where the table ends."""
+    if not out.exists():
+        out.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    with out.open(encoding="utf-8", newline="") as file:
+        done = {(row["solver"], row["grid"], float(row["sigma_skip"]), int(row["nfe"])) for row in csv.DictReader(file)}
+    left = [(s, g, skip, n) for s, g, skip, n in plan if (s, g, skip or 80.0, n) not in done]
+    if left:
+        bench = Bench(name, numbers)
+        with out.open("a", encoding="utf-8", newline="") as file:
+            for solver, grid, skip, nfe in tqdm(left, desc=f"{name}: {len(numbers)} starting points"):
+                row = bench.error(solver, grid, skip, nfe)
+                values = [solver, grid, skip or 80.0, nfe, f"{row.rmse:.6f}", f"{row.stderr:.6f}", len(numbers)]
+                csv.writer(file, lineterminator="\n").writerow(values)
+                file.flush()
+    with out.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    """Measure, or go on."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("name", choices=gt.shipped.names("network"))
+    parser.add_argument("--seeds", type=int, default=256, help="starting points of the result")
+    arguments = parser.parse_args()
+    torch.set_grad_enabled(False)
+    folder = Path(__file__).parents[1]
+    trial = folder / ".cache" / f"{arguments.name}-solvers-trial.csv"
+    trial.parent.mkdir(exist_ok=True)
+    tried = measure(arguments.name, range(TRIAL), list(combinations()), trial)
+    best: dict[tuple, dict] = {}
+    for row in sorted(tried, key=lambda row: float(row["rmse"])):
+        best.setdefault((row["solver"], float(row["sigma_skip"]) == 80.0, int(row["nfe"])), row)
+    plan = [
+        (solver, row["grid"], None if whole else float(row["sigma_skip"]), nfe)
+        for (solver, whole, nfe), row in sorted(best.items(), key=lambda item: item[0][2])
+    ]
+    numbers = range(TRIAL, TRIAL + arguments.seeds)
+    measure(arguments.name, numbers, plan, folder / "data" / f"{arguments.name}-solvers.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+# %% [markdown]
+# # 12 · Samplers, and what they need not solve
+#
+# A jump saves the first calls of the network. Good samplers save calls everywhere. Do the two savings add up? And if a
+# sampler knew the Gaussian, would it need the jump at all?
+#
+# > *Ten network calls: which sampler, on which levels, comes closest to the end of the flow?*
+#
+# This chapter puts the published methods on one scale, shows where along $\sigma$ their calls go, and adds a method of
+# our own that solves the Gaussian exactly and spends its calls on the rest.
+
+# %% tags=["parameters"]
+SEEDS = 32  # starting points of the live comparison
+NFES = [5, 6, 8, 10, 15, 20]  # network calls
+SKIP = 10.0  # noise level of the jump in the live comparison
+ORDER_PATHS = 16  # paths on which orders are measured
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+
+import gausstools as gt
+from gausstools import figures, shipped
+from gausstools.convergence import converged, solver_errors
+from gausstools.noise import seeded_noise
+
+figures.set_style()
+torch.set_grad_enabled(False)
+COLORS = dict(
+    zip(
+        ["Euler", "Heun", "DPM++", "UniPC", "iPNDM", "ours"],
+        ["#9a9a9a", "#222222", "#029e73", "#de8f05", "#cc78bc", "#0173b2"],
+        strict=True,
+    )
+)
+
+# %% [markdown]
+# ## Where do ten calls go?
+#
+# A network call is a question at one noise level. A sampler without a jump has to start at $\sigma = 80$, where
+# everything is noise. Here are the levels that ten calls are spent on, over what the Gaussian leaves unexplained of the
+# CIFAR-10 network's score ([chapter 8](08_cifar10_scores.ipynb)).
+
+# %%
+grids = {
+    "Karras from 80": gt.karras_sigmas(10),
+    "uniform in ln σ from 80": gt.log_uniform_sigmas(10),
+    f"Karras after a jump to {SKIP:g}": gt.karras_sigmas(10, sigma_max=SKIP),
+    f"uniform in ln σ from {SKIP:g} to 0.03": gt.log_uniform_sigmas(10, 0.03, SKIP),
+}
+last = max(row["images"] for row in shipped.residuals("cifar10"))
+curve = [
+    (row["sigma"], row["score"])
+    for row in shipped.residuals("cifar10")
+    if (row["images"], row["images_from"], row["model"])
+    == (last, "train", "gaussian")
+]
+explained = min(sigma for sigma, left in curve if left < 0.01)
+for name, grid in grids.items():
+    high = int((grid >= explained).sum())
+    low = int(((grid < 0.05) & (grid > 0)).sum())
+    print(f"{name:32} {high} of 10 at σ ≥ {explained:g}, {low} below 0.05")
+assert (grids["Karras from 80"] >= explained).sum() >= 5
+
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Show the code of this figure", "code_prompt_hide": "Hide the code of this figure", "figure": {"caption": "Above: the fraction of the CIFAR-10 network’s score that the Gaussian leaves unexplained. Below: the noise levels at which ten calls are made, on four grids. Shaded: levels at which less than one percent is left. The Karras grid from 80 asks more than half of its questions there.", "name": "fig-where-calls-go"}, "image": {"alt": "A curve that rises from a millionth at noise level 80 to nearly one at 0.02, crossing one percent at noise level 1. Under it four rows of ten dots. The Karras row from 80 has six dots in the shaded region above 1, the others four."}}
+fig, (top, ax) = plt.subplots(
+    2, 1, figsize=(7, 3.6), sharex=True, gridspec_kw={"height_ratios": [1, 1.3]}
+)
+for panel in (top, ax):
+    panel.axvspan(
+        explained, 110, color=figures.COLORS["gaussian"], alpha=0.12, linewidth=0
+    )
+top.loglog(*zip(*curve, strict=True), color=figures.COLORS["gaussian"])
+top.set(ylabel="unexplained", ylim=(1e-7, 2))
+for row, grid in enumerate(grids.values()):
+    ax.plot(grid[:-1], [-row] * 10, "o", color=figures.COLORS["data"], markersize=4)
+ax.set(xscale="log", xlim=(110, 0.0015), ylim=(-3.5, 0.5), xlabel="noise level σ")
+ax.set_yticks([0, -1, -2, -3], list(grids))
+ax.tick_params(axis="y", length=0, labelsize="small")
+plt.show()
+
+# %% [markdown]
+# ## A Gaussian is no work
+#
+# Every sampler of this book is a rule for the integral of the flow $\mathrm dx/\mathrm d\sigma = (x-D)/\sigma$ between
+# two levels. Rules differ in what they take as simple. Euler's method in $\sigma$, which is DDIM, takes $D$ as constant:
+# then it has no error. DPM-Solver++ and UniPC take $D$ as a polynomial in $\ln\sigma$ through its last values. iPNDM does
+# the same with the slope $(x-D)/\sigma$.
+#
+# We know more. Write $D = D_G + R$: the Gaussian's answer, and what it leaves. In the coordinates
+# $y_k = u_k^\top(x-\mu)$ the flow from $\sigma=a$ down to $b$ is *exactly*
+#
+# $$
+# \begin{aligned}
+# y_k(b) &= f_k(a)\,y_k(a) + \int_{\ln b}^{\ln a}\! f_k(\sigma)\,R_k\,\mathrm d\ln\sigma, \\
+# f_k(\sigma) &= \sqrt{\frac{b^2+\lambda_k}{\sigma^2+\lambda_k}}.
+# \end{aligned}
+# $$ (eq-exponential)
+#
+# The first term is the closed form of [chapter 2](02_gaussian_model.ipynb): a jump. Under the integral stands only what
+# the Gaussian does *not* explain. We replace $\sqrt{1+\lambda_k/\sigma^2}\,R_k$ by a polynomial in $\ln\sigma$ through its
+# last values; the weights are one-dimensional integrals, one for each eigenvalue, computed once for a grid. That is
+# the **Gaussian exponential integrator**, `gt.samplers.gaussian_exponential`. If the network were the Gaussian, one
+# step of any length would be exact:
+
+# %%
+digits = gt.datasets.load("digits")
+wide = gt.Gaussian.fit(digits.images.double())
+noise = 80 * torch.randn(
+    8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+)
+for grid in (torch.tensor([80.0, 0.0]), torch.tensor([80.0, 3.0, 0.2])):
+    *_, end = gt.samplers.gaussian_exponential(wide, noise, grid, gaussian=wide)
+    off = (end.x - wide.flow(noise, 80.0, float(grid[-1]))).abs().max().item()
+    print(f"{len(grid) - 1} steps from 80 to {grid[-1]:g}: off by {off:.0e}")
+    assert off < 1e-9
+
+# %% [markdown]
+# And if the Gaussian has no variance, nothing is known, and order 1 must be DDIM:
+
+# %%
+point = gt.Gaussian.isotropic(wide.mean, 0.0)
+grid = gt.karras_sigmas(10)
+*_, ours = gt.samplers.gaussian_exponential(
+    wide, noise, grid, gaussian=point, order=1
+)
+*_, ddim = gt.samplers.ddim(wide, noise, grid)
+print(f"order 1 with λ = 0 against DDIM: {(ours.x - ddim.x).abs().max():.0e}")
+assert (ours.x - ddim.x).abs().max() < 1e-9
+
+# %% [markdown]
+# ## Does it converge as fast as it should?
+#
+# An order is a promise about many steps. We take a denoiser that is exact and not Gaussian, the mixture of one Gaussian for
+# each digit, follow its flow from σ = 80 to 0.2 by finer and finer grids, and read the slopes.
+
+# %%
+family = gt.Gaussian.fit_classes(digits.images.double(), digits.labels)
+shares = torch.bincount(digits.labels).double() / len(digits)
+mixture = gt.Mixture(shares, list(family.values()))
+x = mixture.sample(ORDER_PATHS, 80.0, generator=torch.Generator().manual_seed(1))
+
+
+def fine(n):
+    return torch.logspace(0, -2.602, n + 1, dtype=torch.float64) * 80
+
+
+def end_of(sampler, n, **options):
+    *_, last = sampler(mixture, x, fine(n), **options)
+    return last.x
+
+
+truth = end_of(gt.samplers.gaussian_exponential, 1920, gaussian=wide, order=3)
+methods = {
+    "Euler": (1, gt.samplers.euler, {}),
+    "Heun": (2, gt.samplers.heun, {}),
+    "DPM++ (2M)": (2, gt.samplers.dpmpp, {"order": 2}),
+    "UniPC (3)": (4, gt.samplers.unipc, {"order": 3}),
+    "ours, order 1": (
+        1,
+        gt.samplers.gaussian_exponential,
+        {"gaussian": wide, "order": 1},
+    ),
+    "ours, order 2": (
+        2,
+        gt.samplers.gaussian_exponential,
+        {"gaussian": wide, "order": 2},
+    ),
+    "ours, order 3": (
+        3,
+        gt.samplers.gaussian_exponential,
+        {"gaussian": wide, "order": 3},
+    ),
+}
+COUNTS = [40, 80, 160, 320]
+errors = {
+    name: [
+        (end_of(sampler, n, **options) - truth)
+        .flatten(1)
+        .norm(dim=1)
+        .median()
+        .item()
+        for n in COUNTS
+    ]
+    for name, (_, sampler, options) in methods.items()
+}
+for name, (order, *_) in methods.items():
+    slope = torch.tensor(errors[name][-2:]).log2().diff().neg().item()
+    print(
+        f"{name:14} order {slope:.2f}, theory {order}; error with 40 steps {errors[name][0]:.4f}"
+    )
+    assert abs(slope - order) < 0.35
+
+# %% [markdown]
+# (The median over the paths: with few steps a path now and then ends at another digit, and would drown the rest.) UniPC's
+# corrector adds an order to that of its prediction, at no further call. Ours can take the same corrector.
+#
+# ## Five, six, eight calls
+#
+# An order says little about five steps. So we measure, on the network of the digits: the root-mean-square distance to the
+# converged samples from the same noise, for each method from σ = 80 and after a jump. After a jump all calls are spent
+# below it. The published methods run on the Karras grid, as is customary, *and* on ours, uniform in $\ln\sigma$ down to
+# 0.05; the better of the two counts.
+
+
+# %%
+def method(sampler, **options):
+    """A sampler with its options fixed, which takes a history of the jump."""
+
+    def run(denoiser, x, sigmas, *, history=()):
+        return sampler(denoiser, x, sigmas, history=history, **options)
+
+    return run
+
+
+def exponential(denoiser, x, sigmas, *, gaussian):
+    return gt.samplers.gaussian_exponential(
+        denoiser, x, sigmas, gaussian=gaussian, order=3, corrector=True
+    )
+
+
+solvers = {
+    "Euler": gt.samplers.euler,
+    "DPM++": method(gt.samplers.dpmpp, order=3),
+    "UniPC": method(gt.samplers.unipc, order=3),
+    "iPNDM": method(gt.samplers.ipndm, order=4),
+    "ours": exponential,
+}
+network, gaussian = gt.pretrained.load("digits"), shipped.statistics("digits")
+noise = 80 * seeded_noise(0, range(SEEDS), (1, 8, 8))
+reference = converged(network, noise)
+print(
+    f"reference: {reference.steps} steps of Heun, moved by {reference.error:.4f} by the last doubling"
+)
+rows = {
+    name: solver_errors(
+        network,
+        noise,
+        reference.x,
+        solvers,
+        NFES,
+        sigma_skips=[None, SKIP],
+        gaussian=gaussian,
+        grid=grid,
+    )
+    for name, grid in {
+        "Karras": gt.karras_sigmas,
+        "ln σ": lambda n, low, high: gt.log_uniform_sigmas(n, 0.05, high),
+    }.items()
+}
+best = {}
+for row in [row for grid_rows in rows.values() for row in grid_rows]:
+    key = row.solver, row.sigma_skip, row.nfe
+    best[key] = min(best.get(key, row), row, key=lambda row: row.rmse)
+for skip in (None, SKIP):
+    print(
+        "from 80" if skip is None else f"after a jump to {skip:g}", "  NFE", *NFES
+    )
+    for name in solvers:
+        print(f"  {name:6}", *(f"{best[name, skip, nfe].rmse:.3f}" for nfe in NFES))
