@@ -44,6 +44,7 @@ def name(value):
 
 
 every_sampler = pytest.mark.parametrize("sampler", [sampler for sampler, _ in ONE_STEP + MULTISTEP], ids=name)
+every_function = pytest.mark.parametrize("sampler", [euler, heun, ddim, dpmpp, unipc, ipndm], ids=name)
 every_multistep = pytest.mark.parametrize("sampler", [sampler for sampler, _ in MULTISTEP], ids=name)
 
 
@@ -470,7 +471,7 @@ def test_rows_do_not_know_of_each_other(sampler):
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
 
 
-@every_sampler
+@every_function
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_gradients_are_the_callers_choice(sampler, context):
     model, noise = texture()
@@ -481,7 +482,7 @@ def test_gradients_are_the_callers_choice(sampler, context):
 
 
 @pytest.mark.usefixtures("as_installed")
-@every_sampler
+@every_function
 @pytest.mark.parametrize(
     ("sigmas", "error", "message"),
     [
@@ -532,7 +533,12 @@ EVALUATION = gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2))
                 (
                     [gt.samplers.Evaluation(torch.zeros(2, 2), 3.0, torch.zeros(2, 2))],
                     ValueError,
-                    r"history holds x of shape \(2, 2\), expected that of x: \(1, 2\)",
+                    r"history holds x of shape \(2, 2\) in torch.float32, expected those of x: \(1, 2\)",
+                ),
+                (
+                    [gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2).double())],
+                    ValueError,
+                    r"history holds denoised of shape \(1, 2\) in torch.float64, expected .* in torch.float32",
                 ),
             ]
         ],
