@@ -44,6 +44,7 @@ def name(value):
 
 
 every_sampler = pytest.mark.parametrize("sampler", [sampler for sampler, _ in ONE_STEP + MULTISTEP], ids=name)
+every_function = pytest.mark.parametrize("sampler", [euler, heun, ddim, dpmpp, unipc, ipndm], ids=name)
 every_multistep = pytest.mark.parametrize("sampler", [sampler for sampler, _ in MULTISTEP], ids=name)
 
 
@@ -129,6 +130,19 @@ def test_tiny_steps_lose_no_digits(sampler):
     torch.testing.assert_close(state.x, 2 + state.sigma * (x - 2), rtol=0, atol=1e-5)
 
 
+@every_multistep
+def test_the_step_to_zero_is_no_wild_extrapolation(sampler):
+    """From 0.002 to 0, after steps a hundred times shorter, noise in the answers stays as small as it was."""
+    generator = torch.Generator().manual_seed(0)
+
+    def denoiser(x, sigma):
+        return 1 + 1e-4 * torch.randn(x.shape, generator=generator, dtype=DOUBLE)
+
+    x = torch.ones(100, 2, dtype=DOUBLE)
+    grid = torch.cat([torch.linspace(0.0022, 0.002, 11, dtype=DOUBLE), torch.zeros(1)])
+    assert (last(sampler(denoiser, x, grid)).x - 1).abs().max() < 0.002
+
+
 @pytest.mark.parametrize(
     ("sampler", "degree"),
     [(partial(dpmpp, order=p, weights="exact"), p - 1) for p in (1, 2, 3)]
@@ -169,6 +183,7 @@ def test_a_slope_polynomial_in_sigma_is_solved_exactly_by_variable_steps(order, 
     def denoiser(x, sigma):
         return x - sigma * slope(sigma)
 
+    grid = torch.cat([grid[grid > 0], grid[grid > 0][-1:] / 2])
     x = torch.ones(1, 1, dtype=DOUBLE)
     history = [gt.samplers.Evaluation(x, level, denoiser(x, level)) for level in (90.0, 70.0, 60.0)]
     path = slope.integ()
@@ -470,7 +485,7 @@ def test_rows_do_not_know_of_each_other(sampler):
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
 
 
-@every_sampler
+@every_function
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_gradients_are_the_callers_choice(sampler, context):
     model, noise = texture()
@@ -481,7 +496,7 @@ def test_gradients_are_the_callers_choice(sampler, context):
 
 
 @pytest.mark.usefixtures("as_installed")
-@every_sampler
+@every_function
 @pytest.mark.parametrize(
     ("sigmas", "error", "message"),
     [
@@ -532,7 +547,12 @@ EVALUATION = gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2))
                 (
                     [gt.samplers.Evaluation(torch.zeros(2, 2), 3.0, torch.zeros(2, 2))],
                     ValueError,
-                    r"history holds x of shape \(2, 2\), expected that of x: \(1, 2\)",
+                    r"history holds x of shape \(2, 2\) in torch.float32, expected those of x: \(1, 2\)",
+                ),
+                (
+                    [gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2).double())],
+                    ValueError,
+                    r"history holds denoised of shape \(1, 2\) in torch.float64, expected .* in torch.float32",
                 ),
             ]
         ],
