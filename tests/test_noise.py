@@ -102,6 +102,20 @@ def test_karras_grids_decrease_from_end_to_end(n, sigma_min, sigma_max, rho):
     assert sigmas[[0, -2, -1]].tolist() == [sigma_max, sigma_min, 0.0]
 
 
+@given(st.integers(2, 200), st.floats(1e-4, 1), st.floats(1.5, 1e3))
+def test_a_grid_uniform_in_log_sigma(n, sigma_min, sigma_max):
+    sigmas = gt.log_uniform_sigmas(n, sigma_min, sigma_max)
+    np.testing.assert_allclose(sigmas[:-1].numpy(), np.geomspace(sigma_max, sigma_min, n), rtol=1e-12)
+    assert sigmas[[0, -2, -1]].tolist() == [sigma_max, sigma_min, 0.0]
+    assert gt.log_uniform_sigmas(1, sigma_min, sigma_max).tolist() == [sigma_max, 0.0]
+
+
+@given(st.integers(2, 20))
+def test_karras_grids_tend_to_the_one_uniform_in_log_sigma(n):
+    """As ρ grows, σ^(1/ρ) tends to 1 + (ln σ)/ρ."""
+    torch.testing.assert_close(gt.karras_sigmas(n, rho=1e6), gt.log_uniform_sigmas(n), rtol=1e-4, atol=0)
+
+
 # ---- translation
 
 
@@ -209,6 +223,9 @@ def test_a_batch_of_times_is_its_rows():
         (lambda: gt.karras_sigmas(5, 2.0, 1.0), ValueError, "expected 0 < sigma_min <= sigma_max"),
         (lambda: gt.karras_sigmas(5, 1.0, 1.0), ValueError, "are both 1.0, but 5 decreasing levels"),
         (lambda: gt.karras_sigmas(5, rho=0), ValueError, "rho is 0"),
+        (lambda: gt.log_uniform_sigmas(0), ValueError, "n is 0, expected an integer >= 1"),
+        (lambda: gt.log_uniform_sigmas(5, 2.0, 1.0), ValueError, "expected 0 < sigma_min <= sigma_max"),
+        (lambda: gt.log_uniform_sigmas(5, 1.0, 1.0), ValueError, "are both 1.0, but 5 decreasing levels"),
         (lambda: gt.VP(2.0, 1.0), ValueError, "beta_min is 2.0 and beta_max 1.0"),
         (lambda: gt.DDPM(torch.ones(1)), ValueError, r"alphas_cumprod has shape \(1,\)"),
         (lambda: gt.DDPM(torch.linspace(1e-4, 0.02, 10)), ValueError, "use DDPM.from_betas"),

@@ -90,7 +90,7 @@ def ddim(
         x: ``(batch, *event)``, the state at ``sigmas[0]``.
         sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only. :meth:`gausstools.Process.sigma` gives the
             levels of a process's timesteps.
-        eta: from 0, deterministic, to 1: the share of the noise's standard deviation that is drawn anew.
+        eta: from 0, deterministic, to 1, ancestral: the factor η of the noise that is drawn anew.
         generator: where z is drawn from, on the device of x; None takes torch's own.
 
     Raises:

@@ -111,16 +111,19 @@ def check_history(history: Sequence[Evaluation], x: Tensor, sigma: float) -> lis
 
     Raises:
         TypeError: if one is no :class:`Evaluation`.
-        ValueError: if their levels do not decrease to above sigma, or a shape differs from that of x.
+        ValueError: if their levels do not decrease to above sigma, or a shape or dtype differs from that of x.
     """
     history = list(history)
     for evaluation in history:
         if not isinstance(evaluation, Evaluation):
             raise TypeError(f"history holds {type(evaluation).__name__}, expected gausstools.samplers.Evaluation")
         for name in ("x", "denoised"):
-            shape = getattr(evaluation, name).shape
-            if shape != x.shape:
-                raise ValueError(f"history holds {name} of shape {tuple(shape)}, expected that of x: {tuple(x.shape)}")
+            value = getattr(evaluation, name)
+            if value.shape != x.shape or value.dtype != x.dtype:
+                raise ValueError(
+                    f"history holds {name} of shape {tuple(value.shape)} in {value.dtype}, expected those of x: "
+                    f"{tuple(x.shape)} in {x.dtype}"
+                )
     levels = [evaluation.sigma for evaluation in history]
     if not all(above > below for above, below in itertools.pairwise([*levels, sigma])):
         raise ValueError(
