@@ -148,6 +148,11 @@ class Skip:
         predicted: ``(levels,)``, RMS per entry of the change that the jump makes to a finished sample.
         amplification: how many times further the network's flow carries a change than the Gaussian's would; it is
             contained in ``predicted``.
+
+    >>> model = Gaussian.isotropic(torch.zeros(2), 1.0)
+    >>> skip = choose_skip(model, model, torch.tensor([80.0, 5.0]))      # the network is the Gaussian
+    >>> skip.sigma, skip.amplification
+    (5.0, 1.0)
     """
 
     sigma: float

@@ -134,6 +134,20 @@ def test_a_residual_that_is_a_polynomial_is_integrated_exactly(order, case, seed
     np.testing.assert_allclose(ours.numpy().reshape(expected.shape), expected, rtol=1e-8, atol=1e-9)
 
 
+@given(st.floats(-8, 8), st.floats(-4, 4), st.floats(0.01, 15))
+def test_the_weight_of_order_1_is_its_closed_form_to_twelve_digits(log_variance, log_start, length):
+    """``∫ √(b²+λ)·σ/(σ²+λ) dlnσ = √(b²+λ)·(atan(a/√λ) − atan(b/√λ))/√λ``, over its value at a."""
+    variance, start = math.exp(log_variance), math.exp(log_start)
+    end, root = start * math.exp(-length), math.exp(log_variance / 2)
+    model = gt.Gaussian.isotropic(torch.zeros(1, dtype=DOUBLE), variance)
+    (state,) = gaussian_exponential(
+        lambda x, sigma: model(x, sigma) + 1, grid(0)[None], grid(start, end), gaussian=model, order=1
+    )
+    turned = math.atan((start - end) * root / (variance + start * end))  # the difference of the two
+    weight = math.hypot(end, root) * turned / root * math.hypot(start, root) / start
+    assert state.x.item() == pytest.approx(weight, rel=1e-12)
+
+
 def mixture():
     generator = torch.Generator().manual_seed(3)
     components = []

@@ -7,6 +7,7 @@ last one is the sample and the list of all is the path.
 A multistep method also takes ``history``: a sequence of :class:`Evaluation` ``(x, sigma, denoised)`` at levels above
 ``sigmas[0]``, oldest first. With as many as its order less one it starts at full order; without, each of its first
 steps is of the order that its evaluations so far allow. :func:`gaussian_history` fills it after a jump.
+:func:`gaussian_exponential` needs none there, since it is told which Gaussian the jump followed.
 """
 
 from gausstools.samplers.exponential import gaussian_exponential

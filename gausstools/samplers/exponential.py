@@ -12,7 +12,7 @@ Gauss–Legendre quadrature.
 
 **Why r and not R.** In a direction without variance r is R, and where λ_k ≫ σ² it is R/σ but for a constant, the
 residual of the noise prediction. So each direction is treated as data- and noise-prediction methods treat them all.
-Along the paths of this package's CIFAR-10 network the error of a step is half of that with a polynomial for R. With
+Along the paths of this package's CIFAR-10 network steps err 0.55 to 0.65 times as much as with a polynomial for R. With
 λ = 0 everywhere the factor is b/σ, and these are the exponential Adams–Bashforth methods in data prediction (Hochbruck
 & Ostermann 2010), with DDIM as order 1.
 
@@ -63,7 +63,8 @@ def gaussian_exponential(
 ) -> Iterator[State]:
     """Solve the Gaussian's part of the flow exactly and extrapolate the rest: one network call a step.
 
-    For a network and few steps, order 3 with the corrector after a jump is best: see :func:`gausstools.choose_skip`.
+    For a network and few steps, a jump, order 3 with the corrector and a grid uniform in ln σ did best: with 6 calls
+    from σ = 20 down to 0.1, with 10 from 40 to 0.01. :func:`gausstools.choose_skip` tells what a jump costs.
 
     Args:
         denoiser: any denoiser.
@@ -87,6 +88,15 @@ def gaussian_exponential(
     >>> (only,) = gaussian_exponential(prior, 80 * torch.ones(1, 2), torch.tensor([80.0, 0.0]), gaussian=prior)
     >>> only.x                                           # the exact flow ends at 80/√(1+80²) = 0.9999
     tensor([[0.9999, 0.9999]])
+
+    Five calls for a mixture, after a jump from 80 to 5:
+
+    >>> mixture = gt.Mixture([0.5, 0.5], [gt.Gaussian.isotropic(torch.tensor([m]), 0.1) for m in (-1.0, 1.0)])
+    >>> model, x, grid = mixture.to_gaussian(), torch.tensor([[40.0]]), gt.log_uniform_sigmas(5, 0.05, 5.0)
+    >>> *_, few = gaussian_exponential(mixture, model.flow(x, 80.0, 5.0), grid, gaussian=model, order=3, corrector=True)
+    >>> *_, many = gt.samplers.heun(mixture, x, gt.karras_sigmas(200))
+    >>> few.x, many.x
+    (tensor([[0.9073]]), tensor([[0.9059]]))
     """
     order = check_count(order, "order", 1, 3)
     if not isinstance(gaussian, Gaussian):
