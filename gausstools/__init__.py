@@ -47,6 +47,7 @@ _MODULES = (
     "convergence",
     "datasets",
     "denoiser",
+    "features",
     "figures",
     "models",
     "networks",

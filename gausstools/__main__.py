@@ -16,6 +16,7 @@ except ImportError as error:
 __all__ = ["COMMANDS", "app"]
 
 COMMANDS = {
+    "fid": "Print the Fréchet distance of samples to a data set or a folder: the FID, or that of a small classifier.",
     "report": "Write a page about a model: how Gaussian it is, where to jump and what that saves.",
     "sample": "Draw images with a network into a folder, or go on where a run stopped.",
     "stats": "Write the statistics of a data set: its mean and the leading eigenpairs of its covariance.",

@@ -1,4 +1,4 @@
-"""What comes with the package: trained networks, statistics of images, residuals along the training, published numbers.
+"""What comes with the package: trained networks, statistics of images and features, residuals, published numbers.
 
 The files stand in ``data/``, each with a card that says what it was made from. They are checked against the sha256 sums
 of ``data/checksums.txt`` before they are read.
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["names", "path", "published", "residuals", "statistics"]
+__all__ = ["features", "floor", "names", "path", "published", "residuals", "statistics"]
 
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "data", _HERE.parent / "data")  # where it is installed, and in a clone of the repository
-_TEXTS = {"images_from", "model", "solver"}  # columns of the tables that hold words
+_TEXTS = {"data_set", "images_from", "model", "solver"}  # columns of the tables that hold words
 _COUNTS = {"images", "points", "steps_skipped", "nfe", "kimg"}  # and whole numbers; the others hold floats
 
 
@@ -23,7 +23,7 @@ def names(kind: str) -> list[str]:
     """Return for which data sets there is a file of this kind.
 
     Args:
-        kind: "network", "statistics" or "residuals".
+        kind: "network", "statistics", "residuals", "classifier", "features-train" or "features-test".
 
     >>> names("network")
     ['cifar10', 'digits', 'mnist']
@@ -66,6 +66,42 @@ def statistics(name: str) -> Gaussian:
     Gaussian(event_shape=(1, 8, 8), rank=64, tail=0)
     """
     return Gaussian.load(path(f"{_known(name, 'statistics')}-statistics.safetensors"))
+
+
+def features(name: str, split: str = "train") -> Gaussian:
+    """Return the Gaussian of a data set's images in the features of its shipped classifier.
+
+    It is what :func:`gausstools.features.frechet` compares samples with, in the features of
+    ``gausstools.features.load(name)``.
+
+    Args:
+        name: "digits", "mnist" or "cifar10".
+        split: the images of which split, "train" or "test"; ``data/classifiers.md`` says how many they are.
+
+    >>> features("digits").event_shape
+    torch.Size([32])
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
+    return Gaussian.load(path(f"{_known(name, f'features-{split}')}-features-{split}.safetensors"))
+
+
+def floor(name: str) -> dict:
+    """Return how far real images that a classifier never saw are from those that it was trained on, in its features.
+
+    It is the :class:`gausstools.features.Distance` of the test images to ``features(name)``: ``value``, ``error``,
+    ``extrapolated`` and ``images``. Samples no better and no worse than real images come out near it.
+
+    Args:
+        name: "digits", "mnist" or "cifar10".
+
+    >>> floor("digits")["images"]
+    360
+    """
+    rows = {row.pop("data_set"): row for row in _table("features-floor.csv")}
+    if name not in rows:
+        raise ValueError(f"no floor of {name!r} is shipped; there are those of {', '.join(sorted(rows))}")
+    return rows[name]
 
 
 def residuals(name: str) -> list[dict]:

@@ -40,7 +40,7 @@ def test_a_file_is_whole_small_and_described_by_a_card(file):
 
 def test_nothing_else_is_listed():
     assert sorted(shipped._checksums()) == FILES
-    for kind in ("network", "statistics", "residuals"):
+    for kind in ("network", "statistics", "residuals", "classifier", "features-train", "features-test"):
         assert shipped.names(kind) == list(NAMES)
 
 

@@ -1,0 +1,374 @@
+"""How far samples are from a data set: the Fréchet distance in the features of a small classifier that is shipped.
+
+Images are sent through a classifier up to the layer before its last. Over a set of them these features have a mean and
+a covariance, and between two sets, as if both were Gaussians p and q, lies the Fréchet distance (Dowson & Landau 1982)
+
+``d = |μ_p − μ_q|² + tr(Σ_p + Σ_q − 2(Σ_p^½ Σ_q Σ_p^½)^½)``.
+
+With the features of the Inception network that was trained on ImageNet, d is the FID (Heusel et al. 2017). With others
+it is not: its numbers can be compared with one another, in one and the same classifier, and with no FID.
+
+From N images d comes out too large, by about F/N with an F that nobody knows (Chong & Forsyth 2020): N images do not
+fill the covariance. So d is computed again without each of g groups of the images, and the line in 1/N through the two
+sizes gives d at N → ∞. That is the jackknife (Quenouille 1956), which gives the standard error as well (Tukey 1958).
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from gausstools import shipped
+from gausstools.denoiser import check_batch, check_count
+from gausstools.models import Moments, files
+from gausstools.models.batches import unlabelled_batches
+from gausstools.models.gaussian import Gaussian
+from gausstools.theory import frechet_distance
+
+__all__ = ["Classifier", "Distance", "frechet", "gaussian", "load", "train"]
+
+GROUPS = 32  # of the jackknife: its standard error is then itself known to 13 %
+BATCH = 256  # images that a classifier sees at once
+
+Features = Callable[[Tensor], Tensor]
+
+
+class Classifier(nn.Module):
+    """A small convolutional network that tells classes apart; what matters here is its layer before the last.
+
+    Blocks of pixels are folded into channels; then come five 3×3 convolutions, each with batch normalisation and ReLU,
+    halved in resolution after the second and the fourth. The means of the last one's channels are the features, and a
+    linear layer makes the classes of them.
+
+    Args:
+        event_shape: ``(channels, height, width)``; height and width divisible by ``fold``, and at least ``4·fold``.
+        classes: how many.
+        width: channels of the first two convolutions; the next two have twice as many.
+        features: channels of the last one.
+        fold: side of the blocks of pixels that become channels; 1 folds nothing.
+
+    Raises:
+        ValueError: for images that cannot be folded or halved.
+
+    >>> classifier = Classifier((1, 8, 8), width=8, features=4, fold=1).eval()
+    >>> classifier(torch.zeros(2, 1, 8, 8)).shape, classifier.features(torch.zeros(2, 1, 8, 8)).shape
+    (torch.Size([2, 10]), torch.Size([2, 4]))
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int], classes: int = 10, width: int = 64, features: int = 64, fold: int = 2
+    ):
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        if len(self.event_shape) != 3 or any(side % fold or side < 4 * fold for side in self.event_shape[1:]):
+            raise ValueError(
+                f"event_shape is {tuple(event_shape)}, expected (channels, height, width) with sides divisible by the "
+                f"fold, {fold}, and at least {4 * fold}"
+            )
+        self.config = {
+            "event_shape": list(event_shape),
+            "classes": classes,
+            "width": width,
+            "features": features,
+            "fold": fold,
+        }
+        self.trunk = nn.Sequential(
+            nn.PixelUnshuffle(fold),
+            *_convolution(self.event_shape[0] * fold**2, width),
+            *_convolution(width, width),
+            nn.MaxPool2d(2),
+            *_convolution(width, 2 * width),
+            *_convolution(2 * width, 2 * width),
+            nn.MaxPool2d(2),
+            *_convolution(2 * width, features),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of the classes, for images in [-1, 1]."""
+        return self.head(self.features(images))
+
+    def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """Return the features, all >= 0, of images in [-1, 1]."""
+        check_batch(images, self.event_shape, "images")
+        return self.trunk(images.to(self.head.weight))
+
+    def accuracy(
+        self, images: Float[Tensor, "batch channels height width"], labels: Integer[Tensor, " batch"]
+    ) -> float:
+        """Return the fraction of images whose largest logit is that of their label."""
+        with torch.no_grad():
+            guesses = torch.cat([self(part).argmax(1) for part in images.split(BATCH)])
+        return (guesses == labels).double().mean().item()
+
+    def save(self, path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> None:
+        """Write the network as safetensors, its weights in ``dtype``; an interrupted call leaves the old file, or none.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Classifier((1, 8, 8), width=8, fold=1).save(f"{folder}/mine.safetensors", torch.float16)
+        ...     Classifier.load(f"{folder}/mine.safetensors").config["width"]
+        8
+        """
+        tensors = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in self.state_dict().items()
+        }
+        files.write(path, "Classifier", tensors, self.config)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Classifier":
+        """Return the network in a file that ``save`` wrote: on the CPU, in float32, to be asked and not trained.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged or holds something else.
+        """
+        tensors, settings = files.read(path, "Classifier"), files.read_settings(path, "Classifier")
+        try:
+            classifier = cls(**settings)
+            classifier.load_state_dict(tensors)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is no complete Classifier: {error}") from error
+        return classifier.eval().requires_grad_(False)
+
+
+def load(name: str) -> Classifier:
+    """Return a shipped classifier, trained on the images of a data set, for images of their size.
+
+    Args:
+        name: "digits", "mnist" or "cifar10".
+
+    Raises:
+        ValueError: for another name.
+
+    >>> load("mnist").event_shape
+    torch.Size([1, 28, 28])
+    """
+    known = shipped.names("classifier")
+    if name not in known:
+        raise ValueError(f"no classifier of {name!r} is shipped; there are those of {', '.join(known)}")
+    return Classifier.load(shipped.path(f"{name}-classifier.safetensors"))
+
+
+class Distance(NamedTuple):
+    """A Fréchet distance between two sets of images.
+
+    Args:
+        value: the distance of the images that are there, in squared units of the features.
+        error: its standard error, from the choice of images.
+        extrapolated: what the value tends to with more images, without its bias; it may fall below 0 by chance.
+        images: how many there are.
+
+    >>> Distance(value=1.5, error=0.1, extrapolated=1.2, images=1000).error
+    0.1
+    """
+
+    value: float
+    error: float
+    extrapolated: float
+    images: int
+
+
+def frechet(
+    images: Tensor | np.ndarray | Iterable,
+    reference: Gaussian | Tensor | np.ndarray | Iterable,
+    features: Features,
+) -> Distance:
+    """Return the Fréchet distance of images to a reference in a classifier's features, with a standard error.
+
+    **Few images**: the distance is too large by about F/N, and this bias is often more than the standard error. So
+    compare distances from equally many images, or the extrapolated ones.
+
+    Args:
+        images: ``(n, channels, height, width)`` in [-1, 1], or an iterable of such batches, read once. A batch may be a
+            pair of images and labels. More of them than there are features; each counts as an independent draw.
+        reference: the Gaussian of features to compare with, such as ``shipped.features("mnist")``, taken as exact; or
+            images like the others, whose number then adds to the bias and the error.
+        features: maps a batch of images to ``(batch, features)``: ``load("mnist").features``, for example.
+
+    Raises:
+        ValueError: if there are not more images than features, for NaN, for images that the classifier does not take,
+            or a reference with another number of features.
+
+    >>> import gausstools as gt
+    >>> digits, classifier = gt.datasets.load("digits"), load("digits")
+    >>> near = frechet(digits.images[:400], gt.shipped.features("digits"), classifier.features)
+    >>> upside_down = digits.images[:400].flip(2)
+    >>> near.value < 0.05 * frechet(upside_down, gt.shipped.features("digits"), classifier.features).value
+    True
+    """
+    ours = _grouped(images, features, "images")
+    whole = Gaussian.from_moments(_union(ours))
+    if isinstance(reference, Gaussian):
+        theirs, target = [], reference
+        if reference.event_shape != whole.event_shape:
+            raise ValueError(
+                f"the reference is a Gaussian over {tuple(reference.event_shape)}, expected "
+                f"{tuple(whole.event_shape)}: one of the same features, not of images"
+            )
+    else:
+        theirs = _grouped(reference, features, "reference")
+        target = Gaussian.from_moments(_union(theirs))
+    value = frechet_distance(whole, target).item()
+    # Each side is drawn by itself, so their biases and the squares of their errors add up.
+    sides = [[frechet_distance(part, target).item() for part in _without_each(ours)]]
+    sides += [[frechet_distance(whole, part).item() for part in _without_each(theirs)]] if theirs else []
+    bias, variance = 0.0, 0.0
+    for left_out in sides:
+        without, groups = torch.tensor(left_out, dtype=torch.float64), len(left_out)
+        bias += (groups - 1) * (without.mean().item() - value)
+        variance += (groups - 1) * without.var(correction=0).item()
+    return Distance(value, math.sqrt(variance), value - bias, sum(group.count for group in ours))
+
+
+def gaussian(images: Tensor | np.ndarray | Iterable, features: Features) -> Gaussian:
+    """Return the Gaussian of the features of images, in float64: a reference for :func:`frechet`.
+
+    Args:
+        images: ``(n, channels, height, width)`` in [-1, 1], or an iterable of such batches.
+        features: maps a batch of images to ``(batch, features)``.
+
+    >>> gaussian(torch.rand(50, 3, 8, 8), lambda x: x.mean((2, 3))).event_shape        # the mean colour as features
+    torch.Size([3])
+    """
+    return Gaussian.from_moments(_union(_grouped(images, features, "images")))
+
+
+def train(
+    classifier: Classifier,
+    images: Float[Tensor, "n channels height width"],
+    labels: Integer[Tensor, " n"],
+    epochs: int,
+    *,
+    batch_size: int = 256,
+    learning_rate: float = 0.2,
+    mirror: bool = False,
+    shift: int = 0,
+    half_precision: bool = False,
+    seed: int = 0,
+) -> Iterator[float]:
+    """Train a classifier in place; yield its mean loss after each epoch.
+
+    Stochastic gradient descent with Nesterov's momentum 0.9 and weight decay 5e-4. The learning rate rises from 0
+    during the first fifth of the steps and falls to 0 during the others. On one machine, the same arguments and initial
+    weights give the same network.
+
+    Args:
+        classifier: with its initial weights.
+        images: in [-1, 1].
+        labels: their classes, from 0.
+        epochs: how often each image is seen.
+        batch_size: images in a step.
+        learning_rate: the highest.
+        mirror: show each image mirrored every other time, by chance.
+        shift: move each image by up to so many pixels each way; what becomes free is filled by reflection.
+        half_precision: compute in bfloat16 where that is safe; the weights stay float32.
+        seed: of the order, the mirroring and the shifts.
+
+    >>> import gausstools as gt
+    >>> digits, classifier = gt.datasets.load("digits"), Classifier((1, 8, 8), width=8, features=8, fold=1)
+    >>> losses = list(train(classifier, digits.images, digits.labels, epochs=3))
+    >>> losses[2] < losses[0]
+    True
+    """
+    check_batch(images, classifier.event_shape, "images")
+    check_count(epochs, "epochs", 1)
+    check_count(batch_size, "batch_size", 2)
+    check_count(shift, "shift", 0, min(images.shape[2:]) - 1)
+    if labels.shape != images.shape[:1] or not (labels.min() >= 0 and labels.max() < classifier.config["classes"]):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and lie from {labels.min()} to {labels.max()}, expected "
+            f"({len(images)},) and 0 to {classifier.config['classes'] - 1}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    classifier.train().requires_grad_(True).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(classifier.parameters(), learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    starts = range(0, len(images), batch_size)
+    steps = epochs * len(starts)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / (0.2 * steps), (steps - step) / (0.8 * steps), 1.0)
+    )
+    for _ in range(epochs):
+        order, total = torch.randperm(len(images), generator=generator), 0.0
+        for start in starts:
+            chosen = order[start : start + batch_size]
+            batch = _altered(images[chosen], mirror, shift, generator).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=half_precision):
+                loss = nn.functional.cross_entropy(classifier(batch), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(chosen)
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the loss is {total}; use a smaller learning rate than {learning_rate:g}")
+        yield total / len(images)
+    classifier.eval().requires_grad_(False)
+
+
+def _convolution(channels: int, out: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+
+
+def _altered(images: Tensor, mirror: bool, shift: int, generator: torch.Generator) -> Tensor:
+    count, channels, height, width = images.shape
+    if mirror:
+        turned = torch.rand(count, generator=generator) < 0.5
+        images = torch.where(turned[:, None, None, None], images.flip(3), images)
+    if not shift:
+        return images
+    down, right = torch.randint(2 * shift + 1, (2, count, 1), generator=generator)
+    rows, columns = torch.arange(height) + down, torch.arange(width) + right
+    padded = nn.functional.pad(images, [shift] * 4, mode="reflect")
+    places = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
+    return padded[*places, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _grouped(images: Tensor | np.ndarray | Iterable, features: Features, name: str) -> list[Moments]:
+    """Return the moments of the features in float64, of each group of images; image i belongs to group i mod g."""
+    groups = [Moments() for _ in range(GROUPS)]
+    seen, event_shape = 0, None
+    for batch in unlabelled_batches(images):
+        event_shape = check_batch(batch, event_shape, name).shape[1:]
+        for part in batch.split(BATCH):
+            with torch.no_grad():
+                found = features(part)
+            check_batch(found, name=f"features of the {name}")
+            if found.ndim != 2 or len(found) != len(part):
+                raise ValueError(f"features have shape {tuple(found.shape)}, expected ({len(part)}, features)")
+            for group in range(min(GROUPS, len(found))):
+                groups[(seen + group) % GROUPS].update(found[group::GROUPS].double())
+            seen += len(part)
+    if seen == 0:
+        raise ValueError(f"no {name} were given: expected at least one batch with at least one image")
+    dim = groups[0].event_shape.numel()
+    if seen <= dim:
+        raise ValueError(
+            f"there are {seen} {name} for {dim} features, expected more images than features: their covariance is "
+            f"singular, and the distance would tell little but that. Use at least {dim + 1}, better {10 * dim}"
+        )
+    return [group for group in groups if group.count]
+
+
+def _union(groups: Iterable[Moments]) -> Moments:
+    whole = Moments()
+    for group in groups:
+        whole.merge(group)
+    return whole
+
+
+def _without_each(groups: list[Moments], others: Sequence[Moments] = ()) -> Iterator[Gaussian]:
+    """Yield the Gaussian of the others and all groups but one, for each of them."""
+    if len(groups) == 1:
+        yield Gaussian.from_moments(_union(others))
+        return
+    halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    for kept, left_out in (halves, halves[::-1]):  # so that a union serves many
+        yield from _without_each(left_out, [_union([*others, *kept])])

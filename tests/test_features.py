@@ -1,0 +1,288 @@
+"""The Fréchet distance of features, its error and its bias; the classifiers that come with the package."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gausstools as gt
+from gausstools import features
+from gausstools.features import Classifier, frechet
+
+ACCURACY = {"digits": 0.977, "mnist": 0.993, "cifar10": 0.86}  # data/classifiers.md
+
+
+def pixels(images):
+    """The simplest features: the pixels themselves."""
+    return images.flatten(1)
+
+
+def oracle(left, right):
+    """The distance of two arrays (n, D), the textbook way."""
+    (m, a), (n, b) = ((rows.mean(0), np.atleast_2d(np.cov(rows, rowvar=False, bias=True))) for rows in (left, right))
+    return ((m - n) ** 2).sum() + np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
+
+
+@st.composite
+def pairs(draw):
+    """Two sets of images with 4 pixels, of different number, mean and spread."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = 10 ** draw(st.floats(-2, 2))
+    sets = []
+    for _ in range(2):
+        mixing = rng.normal(size=(4, 4))
+        rows = scale * (rng.normal(size=4) + rng.normal(size=(draw(st.integers(5, 90)), 4)) @ mixing)
+        sets.append(torch.from_numpy(rows.reshape(-1, 1, 2, 2)))
+    return (*sets, scale**2)
+
+
+# ---- the distance
+
+
+@given(pairs())
+@settings(max_examples=12)
+def test_the_value_is_that_of_scipy_whether_the_reference_is_a_gaussian_or_images(pair):
+    left, right, unit = pair
+    expected = oracle(pixels(left).numpy(), pixels(right).numpy())
+    for reference in (right, features.gaussian(right, pixels)):
+        found = frechet(left, reference, pixels)
+        assert found.value == pytest.approx(expected, rel=1e-6, abs=1e-6 * unit)
+        assert found.images == len(left)
+
+
+@given(pairs())
+@settings(max_examples=12)
+def test_identical_sets_have_distance_0_and_a_shift_adds_its_square(pair):
+    images, _, unit = pair
+    shift = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).reshape(1, 2, 2) * unit**0.5
+    assert abs(frechet(images, images, pixels).value) < 1e-12 * unit
+    found = frechet(images + shift, images, pixels)
+    assert found.value == pytest.approx(float(shift.square().sum()), rel=1e-9)
+
+
+@given(pairs(), st.integers(1, 100))
+@settings(max_examples=6)
+def test_batches_are_as_good_as_all_at_once(pair, size):
+    left, right, unit = pair
+    whole = frechet(left, right, pixels)
+    labelled = ((batch, torch.zeros(len(batch))) for batch in left.split(size))
+    for images in (iter(left.split(size)), labelled, left.numpy()):
+        found = frechet(images, right.split(size), pixels)
+        assert found == pytest.approx(whole, rel=1e-7, abs=1e-9 * unit)
+
+
+@given(pairs())
+@settings(max_examples=6)
+def test_error_and_extrapolation_are_those_of_the_jackknife(pair):
+    left, right, unit = pair
+    rows, target = pixels(left).numpy(), pixels(right).numpy()
+    groups = min(32, len(rows))
+    without = np.array([oracle(rows[np.arange(len(rows)) % 32 != group], target) for group in range(groups)])
+    value = oracle(rows, target)
+    pseudo = groups * value - (groups - 1) * without  # Tukey's pseudo-values
+    found = frechet(left, features.gaussian(right, pixels), pixels)
+    assert found.extrapolated == pytest.approx(pseudo.mean(), rel=1e-5, abs=1e-5 * unit)
+    assert found.error == pytest.approx(pseudo.std() / (groups - 1) ** 0.5, rel=1e-4, abs=1e-5 * unit)
+    # With images as the reference, each side is left out in its turn.
+    both, other = frechet(left, right, pixels), frechet(right, features.gaussian(left, pixels), pixels)
+    assert both.error == pytest.approx(np.hypot(found.error, other.error), rel=1e-6, abs=1e-9 * unit)
+    assert value - both.extrapolated == pytest.approx(
+        2 * value - found.extrapolated - other.extrapolated, rel=1e-5, abs=1e-7 * unit
+    )
+
+
+def test_extrapolation_takes_off_the_bias_of_few_images_and_the_error_is_their_spread():
+    """60 times 40 draws from a Gaussian in 6 dimensions, at a known distance from the reference."""
+    generator = torch.Generator().manual_seed(0)
+    reference = gt.Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 1.0)
+    data = gt.Gaussian.isotropic(torch.full((6,), 0.2, dtype=torch.float64), 1.44)
+    exact = 6 * 0.2**2 + 6 * 0.2**2
+    found = [frechet(data.sample(40, generator=generator), reference, pixels) for _ in range(60)]
+    value, error, extrapolated, _ = (np.array(column) for column in zip(*found, strict=True))
+    bias, uncertainty = value.mean() - exact, value.std() / 60**0.5
+    assert bias > 10 * uncertainty
+    assert abs(extrapolated.mean() - exact) < 3 * uncertainty < 0.3 * bias
+    assert error.mean() == pytest.approx(value.std(), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(4, 1, 2, 2), r"there are 4 images for 4 features.*Use at least 5, better 40"),
+        (torch.zeros(0, 1, 2, 2), "no images were given"),
+        ([], "no images were given"),
+        (torch.full((9, 1, 2, 2), torch.nan), "images holds 36 values that are NaN"),
+        (
+            [torch.zeros(9, 1, 2, 2), torch.zeros(9, 1, 2, 3)],
+            r"images has shape \(9, 1, 2, 3\), expected \(batch, 1, 2, 2\)",
+        ),
+    ],
+)
+def test_images_that_cannot_be_compared_are_refused(images, message):
+    reference = torch.randn(9, 1, 2, 2)
+    with pytest.raises(ValueError, match=message):
+        frechet(images, reference, pixels)
+    with pytest.raises(ValueError, match=message.replace("images", "reference").replace("no reference were", "no .*")):
+        frechet(reference, images, pixels)
+
+
+def test_what_is_no_set_of_features_is_refused(as_installed):
+    images = torch.randn(9, 1, 2, 2)
+    with pytest.raises(ValueError, match=r"a Gaussian over \(1, 2, 2\), expected \(4,\): one of the same features"):
+        frechet(images, gt.Gaussian.fit(images), pixels)
+    with pytest.raises(ValueError, match=r"features have shape \(9, 1, 2, 2\), expected \(9, features\)"):
+        frechet(images, images, lambda x: x)
+    with pytest.raises(ValueError, match="features of the images holds 36 values that are NaN"):
+        frechet(images, images, lambda x: pixels(x) / 0 * 0)
+    with pytest.raises(TypeError, match="data is int, expected a tensor"):
+        frechet(3, images, pixels)
+
+
+# ---- the classifier
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return gt.datasets.load("digits"), gt.datasets.load("digits", "test")
+
+
+def small():
+    torch.manual_seed(0)
+    return Classifier((1, 8, 8), width=8, features=8, fold=1)
+
+
+def trained(digits, **options):
+    classifier = small()
+    data = digits[0]
+    losses = list(features.train(classifier, data.images, data.labels, 4, **{"batch_size": 64} | options))
+    return classifier, losses
+
+
+def test_training_learns_and_can_be_repeated(digits):
+    (first, losses), (second, again) = (trained(digits, shift=1) for _ in range(2))
+    assert losses == again
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    assert not first.training
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    assert first.accuracy(digits[1].images, digits[1].labels) > 0.8
+    other, _ = trained(digits, shift=1, seed=1)
+    assert not torch.equal(first.head.weight, other.head.weight)
+    _, half = trained(digits, shift=1, half_precision=True)
+    assert half[0] == pytest.approx(losses[0], rel=0.1)
+    assert half[0] != losses[0]
+    assert half[-1] < 0.3 * half[0]
+
+
+def test_a_training_image_is_mirrored_or_shifted_by_chance():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="reflect")
+    variants = {
+        tuple(version[0, 0, down : down + 4, right : right + 4].flatten().tolist())
+        for version in (padded, padded.flip(3))
+        for down in range(3)
+        for right in range(3)
+    }
+    seen = features._altered(image.expand(500, -1, -1, -1), True, 1, generator)
+    assert {tuple(row.tolist()) for row in seen.flatten(1)} == variants
+    assert torch.equal(features._altered(image, False, 0, generator), image)
+
+
+def test_a_file_keeps_the_network(digits, tmp_path):
+    classifier = trained(digits)[0]
+    images = digits[1].images
+    classifier.save(tmp_path / "whole.safetensors")
+    classifier.save(tmp_path / "half.safetensors", torch.float16)
+    whole, half = (Classifier.load(tmp_path / f"{name}.safetensors") for name in ("whole", "half"))
+    torch.testing.assert_close(whole.features(images), classifier.features(images))
+    torch.testing.assert_close(half.features(images), classifier.features(images), rtol=0.01, atol=0.01)
+    assert half.head.weight.dtype == torch.float32
+    gt.shipped.statistics("digits").save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"holds a gausstools Gaussian, expected a gausstools Classifier"):
+        Classifier.load(tmp_path / "other.safetensors")
+    gt.models.files.write(tmp_path / "part.safetensors", "Classifier", {}, classifier.config)
+    with pytest.raises(ValueError, match=r"part\.safetensors is no complete Classifier"):
+        Classifier.load(tmp_path / "part.safetensors")
+
+
+def test_arguments_that_make_no_network_and_no_training_are_refused(digits, as_installed):
+    with pytest.raises(ValueError, match=r"event_shape is \(1, 6, 6\), expected .* fold, 2, and at least 8"):
+        Classifier((1, 6, 6))
+    with pytest.raises(ValueError, match=r"event_shape is \(9, 9\), expected \(channels, height, width\)"):
+        Classifier((9, 9), fold=1)
+    images, labels = digits[0].images, digits[0].labels
+    for arguments, message in (
+        ((images[:, :, :7], labels, 1), r"images has shape \(1437, 1, 7, 8\), expected \(batch, 1, 8, 8\)"),
+        ((images, labels[:9], 1), r"labels have shape \(9,\) .* expected \(1437,\) and 0 to 9"),
+        ((images, labels + 1, 1), "lie from 1 to 10, expected"),
+        ((images, labels, 0), "epochs is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(features.train(small(), *arguments))
+    with pytest.raises(ValueError, match="shift is 8, expected an integer from 0 to 7"):
+        next(features.train(small(), images, labels, 1, shift=8))
+    with pytest.raises(FloatingPointError, match="the loss is nan; use a smaller learning rate than 1e\\+20"):
+        list(features.train(small(), images, labels, 1, learning_rate=1e20))
+    with pytest.raises(ValueError, match="no classifier of 'faces' is shipped; there are those of cifar10, digits"):
+        features.load("faces")
+
+
+# ---- what is shipped
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "mnist"])
+def test_a_shipped_classifier_answers_each_image_by_itself(name):
+    classifier = features.load(name)
+    images = gt.shipped.statistics(name).sample(5, generator=torch.Generator().manual_seed(0))
+    found = classifier.features(images)
+    assert found.shape == (5, *gt.shipped.features(name).event_shape)
+    assert (found >= 0).all()
+    torch.testing.assert_close(found, torch.cat([classifier.features(image[None]) for image in images]))
+    with pytest.raises(ValueError, match=r"images has shape \(5, .*\), expected \(batch, "):
+        classifier.features(images[..., 1:])
+
+
+def test_the_shipped_classifiers_read_digits_as_their_card_says(digits):
+    assert features.load("digits").accuracy(digits[1].images, digits[1].labels) >= ACCURACY["digits"] - 0.01
+    classifier = features.load("mnist")
+    for split in ("train", "test"):
+        part = gt.datasets.load("mnist-5000", split)
+        assert classifier.accuracy(part.images, part.labels) >= ACCURACY["mnist"] - 0.003
+
+
+def test_shipped_moments_and_floor_are_those_of_the_images(digits):
+    classifier = features.load("digits")
+    for data in digits:
+        found, expected = gt.shipped.features("digits", data.split), features.gaussian(data.images, classifier.features)
+        torch.testing.assert_close(found.mean.double(), expected.mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.covariance.double(), expected.covariance, rtol=1e-3, atol=1e-3)
+    floor = frechet(digits[1].images, gt.shipped.features("digits"), classifier.features)
+    assert gt.shipped.floor("digits") == pytest.approx(floor._asdict(), rel=1e-3)
+
+
+def test_real_digits_of_mnist_lie_near_its_moments_and_gaussian_ones_do_not():
+    classifier, reference = features.load("mnist"), gt.shipped.features("mnist")
+    real = frechet(gt.datasets.load("mnist-5000").images, reference, classifier.features)
+    drawn = gt.shipped.statistics("mnist").sample(1000, generator=torch.Generator().manual_seed(0))
+    assert real.value < 0.05 * frechet(drawn, reference, classifier.features).value
+    floor = gt.shipped.floor("mnist")
+    assert real.value < 3 * floor["value"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits", "mnist"])
+def test_the_floor_is_the_distance_of_the_two_shipped_moments(name):
+    test, training = (gt.shipped.features(name, split) for split in ("test", "train"))
+    floor = gt.shipped.floor(name)
+    assert floor["value"] == pytest.approx(float(gt.theory.frechet_distance(test, training)), rel=1e-3)
+    assert floor["extrapolated"] < floor["value"]
+
+
+def test_names_and_splits_that_are_not_shipped_are_refused():
+    with pytest.raises(ValueError, match="no features-test of 'faces' are shipped; there are those of cifar10, digits"):
+        gt.shipped.features("faces", "test")
+    with pytest.raises(ValueError, match="split is 'all', expected 'train' or 'test'"):
+        gt.shipped.features("digits", "all")
+    with pytest.raises(ValueError, match="no floor of 'faces' is shipped; there are those of cifar10, digits"):
+        gt.shipped.floor("faces")
