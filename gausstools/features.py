@@ -183,12 +183,14 @@ def frechet(
 ) -> Distance:
     """Return the Fréchet distance of images to a reference in a classifier's features, with a standard error.
 
-    **Few images**: the distance is too large by about F/N, and this bias is often more than the standard error. So
-    compare distances from equally many images, or the extrapolated ones.
+    **Few images**: the distance is too large by about F/N, and this bias can be more than the standard error. N random
+    training images lie at about 90/N (MNIST) or 100/N (CIFAR-10) from the moments of all, so at 0.09 or 0.11 for
+    N = 1,024, with a spread of 0.05 or 0.02. So compare distances from equally many images, or the extrapolated ones.
 
     Args:
         images: ``(n, channels, height, width)`` in [-1, 1], or an iterable of such batches, read once. A batch may be a
-            pair of images and labels. More of them than there are features; each counts as an independent draw.
+            pair of images and labels. More of them than there are features; each counts as an independent draw. They
+            are taken as they are: clamp samples first, as a file of images does.
         reference: the Gaussian of features to compare with, such as ``shipped.features("mnist")``, taken as exact; or
             images like the others, whose number then adds to the bias and the error.
         features: maps a batch of images to ``(batch, features)``: ``load("mnist").features``, for example.

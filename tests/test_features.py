@@ -11,7 +11,7 @@ import gausstools as gt
 from gausstools import features
 from gausstools.features import Classifier, frechet
 
-ACCURACY = {"digits": 0.977, "mnist": 0.993, "cifar10": 0.86}  # data/classifiers.md
+HELD_OUT, WHEEL = 0.978, 0.998  # of the digits and of MNIST's training digits, data/classifiers.md
 
 
 def pixels(images):
@@ -245,11 +245,11 @@ def test_a_shipped_classifier_answers_each_image_by_itself(name):
 
 
 def test_the_shipped_classifiers_read_digits_as_their_card_says(digits):
-    assert features.load("digits").accuracy(digits[1].images, digits[1].labels) >= ACCURACY["digits"] - 0.01
+    assert features.load("digits").accuracy(digits[1].images, digits[1].labels) >= HELD_OUT - 0.01
     classifier = features.load("mnist")
     for split in ("train", "test"):
         part = gt.datasets.load("mnist-5000", split)
-        assert classifier.accuracy(part.images, part.labels) >= ACCURACY["mnist"] - 0.003
+        assert classifier.accuracy(part.images, part.labels) >= WHEEL - 0.003
 
 
 def test_shipped_moments_and_floor_are_those_of_the_images(digits):
@@ -268,7 +268,7 @@ def test_real_digits_of_mnist_lie_near_its_moments_and_gaussian_ones_do_not():
     drawn = gt.shipped.statistics("mnist").sample(1000, generator=torch.Generator().manual_seed(0))
     assert real.value < 0.05 * frechet(drawn, reference, classifier.features).value
     floor = gt.shipped.floor("mnist")
-    assert real.value < 3 * floor["value"]
+    assert abs(real.extrapolated) < 3 * real.error + floor["extrapolated"]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits", "mnist"])
