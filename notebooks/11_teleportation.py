@@ -16,7 +16,7 @@ SKIPPED = [4, 6, 8]  # steps that are skipped in the first figure
 SHOWN = 8  # images in it, from each network
 FINE = 24  # steps of the finer solver that isolates the jump's own error
 STOPS = [1, 3, 5, 6, 7, 8, 9, 11]  # where jumps land on its grid
-SEEDS = 16  # images for that
+SEEDS = {"digits": 64, "mnist": 16, "cifar10": 16}  # images for that
 SETS = [2, 4, 6, 8, 10]  # steps skipped where sets of images are compared
 SET_SIZE = 256  # digits in a set
 TOLERANCE = 0.02  # RMS change of a pixel, of a range of 2, that is allowed
@@ -81,7 +81,8 @@ for steps in range(2, 11):
         f"skip {steps:2d} of {STEPS} steps: land at σ = {jump.sigma:5.2f},"
         f" save {saved:2d} of {calls} calls, {saved / calls:.0%}"
     )
-    assert jump.steps_skipped == steps and saved == 2 * steps
+    assert jump.steps_skipped == steps
+    assert saved == 2 * steps
 
 # %% [markdown]
 # Now the same noise, with and without.
@@ -150,7 +151,7 @@ def solve(name, x, sigmas):
 
 own = {}
 for name in NAMES:
-    x = start(name, SEEDS)
+    x = start(name, SEEDS[name])
     through = solve(name, x, fine)
     own[name] = torch.stack(
         [
@@ -179,15 +180,14 @@ for name in NAMES:
 # $$ (eq-jump-error)
 #
 # Everything in it can be asked before anything is drawn: $R$ along the *Gaussian's* path, at a few levels, for a few noises.
-# `gt.choose_skip` does so. The network's own flow carries a change further than the Gaussian's, for it has to decide between
-# images, so `choose_skip` measures that factor too: it finishes a few samples from both states, in eight steps.
+# `gt.choose_skip` does so. Below $s$ it is the network's flow that carries the change on, and not quite as the Gaussian's would: a
+# network that has to decide between digits magnifies it. So `choose_skip` measures that factor too, by finishing a few samples
+# from both states in eight steps.
 
 # %%
 levels = fine[[0, *STOPS]]
 curves = {
-    name: gt.choose_skip(
-        networks[name], gaussians[name], levels, tolerance=10.0, probes=SEEDS
-    )
+    name: gt.choose_skip(networks[name], gaussians[name], levels, tolerance=10.0)
     for name in NAMES
 }
 for name, curve in curves.items():
@@ -201,24 +201,29 @@ for name, curve in curves.items():
             f" (median {measured.median():.4f})"
         )
 
-# %% mystnb={"figure": {"caption": "What a jump to σ changes in the finished image, root mean square of a pixel of range 2, over 16 seeds: measured (dots; bars from the 10th to the 90th percentile) and predicted before anything was drawn (line). Grey: the residual, what the Gaussian leaves of the network's denoiser at that level. While the residual lies on its floor the jump costs little; where it rises, the curve goes with it. Dotted: the residual has doubled.", "name": "fig-jump-error"}, "image": {"alt": "Three panels on logarithmic axes, one for each network, noise level falling to the right. Blue line and orange dots rise together from a thousandth to a tenth. A grey line is flat or falls at first, then rises; a dotted vertical line marks where."}}
-def doubled(curve):
-    """Level at which the residual is twice its smallest value, going down."""
+
+# %% mystnb={"figure": {"caption": "What a jump to σ changes in the finished image, root mean square of a pixel of range 2, over 16 seeds (64 for the digits): measured (dots; bars from the 10th to the 90th percentile) and predicted before anything was drawn (line). Grey: the residual, what the Gaussian leaves of the network's denoiser at that level. While the residual lies on its floor the jump costs little; where it rises, the curve goes with it. Dotted: the residual has risen by half.", "name": "fig-jump-error"}, "image": {"alt": "Three panels on logarithmic axes, one for each network, noise level falling to the right. Blue line and orange dots rise together from a thousandth to a tenth. A grey line is flat or falls at first, then rises; a dotted vertical line marks where."}}
+def risen(curve, factor=1.5):
+    """Level at which the residual is so many times its smallest value, going down."""
     low = int(curve.residual.argmin())
-    after = low + int((curve.residual[low:] > 2 * curve.residual[low]).nonzero()[0])
+    after = low + int(
+        (curve.residual[low:] > factor * curve.residual[low]).nonzero()[0]
+    )
     ratios = (curve.residual[after - 1 : after + 1] / curve.residual[low]).log()
-    part = (math.log(2) - ratios[0]) / (ratios[1] - ratios[0])
+    part = (math.log(factor) - ratios[0]) / (ratios[1] - ratios[0])
     above, below = curve.sigmas[after - 1 : after + 1].log()
     return float((above + part * (below - above)).exp())
 
 
-knees = {name: doubled(curve) for name, curve in curves.items()}
+knees = {name: risen(curve) for name, curve in curves.items()}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.9), sharey=True)
 for ax, (name, curve) in zip(axes, curves.items()):
     at, found = levels[1:], own[name]
     middle = found.square().mean(1).sqrt()
     low, high = found.quantile(torch.tensor([0.1, 0.9]), dim=1)
-    spread = torch.stack([(middle - low).clamp(min=0), (high - middle).clamp(min=0)])
+    spread = torch.stack(
+        [(middle - low).clamp(min=0), (high - middle).clamp(min=0)]
+    )
     ax.loglog(
         at,
         curve.predicted[1:],
@@ -255,16 +260,34 @@ for name, curve in curves.items():
     print(
         f"{name:<8} measured over predicted: {ratio.min():.2f} to {ratio.max():.2f};"
         f" the residual is smallest at σ = {curve.sigmas[curve.residual.argmin()]:.0f}"
-        f" and has doubled at σ = {knees[name]:.1f}"
+        f" and half as large again at σ = {knees[name]:.1f}"
     )
-    assert 0.4 < ratio.min() and ratio.max() < 2.5
-    assert curve.amplification > 1
+    assert ratio.min() > 0.4
+    assert ratio.max() < 2.5
+    assert 3 < knees[name] < 30
 
 # %% [markdown]
 # So here is **the knee, and why it is there**. At high noise the network and the Gaussian differ by a small amount that hardly
 # depends on $\sigma$, and it is mostly the network's own imperfection: the best denoiser there is nearly the Gaussian's. Below,
-# the data show that they are no Gaussian, and the residual leaves its floor. An integral over a floor grows slowly. Past the
-# point where the residual has doubled, each further step costs more than all steps before it.
+# the data show that they are no Gaussian, and the residual leaves its floor. An integral over a floor grows slowly; over a
+# slope it does not stay slow.
+
+# %%
+growth = {}
+for name in NAMES:
+    size = own[name].square().mean(1).sqrt()
+    growth[name] = (size[-1] / size[STOPS.index(8)]).item()
+    print(
+        f"{name:<8} a jump to σ = {float(fine[STOPS[-1]]):.1f} changes {growth[name]:.1f}"
+        f" times as much as one to {float(fine[8]):.1f}"
+    )
+assert growth["mnist"] > 5
+assert growth["digits"] > 3
+assert growth["cifar10"] < 4
+
+# %% [markdown]
+# Digits and MNIST have a sharp knee: below it some noises end as *another digit*. Our network of CIFAR-10 has a higher floor and a
+# gentler rise, as one that draws textures more than objects.
 #
 # ## Choosing
 #
@@ -279,7 +302,9 @@ chosen = {
 for name, choice in chosen.items():
     place = int((SIGMAS - choice.sigma).abs().argmin())
     measured = own[name].square().mean(1).sqrt()
-    above = int((levels[1:] > choice.sigma).sum())  # stops above and below bracket it
+    above = int(
+        (levels[1:] > choice.sigma).sum()
+    )  # stops above and below bracket it
     around = measured[max(above - 1, 0)], measured[min(above, len(STOPS) - 1)]
     print(
         f"{name:<8} at most {TOLERANCE:g}: jump to σ = {choice.sigma:.2f}, skip {place}"
@@ -393,7 +418,7 @@ plt.show()
 # the Gaussian leaves, at each noise level. As a size per pixel, with the Gaussian's own length for the network's:
 
 # %%
-photos = gaussians["cifar10"].double()
+photos = shipped.statistics("cifar10").double()
 variances = torch.cat(
     [photos.variances, photos.tail.repeat(photos.dim - photos.rank)]
 )
@@ -408,7 +433,8 @@ for row in shipped.published("edm_residuals"):
 for sigma, size in theirs.items():
     print(f"σ = {sigma:4g}: {size:.3f} per pixel")
 floor = min(theirs.values())
-assert theirs[20.0] < 1.5 * floor and theirs[10.0] > 2 * floor
+assert theirs[20.0] < 1.5 * floor
+assert theirs[10.0] > 2 * floor
 flat = [row["sigma_skip"] for row in published.values() if row["fid"] < 1.01 * base]
 print(f"the FID stays within 1 % down to σ = {min(flat)}")
 assert 5 < min(flat) < 10
@@ -452,10 +478,16 @@ def operations(call, *arguments):
 batch = 64
 with torch.device("meta"):
     ddpmpp = gt.networks.DDPMpp(32, 3, 3, augment_dim=9, channel_mult=[2, 2, 2])
-    theirs_once = operations(ddpmpp, torch.zeros(batch, 3, 32, 32), torch.zeros(batch))
-ours_once = operations(networks["cifar10"], start("cifar10", 2), SIGMA_MAX) * batch / 2
+    theirs_once = operations(
+        ddpmpp, torch.zeros(batch, 3, 32, 32), torch.zeros(batch)
+    )
+ours_once = (
+    operations(networks["cifar10"], start("cifar10", 2), SIGMA_MAX) * batch / 2
+)
 rank = gaussians["cifar10"].rank
-once = operations(gaussians["cifar10"].flow, start("cifar10", batch), SIGMA_MAX, 8.0)
+once = operations(
+    gaussians["cifar10"].flow, start("cifar10", batch), SIGMA_MAX, 8.0
+)
 assert once == 4 * batch * photos.dim * rank
 weights = sum(weight.numel() for weight in ddpmpp.parameters())
 print(f"jump, {batch} images, rank {rank}: {once / 1e9:.1f} billion operations")
@@ -477,7 +509,7 @@ for seed in range(3):
     x = SIGMA_MAX * seeded_noise(seed, range(batch), photos.event_shape)
     for sigma in (40.0, 8.0, 0.0):
         exact = photos.flow(x.double(), SIGMA_MAX, sigma)
-        single = shipped.statistics("cifar10").flow(x, SIGMA_MAX, sigma)
+        single = gaussians["cifar10"].flow(x, SIGMA_MAX, sigma)
         worst = ((single - exact).abs().max() / exact.square().mean().sqrt()).item()
         if seed == 0:
             print(f"to σ = {sigma:g}: {worst:.0e}")
@@ -488,7 +520,7 @@ for seed in range(3):
 #
 # **Shown here.** One matrix product replaces the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
 # digits' Fréchet distance where it was, within its error bar. The jump's own error grows with the residual between network and Gaussian, which
-# is flat at high noise and doubles somewhere below $\sigma = 20$: there is the knee. Sixteen noises and a dozen questions to the
+# is flat at high noise and rises from a level between $\sigma = 20$ and 5 on: there is the knee. Sixteen noises and a dozen questions to the
 # network predict that curve well enough to choose the landing point before anything is drawn. For 64 images the jump costs less
 # than a hundredth of *one* evaluation of the published network.
 #
@@ -526,7 +558,7 @@ assert reach["full"] < reach["mean of zero"]
 # compare where the jump to $\sigma = 8$ lands. How much of the jump's own error is that?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-x = start("cifar10", SEEDS)
+x = start("cifar10", SEEDS["cifar10"])
 target = gaussians["cifar10"].flow(x, SIGMA_MAX, 8.0)
 off = {}
 for rank in (4, 16, 64, 256):
