@@ -49,8 +49,8 @@ def seeded(seed):
 # %% [markdown]
 # ## 1. A folder of images
 #
-# scikit-learn brings two photographs, a temple and a flower. We halve their size and cut patches from them, as files in a folder
-# with a subfolder for each: what a folder of yours looks like.
+# scikit-learn brings two photographs, of a temple and of a flower (by danielbuechele and vultilion, licence CC BY 2.0). We halve their size and cut
+# patches from them, as files in a folder with a subfolder for each: what a folder of yours looks like.
 
 # %%
 folder, kinds = work / "patches", ["temple", "flower"]
