@@ -189,7 +189,8 @@ def frechet(
 
     Args:
         images: ``(n, channels, height, width)`` in [-1, 1], or an iterable of such batches, read once. A batch may be a
-            pair of images and labels. More of them than there are features; each counts as an independent draw.
+            pair of images and labels. More of them than there are features; each counts as an independent draw. They
+            are taken as they are: clamp samples first, as a file of images does.
         reference: the Gaussian of features to compare with, such as ``shipped.features("mnist")``, taken as exact; or
             images like the others, whose number then adds to the bias and the error.
         features: maps a batch of images to ``(batch, features)``: ``load("mnist").features``, for example.

@@ -67,7 +67,7 @@ def asked(monkeypatch):
 
 
 def answer(capsys, *arguments, **options):
-    fid(*arguments, json=True, **options)
+    fid(*arguments, as_json=True, **options)
     return json.loads(capsys.readouterr().out)
 
 

@@ -1,7 +1,7 @@
 """``python -m gausstools fid``: how far samples are from a reference, as FID or in a small classifier's features."""
 
 import importlib.util
-import json as json_text
+import json
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def fid(
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
     batch_size: Annotated[int, typer.Option(help="images seen at once")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
-    json: Annotated[bool, typer.Option("--json", help="print one line of JSON instead")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one line of JSON instead")] = False,
 ) -> None:
     """Print the Fréchet distance of samples to a reference.
 
@@ -81,8 +81,8 @@ def fid(
     else:
         found = {"measure": "FID", "value": _inception(ours, theirs, weights, batch_size, device)}
     found |= {"images": len(ours), "reference": f"{reference}, {split}" if named else reference}
-    if json:
-        print(json_text.dumps(found, ensure_ascii=False))
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
     else:
         print(f"{len(ours):,} images of shape {tuple(ours.event_shape)}, against {found['reference']}")
         print("\n".join(_report(found)))
