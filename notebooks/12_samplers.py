@@ -331,12 +331,9 @@ for name, rows in records.items():
             f"  {nfe:3d} {start:13.4f} {others:9.4f} {ours:7.4f} {ours / others:8.2f}"
         )
         assert others <= start
-        if name == "cifar10" and nfe <= 8:
-            assert ours < 0.75 * others
-        if name == "mnist" and nfe <= 8:
-            assert ours > 1.05 * others
+        assert ours < 0.85 * others if name == "cifar10" else ours > 1.05 * others
 
-# %% tags=["hide-input"] mystnb={"code_prompt_show": "Show the code of this figure", "code_prompt_hide": "Hide the code of this figure", "figure": {"caption": "Error against network calls on the shipped networks of MNIST and CIFAR-10. Thin: from σ = 80; thick: after the better of two jumps; each point on the best of four grids. The jump lowers every curve. On CIFAR-10 our integrator is lowest with few calls.", "name": "fig-solvers"}, "image": {"alt": "Two panels of falling curves on logarithmic axes, one for each data set. Thick lines, after a jump, lie below thin ones. On CIFAR-10 the thick blue line is the lowest up to ten calls."}}
+# %% tags=["hide-input"] mystnb={"code_prompt_show": "Show the code of this figure", "code_prompt_hide": "Hide the code of this figure", "figure": {"caption": "Error against network calls on the shipped networks of MNIST and CIFAR-10. Thin: from σ = 80; thick: after the better of two jumps; each point on the best of four grids. With few calls the jump lowers every curve; with many, what the jump itself changes is left. On CIFAR-10 our integrator is lowest, on MNIST UniPC and DPM++ are.", "name": "fig-solvers"}, "image": {"alt": "Two panels of falling curves on logarithmic axes, one for each data set. Thick lines, after a jump, lie below thin ones, except with fifteen and twenty calls on CIFAR-10. There a blue line is the lowest at each number of calls."}}
 FAMILIES = {
     "Euler": ["euler"],
     "Heun": ["heun"],
@@ -440,8 +437,9 @@ assert all(
 #
 # **Shown here.** From 80, half of a sampler's calls go where the Gaussian knows the answer. A jump gives them back, to every
 # method. A method that solves the Gaussian exactly is a natural next step: it converges at its order, needs no call
-# for a Gaussian, and on CIFAR-10 it has the smallest error with few calls. On the digits and on MNIST, whose clusters part
-# early, UniPC after a jump is as good or better. So the Gaussian is worth most where it explains most.
+# for a Gaussian, and on CIFAR-10 it has the smallest error at each number of calls, 0.6 to 0.8 of the best of the
+# others. On the digits it is as good as they are, and on MNIST UniPC after a jump is better. So the Gaussian is worth most
+# where it explains most: MNIST's ten kinds of strokes part early, photographs do not.
 #
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) put the jump before Heun's method,
 # DPM-Solver++, UniPC and DPM-Solver-v3, and found the FID on CIFAR-10 improved at every number of calls, most with few.
@@ -477,6 +475,9 @@ off = {
     "none": six_calls(nothing),
 }
 print("  ".join(f"{name} {value:.4f}" for name, value in off.items()))
+assert off["full"] < off["round"]
+assert off["full"] < off["none"] < 1.3 * off["full"]
+# Little: below σ = 10 most of what this network does is not Gaussian at all.
 
 # %% [markdown]
 # **2. Where may the grid end?** Ours ended at 0.05, and then went to 0 in one step. Try last levels from 0.002 to 0.5, with
