@@ -372,23 +372,41 @@ for steps, (value, error) in gained.items():
     )
 
 # %% [markdown]
-# The distance stays where it was, within its error bar, while a quarter and more of the calls are saved. At ten skipped
-# steps it leaves. The authors' table for the network of [Karras et al. 2022](https://arxiv.org/abs/2206.00364) on CIFAR-10, 50,000
-# images for each row, has the same shape, and a bonus: with four steps skipped the FID is *better*, 1.934 instead of 1.959.
-# A network is least exact where it has the least to say, and there the formula replaces it.
+# The distance stays where it was, within its error bar, while a third of the calls is saved. At ten skipped steps it leaves.
+#
+# For CIFAR-10 the same takes a few minutes, so the page shows a record: 256 images of our network in each row, judged by the
+# classifier of CIFAR-10 that comes with the library (the card `data/jumps.md` says how it was made). Beside it, the authors'
+# table for the network of [Karras et al. 2022](https://arxiv.org/abs/2206.00364), the FID of 50,000 images a row.
 
 # %%
+record = {row["steps_skipped"]: row for row in shipped.jumps("cifar10")}
 published = {row["steps_skipped"]: row for row in shipped.published("heun_fid")}
-base = published[0]["fid"]
-assert (base, published[4]["fid"]) == (1.959, 1.934)
+base, ours = published[0]["fid"], record[0]["distance"]
+print(f"no jump: ours {ours:.2f} ± {record[0]['error']:.2f}, published FID {base}")
+for steps, row in record.items():
+    if steps:
+        print(
+            f"skip {steps}: ours {row['difference']:+.3f} ± {row['difference_error']:.3f},"
+            f" {row['difference'] / ours:+.1%};"
+            f" FID {published[steps]['fid']}, {published[steps]['fid'] / base - 1:+.1%}"
+        )
 for steps in (4, 6):
     value, error = gained[steps]
-    assert abs(value) < 2 * error + 0.02 * whole
+    assert abs(value) < 2 * error
+    assert 0 < record[steps]["difference"] < 0.02 * ours < record[steps]["error"]
     assert abs(published[steps]["fid"] / base - 1) < 0.02
 assert 2 * 6 / calls > 0.25
 assert gained[10][0] > 2 * gained[10][1]
+assert record[8]["difference"] > 4 * record[8]["difference_error"]
+assert (base, published[4]["fid"]) == (1.959, 1.934)
 
-# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots, bars of one standard error) and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Two series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, ours at ten."}}
+# %% [markdown]
+# Ours moves too, if so little that only the shared noise makes it visible: by 1.5 %, half of the distance's own error bar,
+# when a third of the calls is saved. It moves *away* from the data. The published one comes nearer at first: 1.934
+# with four steps skipped, 1.959 without. Why, this page cannot
+# tell; a network that is less exact at high noise than the Gaussian would do it.
+
+# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots) and our CIFAR-10 network (diamonds), bars of one standard error of the difference, and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Three series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, our CIFAR-10 a little, our digits at ten."}}
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.axhline(1, lw=1, color=figures.COLORS["noise"])
 ax.errorbar(
@@ -400,6 +418,16 @@ ax.errorbar(
     capsize=3,
     color=figures.COLORS["measured"],
     label=f"{SET_SIZE} digits, ours",
+)
+ax.errorbar(
+    list(record),
+    [1 + row["difference"] / ours for row in record.values()],
+    [row["difference_error"] / ours for row in record.values()],
+    fmt="D-",
+    ms=4,
+    capsize=3,
+    color=figures.COLORS["second"],
+    label=f"{record[0]['images']} of CIFAR-10, ours",
 )
 shown = [row for steps, row in published.items() if steps <= 8]
 ax.plot(
@@ -449,11 +477,11 @@ assert 5 < min(flat) < 10
 compared = figures.BesidePaper(
     [
         (
-            f"distance after skipping {steps} of {STEPS} steps, over that without"
-            " (theirs: FID, CIFAR-10; ours: digits)",
+            f"CIFAR-10, distance after skipping {steps} of {STEPS} steps, over that without"
+            " (theirs: FID; ours: features of a small classifier)",
             published[steps]["fid"] / base,
-            1 + gained[steps][0] / whole,
-            gained[steps][1] / whole,
+            1 + record[steps]["difference"] / ours,
+            record[steps]["difference_error"] / ours,
         )
         for steps in (4, 6, 8)
     ],
@@ -520,17 +548,17 @@ for seed in range(3):
 # ## What we saw
 #
 # **Shown here.** One matrix product replaces the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
-# digits' Fréchet distance where it was, within its error bar. The jump's own error grows with the residual between network and Gaussian, which
-# is flat at high noise and rises from a level between $\sigma = 20$ and 5 on: there is the knee. Sixteen noises and a dozen questions to the
-# network predict that curve well enough to choose the landing point before anything is drawn. For 64 images the jump costs less
-# than a hundredth of *one* evaluation of the published network.
+# Fréchet distance where it was, within its error bar, on the digits and on CIFAR-10. The jump's own error grows with the residual
+# between network and Gaussian, which is flat at high noise and rises from a level between $\sigma = 20$ and 5 on: there is the knee.
+# Sixteen noises and a few hundred questions to the network predict that curve within a factor of two, before anything is
+# drawn. For 64 images the jump costs less than a hundredth of *one* evaluation of the published network.
 #
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) report on CIFAR-10, with 18 steps of Heun, an FID of 1.934
-# after four skipped steps, 1.959 without. They choose the level by trying.
+# after four skipped steps, 1.959 without.
 #
-# **The difference.** Our distances are those of a few hundred digits in a small classifier, with error bars to match; theirs
-# are FIDs of 50,000 images. Our network of CIFAR-10 is small, and its images are judged one by one here. Whether the jump makes
-# a set of images *better*, as theirs, our error bars cannot tell. The prediction of the landing point is ours.
+# **The difference.** Our distances are those of a few hundred images in the features of small classifiers; theirs are FIDs of 50,000
+# images of a network many times larger. Theirs becomes *better* by 1.3 % with four steps skipped, ours worse by half a percent; and
+# theirs has the sharper knee, at eight steps. The choice of the landing point from the residual is ours.
 #
 # ## Exercises
 #
