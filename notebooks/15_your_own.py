@@ -70,7 +70,7 @@ print(
 print(f"to {images.max():g}; of each kind {labels.bincount().tolist()}")
 assert len(data) == 2 * PATCHES
 
-# %% mystnb={"figure": {"caption": "Some of the patches: 16×16 pixels of a photographed temple (above) and of a flower (below).", "name": "fig-own-patches"}, "image": {"alt": "Four rows of small colour pictures. The upper two show bits of red and grey roofs, sky and trees; the lower two smooth greens and a red petal's edge."}}
+# %% mystnb={"figure": {"caption": "Some of the patches: 16×16 pixels of a photographed temple (above) and of a flower (below).", "name": "fig-own-patches"}, "image": {"alt": "Four rows of small colour pictures. The upper two show pale sky, bits of roofs, red walls and trees; the lower two dark green and teal ground and orange petals."}}
 fig, ax = plt.subplots(figsize=(7, 1.85))
 some = [images[labels == kind][:32] for kind in (0, 1)]
 figures.image_grid(ax, torch.cat(some), columns=16)
@@ -204,7 +204,7 @@ print(f"Gaussian alone: {without.median():.4f} (median image)")
 assert moved.median() < TOLERANCE
 assert moved.median() < 0.5 * without.median()
 
-# %% mystnb={"figure": {"caption": "Drawn by the model of this chapter, each column from one noise. First row: 18 steps of Heun's method. Second: after the jump. Third: the Gaussian alone.", "name": "fig-own-jump"}, "image": {"alt": "Three rows of sixteen small colour patches. The first two rows look the same; the third shows softer versions of the same light and colour."}}
+# %% mystnb={"figure": {"caption": "Drawn by the model of this chapter, each column from one noise. First row: 18 steps of Heun's method. Second: after the jump. Third: the Gaussian alone.", "name": "fig-own-jump"}, "image": {"alt": "Three rows of sixteen small colour patches. The first two rows look the same but for one column; the third shows noisy clouds of similar light."}}
 fig, ax = plt.subplots(figsize=(7, 1.5))
 rows = torch.cat([row[:16] for row in (through, jumped, alone)])
 figures.image_grid(ax, rows, columns=16)
@@ -346,7 +346,7 @@ for w in SCALES:
     if w >= 1:
         assert off["the guided Gaussian"] < off["the Gaussian of all images"]
 
-# %% mystnb={"figure": {"caption": "Guided toward the flower, after a jump over four steps with the guided Gaussian. A row for each scale w = 0, 1 and 3, each column from one noise.", "name": "fig-own-guidance"}, "image": {"alt": "Three rows of sixteen small colour patches. The first mixes roofs, sky and greenery; the second shows greens and reds of the flower alone; the third the same, stronger in colour."}}
+# %% mystnb={"figure": {"caption": "Guided toward the flower, after a jump over four steps with the guided Gaussian. A row for each scale w = 0, 1 and 3, each column from one noise. From w = 1 on all patches are the flower's; at 3 they are the most typical ones, and less varied.", "name": "fig-own-guidance"}, "image": {"alt": "Three rows of sixteen small colour patches. The first mixes sky, a tree, a red wall, teal ground and orange petals; the second shows ground and petals of the flower alone; the third mostly ground, and one deep orange petal."}}
 rows = []
 for w in SCALES:
     landed = gt.teleport(guided[1, w], part, SIGMAS, sigma)
