@@ -2,7 +2,7 @@
 # # 11 · Analytical teleportation
 #
 # [Chapter 9](09_trajectories.ipynb) ended with a finding that asks to be used. From the same noise, a formula and a network
-# walk the same path for the first third of the steps. The network costs a thousand times more. So let the formula walk that
+# walk the same path for the first third of the steps. The formula costs next to nothing. So let it walk that
 # part, in one jump, and call the network where it is needed.
 #
 # > *How far can one jump before the picture changes, and can one know it before having drawn anything?*
