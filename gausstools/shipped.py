@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["features", "floor", "names", "path", "published", "residuals", "statistics"]
+__all__ = ["features", "floor", "jumps", "names", "path", "published", "residuals", "statistics"]
 
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "data", _HERE.parent / "data")  # where it is installed, and in a clone of the repository
@@ -23,7 +23,7 @@ def names(kind: str) -> list[str]:
     """Return for which data sets there is a file of this kind.
 
     Args:
-        kind: "network", "statistics", "residuals", "classifier", "features-train" or "features-test".
+        kind: "network", "statistics", "residuals", "classifier", "features-train", "features-test" or "jumps".
 
     >>> names("network")
     ['cifar10', 'digits', 'mnist']
@@ -133,6 +133,23 @@ def solvers(name: str) -> list[dict]:
     True
     """
     return _table(f"{_known(name, 'solvers')}-solvers.csv")
+
+
+def jumps(name: str) -> list[dict]:
+    """Return what jumps over the first steps did to the samples of a shipped network, a row for each.
+
+    All rows are of the same noise. A row has ``images``, ``steps_skipped`` of 18, ``sigma_skip``, ``nfe``, the Fréchet
+    ``distance`` to the training images in the features of the shipped classifier and its standard error ``error``,
+    and the ``difference`` from no jump with ``difference_error``, in which the noise that both have in common cancels.
+
+    Args:
+        name: "cifar10".
+
+    >>> row = jumps("cifar10")[0]
+    >>> row["steps_skipped"], row["nfe"], row["difference"]
+    (0, 35, 0.0)
+    """
+    return _table(f"{_known(name, 'jumps')}-jumps.csv")
 
 
 def published(name: str) -> list[dict]:

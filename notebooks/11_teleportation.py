@@ -2,7 +2,7 @@
 # # 11 · Analytical teleportation
 #
 # [Chapter 9](09_trajectories.ipynb) ended with a finding that asks to be used. From the same noise, a formula and a network
-# walk the same path for the first third of the steps. The network costs a thousand times more. So let the formula walk that
+# walk the same path for the first third of the steps. The formula costs next to nothing. So let it walk that
 # part, in one jump, and call the network where it is needed.
 #
 # > *How far can one jump before the picture changes, and can one know it before having drawn anything?*
@@ -13,12 +13,12 @@
 # %% tags=["parameters"]
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
 SKIPPED = [4, 6, 8]  # steps that are skipped in the first figure
-SHOWN = 8  # images in it, from each network
+SHOWN = 12  # images in it, from each network
 FINE = 24  # steps of the finer solver that isolates the jump's own error
 STOPS = [1, 3, 5, 6, 7, 8, 9, 11]  # where jumps land on its grid
 SEEDS = {"digits": 64, "mnist": 16, "cifar10": 16}  # images for that
-SETS = [2, 4, 6, 8, 10]  # steps skipped where sets of images are compared
-SET_SIZE = 256  # digits in a set
+SETS = [4, 6, 8, 10]  # steps skipped where sets of images are compared
+SET_SIZE = 320  # digits in a set
 TOLERANCE = 0.02  # RMS change of a pixel, of a range of 2, that is allowed
 SIGMA_MAX = 80.0
 
@@ -102,8 +102,8 @@ for name in ("mnist", "cifar10"):
         rows[name][steps] = skip(name, noise[name], steps)
     rows[name]["all"] = gaussians[name].flow(noise[name], SIGMA_MAX, 0.0)
 
-# %% mystnb={"figure": {"caption": "Each column starts from one noise. First row: 18 steps of Heun's method. Below: the first 4, 6 and 8 steps replaced by the jump. Last row: the Gaussian all the way, without a network. Until six skipped steps, a third of the calls, it takes a lens to see a difference.", "name": "fig-jump-images"}, "image": {"alt": "Two blocks of five rows of small pictures, digits on the left and coloured scenes on the right. In each column the first three rows look alike; the fourth differs in some; the last row shows smudges and soft clouds of light in the same places."}}
-fig, axes = plt.subplots(1, 2, figsize=(7, 2.35))
+# %% mystnb={"figure": {"caption": "Each column starts from one noise. First row: 18 steps of Heun's method. Below: the first 4, 6 and 8 steps replaced by the jump. Last row: the Gaussian all the way, without a network. Until six skipped steps, a third of the calls, it takes a lens to see a difference.", "name": "fig-jump-images"}, "image": {"alt": "Two blocks of five rows of small pictures, digits above and coloured scenes below. In each column the first three rows look alike; the fourth differs in some; the last row shows smudges and soft clouds of light in the same places."}}
+fig, axes = plt.subplots(2, 1, figsize=(7, 5.4))
 for ax, name in zip(axes, rows):
     images = torch.cat(list(rows[name].values()))
     side = images.shape[-1] + 1
@@ -111,8 +111,9 @@ for ax, name in zip(axes, rows):
     ax.set_title(name)
     for row, label in enumerate(["all 18 steps", *SKIPPED, "Gaussian"]):
         text = f"skip {label}" if label in SKIPPED else label
-        if ax is axes[0]:
-            ax.text(-4, side * (row + 0.5), text, ha="right", va="center", size=8)
+        ax.text(
+            -0.1 * side, side * (row + 0.5), text, ha="right", va="center", size=8
+        )
 plt.show()
 
 
@@ -196,13 +197,17 @@ for name, curve in curves.items():
         levels[1:], curve.residual[1:], curve.predicted[1:], own[name]
     ):
         print(
-            f"   σ = {sigma:5.2f}: residual {residual:.3f}, predicted"
-            f" {predicted:.4f}, measured {measured.square().mean().sqrt():.4f}"
-            f" (median {measured.median():.4f})"
+            f"   σ = {sigma:5.2f}: residual {residual:.3f}, predicted {predicted:.4f},"
+            f" measured {measured.median():.4f} (worst {measured.max():.4f})"
         )
 
+# %% [markdown]
+# The prediction is of first order in $R$: it follows one path and asks how far it is bent. It cannot know where paths part.
+# A few noises stand near such a parting, and a small push carries them far; the worst images above are theirs. So we hold the
+# *median* image against the prediction, and count those that became another digit later.
 
-# %% mystnb={"figure": {"caption": "What a jump to σ changes in the finished image, root mean square of a pixel of range 2, over 16 seeds (64 for the digits): measured (dots; bars from the 10th to the 90th percentile) and predicted before anything was drawn (line). Grey: the residual, what the Gaussian leaves of the network's denoiser at that level. While the residual lies on its floor the jump costs little; where it rises, the curve goes with it. Dotted: the residual has risen by half.", "name": "fig-jump-error"}, "image": {"alt": "Three panels on logarithmic axes, one for each network, noise level falling to the right. Blue line and orange dots rise together from a thousandth to a tenth. A grey line is flat or falls at first, then rises; a dotted vertical line marks where."}}
+
+# %% mystnb={"figure": {"caption": "What a jump to σ changes in the finished image, root mean square of a pixel of range 2: measured (dots: the median of 16 seeds, of 64 for the digits; bars from the 10th to the 90th percentile) and predicted before anything was drawn (line). Grey: the residual, what the Gaussian leaves of the network's denoiser at that level. While the residual lies on its floor the jump costs little; where it rises, the curve goes with it. Dotted: the residual has risen by half.", "name": "fig-jump-error"}, "image": {"alt": "Three panels on logarithmic axes, one for each network, noise level falling to the right. Blue line and orange dots rise together from a thousandth to a tenth. A grey line is flat or falls at first, then rises; a dotted vertical line marks where."}}
 def risen(curve, factor=1.5):
     """Level at which the residual is so many times its smallest value, going down."""
     low = int(curve.residual.argmin())
@@ -219,11 +224,7 @@ knees = {name: risen(curve) for name, curve in curves.items()}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.9), sharey=True)
 for ax, (name, curve) in zip(axes, curves.items()):
     at, found = levels[1:], own[name]
-    middle = found.square().mean(1).sqrt()
-    low, high = found.quantile(torch.tensor([0.1, 0.9]), dim=1)
-    spread = torch.stack(
-        [(middle - low).clamp(min=0), (high - middle).clamp(min=0)]
-    )
+    low, middle, high = found.quantile(torch.tensor([0.1, 0.5, 0.9]), dim=1)
     ax.loglog(
         at,
         curve.predicted[1:],
@@ -233,7 +234,7 @@ for ax, (name, curve) in zip(axes, curves.items()):
     ax.errorbar(
         at,
         middle,
-        spread,
+        torch.stack([middle - low, high - middle]),
         fmt="o",
         ms=4,
         lw=1,
@@ -256,14 +257,14 @@ plt.show()
 
 # %%
 for name, curve in curves.items():
-    ratio = own[name].square().mean(1).sqrt() / curve.predicted[1:]
+    ratio = own[name].median(1).values / curve.predicted[1:]
     print(
         f"{name:<8} measured over predicted: {ratio.min():.2f} to {ratio.max():.2f};"
         f" the residual is smallest at σ = {curve.sigmas[curve.residual.argmin()]:.0f}"
         f" and half as large again at σ = {knees[name]:.1f}"
     )
     assert ratio.min() > 0.4
-    assert ratio.max() < 2.5
+    assert ratio.max() < 2
     assert 3 < knees[name] < 30
 
 # %% [markdown]
@@ -275,7 +276,7 @@ for name, curve in curves.items():
 # %%
 growth = {}
 for name in NAMES:
-    size = own[name].square().mean(1).sqrt()
+    size = own[name].median(1).values
     growth[name] = (size[-1] / size[STOPS.index(8)]).item()
     print(
         f"{name:<8} a jump to σ = {float(fine[STOPS[-1]]):.1f} changes {growth[name]:.1f}"
@@ -301,7 +302,7 @@ chosen = {
 }
 for name, choice in chosen.items():
     place = int((SIGMAS - choice.sigma).abs().argmin())
-    measured = own[name].square().mean(1).sqrt()
+    measured = own[name].median(1).values
     above = int(
         (levels[1:] > choice.sigma).sum()
     )  # stops above and below bracket it
@@ -371,23 +372,41 @@ for steps, (value, error) in gained.items():
     )
 
 # %% [markdown]
-# The distance stays where it was, within its error bar, while a quarter and more of the calls are saved. At ten skipped
-# steps it leaves. The authors' table for the network of [Karras et al. 2022](https://arxiv.org/abs/2206.00364) on CIFAR-10, 50,000
-# images for each row, has the same shape, and a bonus: with four steps skipped the FID is *better*, 1.934 instead of 1.959.
-# A network is least exact where it has the least to say, and there the formula replaces it.
+# The distance stays where it was, within its error bar, while a third of the calls is saved. At ten skipped steps it leaves.
+#
+# For CIFAR-10 the same takes a few minutes, so the page shows a record: 256 images of our network in each row, judged by the
+# classifier of CIFAR-10 that comes with the library (the card `data/jumps.md` says how it was made). Beside it, the authors'
+# table for the network of [Karras et al. 2022](https://arxiv.org/abs/2206.00364), the FID of 50,000 images a row.
 
 # %%
+record = {row["steps_skipped"]: row for row in shipped.jumps("cifar10")}
 published = {row["steps_skipped"]: row for row in shipped.published("heun_fid")}
-base = published[0]["fid"]
-assert (base, published[4]["fid"]) == (1.959, 1.934)
+base, ours = published[0]["fid"], record[0]["distance"]
+print(f"no jump: ours {ours:.2f} ± {record[0]['error']:.2f}, published FID {base}")
+for steps, row in record.items():
+    if steps:
+        print(
+            f"skip {steps}: ours {row['difference']:+.3f} ± {row['difference_error']:.3f},"
+            f" {row['difference'] / ours:+.1%};"
+            f" FID {published[steps]['fid']}, {published[steps]['fid'] / base - 1:+.1%}"
+        )
 for steps in (4, 6):
     value, error = gained[steps]
-    assert abs(value) < 2 * error + 0.02 * whole
+    assert abs(value) < 2 * error
+    assert 0 < record[steps]["difference"] < 0.02 * ours < record[steps]["error"]
     assert abs(published[steps]["fid"] / base - 1) < 0.02
 assert 2 * 6 / calls > 0.25
 assert gained[10][0] > 2 * gained[10][1]
+assert record[8]["difference"] > 4 * record[8]["difference_error"]
+assert (base, published[4]["fid"]) == (1.959, 1.934)
 
-# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots, bars of one standard error) and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Two series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, ours at ten."}}
+# %% [markdown]
+# Ours moves too, if so little that only the shared noise makes it visible: by 1.5 %, half of the distance's own error bar,
+# when a third of the calls is saved. It moves *away* from the data. The published one comes nearer at first: 1.934
+# with four steps skipped, 1.959 without. Why, this page cannot tell; a network that is less exact at high noise than the Gaussian
+# would do it.
+
+# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots) and our CIFAR-10 network (diamonds), bars of one standard error of the difference, and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Three series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, our CIFAR-10 a little, our digits at ten."}}
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.axhline(1, lw=1, color=figures.COLORS["noise"])
 ax.errorbar(
@@ -399,6 +418,16 @@ ax.errorbar(
     capsize=3,
     color=figures.COLORS["measured"],
     label=f"{SET_SIZE} digits, ours",
+)
+ax.errorbar(
+    list(record),
+    [1 + row["difference"] / ours for row in record.values()],
+    [row["difference_error"] / ours for row in record.values()],
+    fmt="D-",
+    ms=4,
+    capsize=3,
+    color=figures.COLORS["second"],
+    label=f"{record[0]['images']} of CIFAR-10, ours",
 )
 shown = [row for steps, row in published.items() if steps <= 8]
 ax.plot(
@@ -448,11 +477,11 @@ assert 5 < min(flat) < 10
 compared = figures.BesidePaper(
     [
         (
-            f"distance after skipping {steps} of {STEPS} steps, over that without"
-            " (theirs: FID, CIFAR-10; ours: digits)",
+            f"CIFAR-10, distance after skipping {steps} of {STEPS} steps, over that without"
+            " (theirs: FID; ours: features of a small classifier)",
             published[steps]["fid"] / base,
-            1 + gained[steps][0] / whole,
-            gained[steps][1] / whole,
+            1 + record[steps]["difference"] / ours,
+            record[steps]["difference_error"] / ours,
         )
         for steps in (4, 6, 8)
     ],
@@ -519,17 +548,17 @@ for seed in range(3):
 # ## What we saw
 #
 # **Shown here.** One matrix product replaces the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
-# digits' Fréchet distance where it was, within its error bar. The jump's own error grows with the residual between network and Gaussian, which
-# is flat at high noise and rises from a level between $\sigma = 20$ and 5 on: there is the knee. Sixteen noises and a dozen questions to the
-# network predict that curve well enough to choose the landing point before anything is drawn. For 64 images the jump costs less
-# than a hundredth of *one* evaluation of the published network.
+# Fréchet distance where it was, within its error bar, on the digits and on CIFAR-10. The jump's own error grows with the residual
+# between network and Gaussian, which is flat at high noise and rises from a level between $\sigma = 20$ and 5 on: there is the knee.
+# Sixteen noises and a few hundred questions to the network predict that curve within a factor of two, before anything is
+# drawn. For 64 images the jump costs less than a hundredth of *one* evaluation of the published network.
 #
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) report on CIFAR-10, with 18 steps of Heun, an FID of 1.934
-# after four skipped steps, 1.959 without. They choose the level by trying.
+# after four skipped steps, 1.959 without.
 #
-# **The difference.** Our distances are those of a few hundred digits in a small classifier, with error bars to match; theirs
-# are FIDs of 50,000 images. Our network of CIFAR-10 is small, and its images are judged one by one here. Whether the jump makes
-# a set of images *better*, as theirs, our error bars cannot tell. The prediction of the landing point is ours.
+# **The difference.** Our distances are those of a few hundred images in the features of small classifiers; theirs are FIDs of 50,000
+# images of a network many times larger. Theirs becomes *better* by 1.3 % with four steps skipped, ours worse by half a percent; and
+# theirs has the sharper knee, at eight steps. The choice of the landing point from the residual is ours.
 #
 # ## Exercises
 #
@@ -548,10 +577,9 @@ for name, model in poorer.items():
     choice = gt.choose_skip(networks["digits"], model, SIGMAS[:-1], TOLERANCE)
     reach[name] = choice.sigma
     print(f"{name:<13} jump to σ = {choice.sigma:.2f}")
-assert reach["full"] < reach["isotropic"]
-assert reach["full"] < reach["mean of zero"]
-# Without the mean one cannot jump at all: at high noise the denoiser is the mean. The
-# covariance matters next: it is what the network knows of the second order in 1/σ.
+assert reach["full"] < reach["isotropic"] < reach["mean of zero"]
+# The mean matters first: at high noise the denoiser is little else. The covariance is
+# the next order in 1/σ², and without it one has to stop earlier, too.
 
 # %% [markdown]
 # **2. Does the rank matter?** Keep only the leading 4, 16, 64 or 256 eigenpairs of CIFAR-10, the discarded variance as a tail, and
@@ -569,17 +597,16 @@ jump_error = own["cifar10"][STOPS.index(8)].mean().item()
 print(f"the jump's own error at σ = {float(fine[8]):.1f}: {jump_error:.4f}")
 assert off[4] > off[16] > off[64] > off[256]
 assert off[64] < 0.5 * jump_error
-# A few dozen components are enough: at σ = 8 a direction of variance below 1 is drowned
+# 64 of 3,072 components are enough: at σ = 8 a direction of variance below 1 is drowned
 # in noise of variance 64, and a tail describes it well.
 
 # %% [markdown]
-# **3. Half a jump.** Instead of skipping the network, use fewer steps. On the digits, compare Heun's method with 12 steps from
+# **3. Or just fewer steps?** Without a jump one can save calls by taking fewer steps. On the digits, compare Heun's method with 12 steps from
 # $\sigma = 80$ (23 calls) with the jump over six of 18 steps (23 calls too), both against the fine solver.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 x = start("digits", 64)
-with torch.no_grad():
-    goal = gt.convergence.converged(networks["digits"], x, SIGMA_MAX).x
+goal = solve("digits", x, gt.karras_sigmas(64))
 coarse = finish(gt.samplers.heun, "digits", x, gt.karras_sigmas(12))
 ends = {
     "18 steps, 35 calls": finish(gt.samplers.heun, "digits", x, SIGMAS),
@@ -590,5 +617,7 @@ missed = {name: rms(end - goal).median().item() for name, end in ends.items()}
 for name, value in missed.items():
     print(f"{name:<28} off by {value:.4f} (median image)")
 assert missed["jump and 12 steps, 23 calls"] < 0.7 * missed["12 steps, 23 calls"]
-# The steps below the landing point are what the images need. A shorter grid takes them
-# away everywhere; the jump takes only those that the formula can do.
+assert missed["jump and 12 steps, 23 calls"] < 1.1 * missed["18 steps, 35 calls"]
+# The jump does with 23 calls what Heun's method does with 35: the steps that it replaces
+# it replaces exactly, as far as the network is Gaussian there. A shorter grid takes steps
+# away everywhere, also where the digit is decided.

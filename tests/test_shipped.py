@@ -44,6 +44,16 @@ def test_nothing_else_is_listed():
         assert shipped.names(kind) == list(NAMES)
 
 
+def test_jumps_are_counted_on_the_grid_of_eighteen_steps_and_compared_with_none():
+    rows, grid = shipped.jumps("cifar10"), gt.karras_sigmas(18)
+    for row in rows:
+        assert row["sigma_skip"] == pytest.approx(grid[row["steps_skipped"]].item(), abs=1e-3)
+        assert row["nfe"] == 2 * (18 - row["steps_skipped"]) - 1
+        assert row["difference"] == pytest.approx(row["distance"] - rows[0]["distance"], abs=2e-5)
+    # Same noise: the difference is known better than either distance.
+    assert all(row["difference_error"] < row["error"] for row in rows)
+
+
 def test_a_changed_file_is_refused(copied):
     file = copied / "digits-statistics.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
