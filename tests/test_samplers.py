@@ -130,6 +130,19 @@ def test_tiny_steps_lose_no_digits(sampler):
     torch.testing.assert_close(state.x, 2 + state.sigma * (x - 2), rtol=0, atol=1e-5)
 
 
+@every_multistep
+def test_the_step_to_zero_is_no_wild_extrapolation(sampler):
+    """From 0.002 to 0, after steps a hundred times shorter, noise in the answers stays as small as it was."""
+    generator = torch.Generator().manual_seed(0)
+
+    def denoiser(x, sigma):
+        return 1 + 1e-4 * torch.randn(x.shape, generator=generator, dtype=DOUBLE)
+
+    x = torch.ones(100, 2, dtype=DOUBLE)
+    grid = torch.cat([torch.linspace(0.0022, 0.002, 11, dtype=DOUBLE), torch.zeros(1)])
+    assert (last(sampler(denoiser, x, grid)).x - 1).abs().max() < 0.002
+
+
 @pytest.mark.parametrize(
     ("sampler", "degree"),
     [(partial(dpmpp, order=p, weights="exact"), p - 1) for p in (1, 2, 3)]
@@ -170,6 +183,7 @@ def test_a_slope_polynomial_in_sigma_is_solved_exactly_by_variable_steps(order, 
     def denoiser(x, sigma):
         return x - sigma * slope(sigma)
 
+    grid = torch.cat([grid[grid > 0], grid[grid > 0][-1:] / 2])
     x = torch.ones(1, 1, dtype=DOUBLE)
     history = [gt.samplers.Evaluation(x, level, denoiser(x, level)) for level in (90.0, 70.0, 60.0)]
     path = slope.integ()

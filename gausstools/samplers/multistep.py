@@ -11,7 +11,7 @@ starts, 1 where it ends, below 0 in the past). So a method is its nodes and its 
 weight: :func:`_weights` gives what each evaluation counts. With exact moments, p nodes give order p, and the published
 methods differ from that in a moment or two, which each states.
 
-No polynomial in λ can be followed to σ = 0, where λ is infinite: a step to 0 in data prediction lands on D.
+No polynomial in λ can be followed to σ = 0, where λ is infinite: in data prediction, a step to 0 lands on D.
 """
 
 import math
@@ -163,7 +163,8 @@ def ipndm(
         order: 1 to 4: how many slopes a step uses, where it has them.
         variable_step: False takes the classical weights (3/2, −1/2), (23, −16, 5)/12, …, made for equal steps: on
             another smooth grid the order is 2 at most. True takes those of the actual levels, of full order on any
-            grid: the ρAB-DEIS of Zhang & Chen.
+            grid: the ρAB-DEIS of Zhang & Chen. A step to 0, which can be many times as long as those before it, is
+            then of order 1: the polynomial cannot be followed that far.
         history: evaluations above ``sigmas[0]``, oldest first.
 
     Raises:
@@ -182,11 +183,12 @@ def ipndm(
         denoised = denoiser(x, start)
         past = [*past, Evaluation(x, start, denoised)][-order:]
         if variable_step:
-            nodes = [(e.sigma - start) / (end - start) for e in past]
+            used = past[-_order_of_step(end, order) :]
+            nodes = [(e.sigma - start) / (end - start) for e in used]
         else:
-            nodes = [1.0 - age for age in range(len(past), 0, -1)]
-        weights = _weights(nodes, [1 / (k + 1) for k in range(len(past))])
-        for weight, e in zip(weights, past, strict=True):
+            used, nodes = past, [1.0 - age for age in range(len(past), 0, -1)]
+        weights = _weights(nodes, [1 / (k + 1) for k in range(len(nodes))])
+        for weight, e in zip(weights, used, strict=True):
             x = x + (end - start) * weight * ((e.x - e.denoised) / e.sigma)
         yield State(x, end, denoised)
 
