@@ -7,7 +7,7 @@ import pytest
 import scipy.integrate
 import torch
 from cases import gaussians, mixtures
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import gausstools as gt
@@ -95,7 +95,8 @@ class Counting:
         return 0 * x
 
 
-@given(st.integers(1, 20), st.floats(0, 80), st.booleans(), st.booleans())
+@given(n=st.integers(1, 20), sigma=st.floats(0, 80), on_grid=st.booleans(), to_zero=st.booleans())
+@example(n=5, sigma=5.0, on_grid=True, to_zero=True)  # a jump to 0, after which nothing is asked
 def test_what_is_saved_is_what_samplers_no_longer_ask(n, sigma, on_grid, to_zero):
     levels = gt.karras_sigmas(n) if to_zero else torch.logspace(2, -2, n + 1, dtype=DOUBLE)
     if on_grid:
