@@ -21,7 +21,6 @@ SIGMA_SKIP = 20.0
 import copy
 import inspect
 
-import diffusers
 import matplotlib.pyplot as plt
 import torch
 
@@ -33,7 +32,9 @@ from gausstools.diffusers import (
     signal_and_noise,
     teleport_latents,
 )
+from gausstools.networks.imports import import_diffusers
 
+diffusers = import_diffusers("this chapter runs pipelines of")
 figures.set_style()
 torch.set_grad_enabled(False)
 diffusers.logging.set_verbosity_error()
