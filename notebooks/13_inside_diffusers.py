@@ -3,7 +3,8 @@
 #
 # Most people who sample from a diffusion model do so with a *pipeline* of Hugging Face diffusers: a network, a scheduler
 # that knows the noise levels, and a loop that is nobody's business. At high noise the network is, to good accuracy, a
-# Gaussian whose flow we know in closed form ([chapter 9](09_trajectories.ipynb)).
+# Gaussian whose flow we know in closed form ([chapter 9](09_trajectories.ipynb)), so that one jump can stand for its first
+# calls ([chapter 11](11_teleportation.ipynb)).
 #
 # > *Can an existing pipeline leave out its first calls, without a change to its code, and what does that cost?*
 #
@@ -20,7 +21,6 @@ SIGMA_SKIP = 20.0
 import copy
 import inspect
 
-import diffusers
 import matplotlib.pyplot as plt
 import torch
 
@@ -32,7 +32,9 @@ from gausstools.diffusers import (
     signal_and_noise,
     teleport_latents,
 )
+from gausstools.networks.imports import import_diffusers
 
+diffusers = import_diffusers("this chapter runs pipelines of")
 figures.set_style()
 torch.set_grad_enabled(False)
 diffusers.logging.set_verbosity_error()
@@ -334,7 +336,7 @@ for name in ("DDIM", "DPM-Solver++, Karras", "UniPC, Karras"):
             text = ", ".join(f"{nfe}: {off:.4f}" for nfe, off in found)
             print(f"{name:<21} {way:<16} {text}")
 
-# %% mystnb={"figure": {"caption": "Distance of the images from the network's converged solution against the calls spent, for three schedulers. Grey: from pure noise. Light blue: the same grids, without their calls above σ = 20. Orange: as many calls, all below σ = 20. The dotted line is what the jump alone costs.", "name": "fig-error-per-call"}, "image": {"alt": "Three panels with falling curves of error against number of calls. In each the curves after a jump lie to the left of or below the grey curve, and all of them stay above a dotted line."}}
+# %% mystnb={"figure": {"caption": "Distance of the images from the network's converged solution against the calls spent, for three schedulers. Grey: from pure noise. Light blue: the same grids, without their calls above σ = 20. Orange: as many calls, all below σ = 20. The dotted line is what the jump alone costs.", "name": "fig-error-per-call"}, "image": {"alt": "Three panels with falling curves of error against number of calls. In each the curves after a jump lie to the left of and below the grey curve; for the last two schedulers they come down to a dotted line."}}
 STYLE = {
     "whole run": (figures.COLORS["noise"], "o-"),
     "jump, grid cut": (figures.COLORS["path"], "s-"),
