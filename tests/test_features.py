@@ -42,7 +42,7 @@ def pairs(draw, most=90):
 
 
 @given(pairs())
-@settings(max_examples=6)
+@settings(max_examples=5)
 def test_the_value_is_that_of_scipy_whether_the_reference_is_a_gaussian_or_images(pair):
     left, right, unit = pair
     expected = oracle(pixels(left).numpy(), pixels(right).numpy())
@@ -53,7 +53,7 @@ def test_the_value_is_that_of_scipy_whether_the_reference_is_a_gaussian_or_image
 
 
 @given(pairs())
-@settings(max_examples=6)
+@settings(max_examples=3)
 def test_identical_sets_have_distance_0_and_a_shift_adds_its_square(pair):
     images, _, unit = pair
     shift = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64).reshape(1, 2, 2) * unit**0.5
@@ -63,7 +63,7 @@ def test_identical_sets_have_distance_0_and_a_shift_adds_its_square(pair):
 
 
 @given(pairs(), st.integers(1, 100))
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_batches_are_as_good_as_all_at_once(pair, size):
     left, right, unit = pair
     whole = frechet(left, right, pixels)
@@ -74,7 +74,7 @@ def test_batches_are_as_good_as_all_at_once(pair, size):
 
 
 @given(pairs(most=32))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_error_and_extrapolation_are_those_of_the_jackknife(pair):
     """With no more images than groups, each image is a group."""
     left, right, unit = pair
