@@ -54,7 +54,7 @@ def fid(
     ...     np.savez(f"{folder}/digits.npz", images=images)
     ...     fid(Path(f"{folder}/digits.npz"), "digits", features="small")
     360 images of shape (1, 8, 8), against digits, train
-    Fréchet distance in the features of the shipped classifier of digits (no FID): 0.39 ± 0.12
+    Fréchet distance in the features of the shipped classifier of digits (no FID): 0.39 ± 0.11
     ...
     """
     kind = _kind(features, weights)
