@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["features", "floor", "jumps", "names", "path", "published", "residuals", "statistics"]
+__all__ = ["features", "floor", "jumps", "names", "path", "published", "residuals", "solvers", "statistics"]
 
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "data", _HERE.parent / "data")  # where it is installed, and in a clone of the repository
