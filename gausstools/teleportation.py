@@ -20,7 +20,8 @@ on. So a jump from σ_max to s ends beside the network's own state by
 to first order in R, with R along the Gaussian's path, where it can be measured before anything is sampled. A Gaussian
 would carry that on to the sample with the factor ``√(λ_k/(λ_k+s²))``. Data with more structure carry it further: the
 flow from noise to data has, on average, larger squared derivatives than variance (Poincaré's inequality), and equal
-ones for a Gaussian alone. How much further is a number that hardly depends on s, and :func:`choose_skip` measures it.
+ones for a Gaussian alone. How much further is a number that hardly depends on s, and
+:func:`gausstools.choose_skip` measures it.
 """
 
 import math
@@ -92,8 +93,8 @@ def teleport(
         x: ``(batch, *event)``, the state at ``times[0]``, in the coordinates of the process: pure noise, as a rule.
         times: ``(steps + 1,)``, decreasing times of the process, for VE noise levels such as ``karras_sigmas`` gives.
             Flow matching may start at t = 1.
-        sigma_skip: the VE noise level to land at, within those of the grid; :func:`choose_skip` finds one. It need not
-            stand on the grid; the first step after the jump is then a part of one.
+        sigma_skip: the VE noise level to land at, within those of the grid; :func:`gausstools.choose_skip` finds
+            one. It need not stand on the grid; the first step after the jump is then a part of one.
         process: whose coordinates and times these are; None is VE.
         labels: ``(batch,)``, the class of each row, with a family alone.
 

@@ -4,10 +4,11 @@ Each is called as ``sampler(denoiser, x, sigmas)`` with any denoiser, a VE state
 decreasing 1-D tensor of noise levels that ends in 0 or above it. It yields a :class:`State` after every step, so the
 last one is the sample and the list of all is the path.
 
-A multistep method also takes ``history``: a sequence of :class:`Evaluation` ``(x, sigma, denoised)`` at levels above
-``sigmas[0]``, oldest first. With as many as its order less one it starts at full order; without, each of its first
-steps is of the order that its evaluations so far allow. :func:`gaussian_history` fills it after a jump.
-:func:`gaussian_exponential` needs none there, since it is told which Gaussian the jump followed.
+A multistep method also takes ``history``: a sequence of :class:`gausstools.samplers.Evaluation`
+``(x, sigma, denoised)`` at levels above ``sigmas[0]``, oldest first. With as many as its order less one it starts at
+full order; without, each of its first steps is of the order that its evaluations so far allow.
+:func:`gausstools.samplers.gaussian_history` fills it after a jump.
+:func:`gausstools.samplers.gaussian_exponential` needs none there, since it is told which Gaussian the jump followed.
 """
 
 from gausstools.samplers.exponential import gaussian_exponential

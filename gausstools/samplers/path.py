@@ -2,7 +2,7 @@
 
 A multistep method builds each step from the denoiser's last answers. At its start it has none, so its first steps are
 of lower order, unless it is given them: a ``history``. A jump along a Gaussian's closed-form flow has one for nothing,
-since the flow passes through every level above (:func:`gaussian_history`).
+since the flow passes through every level above (:func:`gausstools.samplers.gaussian_history`).
 """
 
 import itertools
@@ -47,6 +47,11 @@ class Evaluation:
         x: ``(batch, *event)``, the state that it was given.
         sigma: the noise level of that state, above 0.
         denoised: ``(batch, *event)``, its answer ``D(x, sigma)``.
+
+    >>> import torch, gausstools as gt
+    >>> prior, x = gt.Gaussian.isotropic(torch.zeros(1), 1.0), torch.tensor([[2.0]])
+    >>> Evaluation(x, 1.0, prior(x, 1.0)).denoised
+    tensor([[1.]])
     """
 
     x: Float[Tensor, "batch *event"]
