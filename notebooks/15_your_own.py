@@ -37,7 +37,8 @@ from gausstools import figures
 
 figures.set_style()
 SIGMAS = gt.karras_sigmas(STEPS, sigma_max=SIGMA_MAX)
-work = Path(tempfile.mkdtemp())
+scratch = tempfile.TemporaryDirectory()  # gone when the chapter ends
+work = Path(scratch.name)
 
 
 def seeded(seed):
@@ -405,14 +406,15 @@ assert "shared_covariance" in refused
 # ## What we saw
 #
 # **Shown here.** From a folder of files to a jump took a command and two calls. A model of patches from two photographs
-# lets a sixth or more of the calls be skipped, with pixels moved, in the median image, by no more than we allowed. Classes want their own
-# statistics, and guidance with a shared covariance moves nothing but the mean.
+# lets a sixth of the calls be skipped, with pixels moved, in the median image, by less than we allowed; sets of its images stay as
+# near to the data. Classes want their own statistics, and guidance with a shared covariance moves nothing but the mean.
 #
-# **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) show the jump on unconditional networks of CIFAR-10, FFHQ
-# and AFHQ, with statistics of their training sets.
+# **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) take the mean and covariance of a network's training images, as we
+# did here, and jump.
 #
-# **The difference.** Labels and guidance are not in the paper. Here the labelled denoisers were point clouds, exact and without a
-# network; trained networks with labels will differ from them at low noise, less where one jumps.
+# **The difference.** The published numbers that this book holds are of an unconditional network, so for labels and guidance there is
+# nothing to compare ours with. And our labelled denoisers were point clouds, exact and without a network; trained networks with
+# labels differ from them at low noise, less where one jumps.
 #
 # ## Exercises
 #
