@@ -24,6 +24,7 @@ SCALES = [0.0, 1.0, 3.0]  # of guidance
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -282,9 +283,8 @@ for name, model, given in (
         end = heun(by_class, landed.x, landed.times)
         landing[name, steps] = rms(end - truth)
         print(
-            f"{name}, skip {steps}: moved by {landing[name, steps].median():.4f}"
-            f" (median), {(landing[name, steps] > 0.1).double().mean():.0%} of the images"
-            " became another"
+            f"{name}, skip {steps}: moved by {landing[name, steps].median():.3f},"
+            f" {(landing[name, steps] > 0.1).double().mean():.0%} became another"
         )
 for steps in (4, 6):
     own = landing["each class its own", steps].mean()
@@ -329,6 +329,9 @@ def guided_cloud(kind, w):
 
 part = noise[: DRAWN // 2]
 sigma = float(SIGMAS[4])
+print(
+    f"distance from the guided model's own state after four steps, σ = {sigma:.1f}"
+)
 for w in SCALES:
     model = guided_cloud(1, w)
     state = heun(model, part, SIGMAS[:5])
@@ -341,8 +344,8 @@ for w in SCALES:
         for name, g in shift.items()
     }
     print(
-        f"w = {w:g}, four steps, to σ = {sigma:.1f}: "
-        + ", ".join(f"{name} misses by {value:.3f}" for name, value in off.items())
+        f"w = {w:g}: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in off.items())
     )
     if w >= 1:
         assert off["the guided Gaussian"] < off["the Gaussian of all images"]
@@ -374,7 +377,7 @@ try:
     gt.teleportation.guided(family[0], family[1], 3.0)
 except ValueError as error:
     refused = str(error)
-print(refused)
+print(textwrap.fill(refused, 80))
 assert "shared_covariance" in refused
 
 # %% [markdown]
