@@ -206,14 +206,12 @@ print(f"Gaussian alone: {without.median():.4f} (median image)")
 assert moved.median() < TOLERANCE
 assert moved.median() < 0.5 * without.median()
 
-# %% mystnb={"figure": {"caption": "Drawn by the model of this chapter, each column from one noise. First row: 18 steps of Heun's method. Second: after the jump. Third: the Gaussian alone.", "name": "fig-own-jump"}, "image": {"alt": "Three rows of sixteen small colour patches. The first two rows look the same but for one column; the third shows noisy clouds of similar light."}}
-fig, ax = plt.subplots(figsize=(7, 1.5))
-rows = torch.cat([row[:16] for row in (through, jumped, alone)])
-figures.image_grid(ax, rows, columns=16)
+# %% mystnb={"figure": {"caption": "Drawn by the model of this chapter, each column from one noise. First row: 18 steps of Heun's method. Second: after the jump. Third: the Gaussian alone.", "name": "fig-own-jump"}, "image": {"alt": "Three rows of sixteen small colour patches. The first two rows look the same; the third shows noisy clouds of similar light."}}
+fig, ax = plt.subplots(figsize=(7, 2.2))
+rows = torch.cat([row[:10] for row in (through, jumped, alone)])
+figures.image_grid(ax, rows, columns=10)
 for row, label in enumerate(("model", "jump", "Gaussian")):
-    ax.text(
-        -3, (SIDE + 1) * (row + 0.5), label, ha="right", va="center", fontsize=8
-    )
+    ax.text(-2, (SIDE + 1) * (row + 0.5), label, ha="right", va="center")
 plt.show()
 
 # %% [markdown]
@@ -350,22 +348,16 @@ for w in SCALES:
     if w >= 1:
         assert off["the guided Gaussian"] < off["the Gaussian of all images"]
 
-# %% mystnb={"figure": {"caption": "Guided toward the flower, after a jump over four steps with the guided Gaussian. A row for each scale w = 0, 1 and 3, each column from one noise. From w = 1 on all patches are the flower's; at 3 they are the most typical ones, and less varied.", "name": "fig-own-guidance"}, "image": {"alt": "Three rows of sixteen small colour patches. The first mixes sky, a tree, a red wall, teal ground and orange petals; the second shows ground and petals of the flower alone; the third mostly ground, and one deep orange petal."}}
+# %% mystnb={"figure": {"caption": "Guided toward the flower, after a jump over four steps with the guided Gaussian. A row for each scale w = 0, 1 and 3, each column from one noise. From w = 1 on all patches are the flower's; at 3 they are the most typical ones, and less varied.", "name": "fig-own-guidance"}, "image": {"alt": "Three rows of sixteen small colour patches. The first mixes sky, a tree, a dark red wall, teal ground and orange petals; the second shows ground and petals of the flower alone; the third nearly only ground, and one deep orange petal."}}
 rows = []
 for w in SCALES:
     landed = gt.teleport(guided[1, w], part, SIGMAS, sigma)
     rows.append(heun(guided_cloud(1, w), landed.x, landed.times))
-fig, ax = plt.subplots(figsize=(7, 1.5))
-figures.image_grid(ax, torch.cat(rows), columns=len(part))
+fig, ax = plt.subplots(figsize=(7, 2.2))
+shown = [drawn[:10] for drawn in rows]
+figures.image_grid(ax, torch.cat(shown), columns=10)
 for row, w in enumerate(SCALES):
-    ax.text(
-        -3,
-        (SIDE + 1) * (row + 0.5),
-        f"w = {w:g}",
-        ha="right",
-        va="center",
-        fontsize=8,
-    )
+    ax.text(-2, (SIDE + 1) * (row + 0.5), f"w = {w:g}", ha="right", va="center")
 plt.show()
 
 # %% [markdown]
