@@ -8,7 +8,7 @@
 # > *How far can one jump before the picture changes, and can one know it before having drawn anything?*
 #
 # The paper calls the jump **analytical teleportation**. We jump with the three shipped networks, measure what it does to single images and
-# to whole sets of them, and learn to choose the landing point from a handful of questions to the network.
+# to whole sets of them, and learn to choose the landing point before anything is drawn.
 
 # %% tags=["parameters"]
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
@@ -577,9 +577,9 @@ for seed in range(3):
 #
 # **Shown here.** One matrix product replaces the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
 # Fréchet distance where it was, within its error bar, on the digits and on CIFAR-10. The jump's own error grows with the residual
-# between network and Gaussian, which is flat at high noise and rises from a level between $\sigma = 20$ and 5 on: there is the knee.
-# Sixteen noises and a few hundred questions to the network predict that curve within a factor of two, before anything is
-# drawn. For 64 images the jump costs less than a hundredth of *one* evaluation of the published network.
+# between network and Gaussian. At high noise that is a floor, the network's own imperfection; from a level between $\sigma = 20$ and
+# 5 on it rises, since the data are no Gaussian: there is the knee. A few hundred questions to the network predict the curve within a factor of two,
+# before anything is drawn. For 64 images the jump costs less than a hundredth of *one* evaluation of the published network.
 #
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) report on CIFAR-10, with 18 steps of Heun, an FID of 1.934
 # after four skipped steps, 1.959 without.
