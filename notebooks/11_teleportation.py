@@ -575,7 +575,7 @@ for seed in range(3):
 # %% [markdown]
 # ## What we saw
 #
-# **Shown here.** One matrix product replaces the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
+# **Shown here.** Two matrix products replace the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
 # Fréchet distance where it was, within its error bar, on the digits and on CIFAR-10. The jump's own error grows with the residual
 # between network and Gaussian. At high noise that is a floor, the network's own imperfection; from a level between $\sigma = 20$ and
 # 5 on it rises, since the data are no Gaussian: there is the knee. A few hundred questions to the network predict the curve within a factor of two,
