@@ -24,6 +24,7 @@ SCALES = [0.0, 1.0, 3.0]  # of guidance
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -205,14 +206,12 @@ print(f"Gaussian alone: {without.median():.4f} (median image)")
 assert moved.median() < TOLERANCE
 assert moved.median() < 0.5 * without.median()
 
-# %% mystnb={"figure": {"caption": "Drawn by the model of this chapter, each column from one noise. First row: 18 steps of Heun's method. Second: after the jump. Third: the Gaussian alone.", "name": "fig-own-jump"}, "image": {"alt": "Three rows of sixteen small colour patches. The first two rows look the same but for one column; the third shows noisy clouds of similar light."}}
-fig, ax = plt.subplots(figsize=(7, 1.5))
-rows = torch.cat([row[:16] for row in (through, jumped, alone)])
-figures.image_grid(ax, rows, columns=16)
+# %% mystnb={"figure": {"caption": "Drawn by the model of this chapter, each column from one noise. First row: 18 steps of Heun's method. Second: after the jump. Third: the Gaussian alone.", "name": "fig-own-jump"}, "image": {"alt": "Three rows of sixteen small colour patches. The first two rows look the same; the third shows noisy clouds of similar light."}}
+fig, ax = plt.subplots(figsize=(7, 2.2))
+rows = torch.cat([row[:10] for row in (through, jumped, alone)])
+figures.image_grid(ax, rows, columns=10)
 for row, label in enumerate(("model", "jump", "Gaussian")):
-    ax.text(
-        -3, (SIDE + 1) * (row + 0.5), label, ha="right", va="center", fontsize=8
-    )
+    ax.text(-2, (SIDE + 1) * (row + 0.5), label, ha="right", va="center")
 plt.show()
 
 # %% [markdown]
@@ -282,9 +281,8 @@ for name, model, given in (
         end = heun(by_class, landed.x, landed.times)
         landing[name, steps] = rms(end - truth)
         print(
-            f"{name}, skip {steps}: moved by {landing[name, steps].median():.4f}"
-            f" (median), {(landing[name, steps] > 0.1).double().mean():.0%} of the images"
-            " became another"
+            f"{name}, skip {steps}: moved by {landing[name, steps].median():.3f},"
+            f" {(landing[name, steps] > 0.1).double().mean():.0%} became another"
         )
 for steps in (4, 6):
     own = landing["each class its own", steps].mean()
@@ -329,6 +327,9 @@ def guided_cloud(kind, w):
 
 part = noise[: DRAWN // 2]
 sigma = float(SIGMAS[4])
+print(
+    f"distance from the guided model's own state after four steps, σ = {sigma:.1f}"
+)
 for w in SCALES:
     model = guided_cloud(1, w)
     state = heun(model, part, SIGMAS[:5])
@@ -341,28 +342,22 @@ for w in SCALES:
         for name, g in shift.items()
     }
     print(
-        f"w = {w:g}, four steps, to σ = {sigma:.1f}: "
-        + ", ".join(f"{name} misses by {value:.3f}" for name, value in off.items())
+        f"w = {w:g}: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in off.items())
     )
     if w >= 1:
         assert off["the guided Gaussian"] < off["the Gaussian of all images"]
 
-# %% mystnb={"figure": {"caption": "Guided toward the flower, after a jump over four steps with the guided Gaussian. A row for each scale w = 0, 1 and 3, each column from one noise. From w = 1 on all patches are the flower's; at 3 they are the most typical ones, and less varied.", "name": "fig-own-guidance"}, "image": {"alt": "Three rows of sixteen small colour patches. The first mixes sky, a tree, a red wall, teal ground and orange petals; the second shows ground and petals of the flower alone; the third mostly ground, and one deep orange petal."}}
+# %% mystnb={"figure": {"caption": "Guided toward the flower, after a jump over four steps with the guided Gaussian. A row for each scale w = 0, 1 and 3, each column from one noise. From w = 1 on all patches are the flower's; at 3 they are the most typical ones, and less varied.", "name": "fig-own-guidance"}, "image": {"alt": "Three rows of sixteen small colour patches. The first mixes sky, a tree, a dark red wall, teal ground and orange petals; the second shows ground and petals of the flower alone; the third nearly only ground, and one deep orange petal."}}
 rows = []
 for w in SCALES:
     landed = gt.teleport(guided[1, w], part, SIGMAS, sigma)
     rows.append(heun(guided_cloud(1, w), landed.x, landed.times))
-fig, ax = plt.subplots(figsize=(7, 1.5))
-figures.image_grid(ax, torch.cat(rows), columns=len(part))
+fig, ax = plt.subplots(figsize=(7, 2.2))
+shown = [drawn[:10] for drawn in rows]
+figures.image_grid(ax, torch.cat(shown), columns=10)
 for row, w in enumerate(SCALES):
-    ax.text(
-        -3,
-        (SIDE + 1) * (row + 0.5),
-        f"w = {w:g}",
-        ha="right",
-        va="center",
-        fontsize=8,
-    )
+    ax.text(-2, (SIDE + 1) * (row + 0.5), f"w = {w:g}", ha="right", va="center")
 plt.show()
 
 # %% [markdown]
@@ -374,7 +369,7 @@ try:
     gt.teleportation.guided(family[0], family[1], 3.0)
 except ValueError as error:
     refused = str(error)
-print(refused)
+print(textwrap.fill(refused, 80))
 assert "shared_covariance" in refused
 
 # %% [markdown]
