@@ -432,8 +432,9 @@ assert (base, published[4]["fid"]) == (1.959, 1.934)
 # %% [markdown]
 # Ours moves too, if so little that only the shared noise makes it visible: by 1.5 %, half of the distance's own error bar,
 # when a third of the calls is saved. It moves *away* from the data. The published one comes nearer at first: 1.934
-# with four steps skipped, 1.959 without. That a jump can gain is no wonder, since at high noise the Gaussian is nearer to the exact
-# denoiser than a network; why ours does not, this page cannot tell.
+# with four steps skipped, 1.959 without. That a jump can gain is no
+# wonder, if at high noise the Gaussian is nearer to the exact denoiser than the network is, as it was for the digits. Why ours
+# does not, this page cannot tell.
 
 # %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots) and our CIFAR-10 network (diamonds), bars of one standard error of the difference, and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Three series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, our CIFAR-10 a little, our digits at ten."}}
 fig, ax = plt.subplots(figsize=(7, 3))
