@@ -58,7 +58,7 @@ def sample(
 
     Killed at any moment and started again with the same settings, it ends with the files of an undisturbed run; a
     larger --num adds to them. Under accelerate launch each process takes its share of the batches. An .npz file holds
-    `images`, (n, height, width, channels) in uint8, and their `numbers`.
+    images, (n, height, width, channels) in uint8, and their numbers.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -88,9 +88,9 @@ def sample(
     _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, process, meet)
     store = {"png": _Pngs, "npz": _Npz}[format](out)
     batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][process::processes]
-    with tqdm(
-        total=sum(len(_kept(batch, num)) for batch in batches), unit=" images", disable=process > 0, file=sys.stderr
-    ) as bar:
+    quiet = {"disable": True} if process > 0 else {}  # else TQDM_DISABLE counts
+    total = sum(len(_kept(batch, num)) for batch in batches)
+    with tqdm(total=total, unit=" images", file=sys.stderr, **quiet) as bar:
         for batch in batches:
             kept = _kept(batch, num)
             if not store.has(kept):
