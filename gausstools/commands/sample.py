@@ -62,9 +62,9 @@ def sample(
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     sample("digits", Path(folder), num=10, steps=4, skip="10")
+    ...     sample("digits", Path(folder), num=10, steps=4, skip="9")
     ...     print(len(list(Path(folder).glob("*.png"))))
-    10 images of shape (1, 8, 8) in ..., each by 5 network calls (7 without the jump to σ = 10)
+    10 images of shape (1, 8, 8) in ..., each by 5 network calls (7 without the jump to σ = 9)
     10
     """
     settings = _checked(dict(locals()))
