@@ -254,7 +254,8 @@ def lowest(curve):
 
 
 start = [beside(model, 0.5, 0) for model in ("isotropic", "gaussian", "cloud")]
-end = [beside("gaussian", sigma) for sigma in (0.1, 0.5, 1.0, 2.0, 5.0)]
+in_chapter_8 = [beside("gaussian", sigma) for sigma in (0.5, 1.0, 2.0, 5.0)]
+end = [beside("gaussian", 0.1)]
 end += [beside(model, 0.5) for model in ("isotropic", "mixture-10", "cloud")]
 least = [
     figures.Entry(
@@ -266,13 +267,13 @@ least = [
 ]
 assert all(0.95 < row.ratio < 1.05 for row in start)
 assert all(0.7 < row.ratio < 1.3 for row in end + least)
-assert all(0.75 < row.ratio < 1 for row in end if "Gaussian" in row.quantity)
+assert all(0.75 < row.ratio < 1 for row in [end[0], *in_chapter_8])
 assert end[-1].ratio > 1
 figures.BesidePaper(start + least + end, "published_edm_training.csv")
 
 # %% [markdown]
-# Untrained they agree, as they must: these rows check that both measure the same thing. In the end the Gaussian leaves
-# less of our network unexplained than of theirs, by up to a quarter, and the point cloud more. Our network is small, and has
+# (What the Gaussian leaves in the end at higher σ stands in [chapter 8](08_cifar10_scores.ipynb).) Untrained they agree, as
+# they must: these rows check that both measure the same thing. In the end the Gaussian leaves less of our network unexplained than of theirs, by up to a quarter, and the point cloud more. Our network is small, and has
 # not come as far from the simple models. At $\sigma = 0.1$ there may be a second reason: most of our training images
 # had been through JPEG, which takes off fine detail.
 #

@@ -14,11 +14,7 @@
 MODEL = "cifar10"  # or "google/ddpm-cifar10-32", or the path of edm-cifar10-32x32-uncond-vp.pkl
 NUM = 80  # images for each setting; 50,000 for the published numbers
 STEPS = 18  # of Heun's method, on the Karras grid from 80
-SKIPPED = [
-    0,
-    5,
-    8,
-]  # steps that the jump replaces; list(range(9)) for the whole row
+SKIPPED = [0, 5, 8]  # steps that the jump replaces; 0 to 8 for the whole row
 BATCH = 40  # images at once; a few hundred on a GPU
 DEVICE = ""  # "" takes the GPU if there is one
 OUT = ""  # folder for the images, kept and gone on with; "" is a temporary one
