@@ -18,10 +18,10 @@ on. So a jump from σ_max to s ends beside the network's own state by
 ``e_k(s) = ∫_{ln s}^{ln σ_max} √((λ_k+s²)/(λ_k+σ²)) R_k dlnσ``
 
 to first order in R, with R along the Gaussian's path, where it can be measured before anything is sampled. A Gaussian
-would carry that on to the sample with the factor ``√(λ_k/(λ_k+s²))``. Data with more structure carry it further: the
-flow from noise to data has, on average, larger squared derivatives than variance (Poincaré's inequality), and equal
-ones for a Gaussian alone. How much further is a number that hardly depends on s, and
-:func:`gausstools.choose_skip` measures it.
+would carry that on to the sample with the factor ``√(λ_k/(λ_k+s²))``. The exact flow of data with more structure
+carries a random error further, on average: its squared derivatives exceed the variance (Poincaré's inequality), and
+equal it for a Gaussian alone. A network's flow may carry its own R less far; that of this package's CIFAR-10 network
+does. How far is a number that hardly depends on s, and :func:`gausstools.choose_skip` measures it.
 """
 
 import math
@@ -194,7 +194,7 @@ def choose_skip(
         x: ``(batch, *event)``, states at ``sigmas[0]`` to probe with; None draws so many from the Gaussian.
         probes: how many.
         finish: steps to sample both to the end: so many calls for a batch of twice the size. 0 saves them and takes
-            the Gaussian's own factor, which is too small.
+            the Gaussian's own factor, which was between 0.2 and 1.4 of what was right for this package's networks.
         seed: of these draws.
 
     Returns:
