@@ -537,8 +537,8 @@ assert caught["train"] < 0.01 < 0.3 < caught["test"]
 #
 # $$
 # \begin{aligned}
-# \mathbb E\,\|s - s_r\|^2 &= \mathbb E\,\|s - s_G\|^2 \\
-# &\;+ \sum_{k>r} \frac{(\lambda_k-\tau_r)^2}{(\lambda_k+\sigma^2)(\tau_r+\sigma^2)^2},
+# &\mathbb E\,\|s - s_r\|^2 - \mathbb E\,\|s - s_G\|^2 \\
+# &\quad = \sum_{k>r} \frac{(\lambda_k-\tau_r)^2}{(\lambda_k+\sigma^2)(\tau_r+\sigma^2)^2},
 # \end{aligned}
 # $$ (eq-rank-residual)
 #

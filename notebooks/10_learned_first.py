@@ -464,7 +464,10 @@ assert all(
 # principal direction $u_k$. From $W = 0$, with learning rate $\eta$, each gain goes its own way:
 #
 # $$
-# g_k(t) = \frac{\lambda_k}{\lambda_k+\sigma^2}\Big(1 - e^{-2\eta(\lambda_k+\sigma^2)t}\Big).
+# \begin{aligned}
+# g_k(t) &= \frac{\lambda_k}{v_k}\big(1 - e^{-2\eta v_k t}\big), \\
+# v_k &= \lambda_k+\sigma^2.
+# \end{aligned}
 # $$ (eq-gains)
 #
 # It ends at the Gaussian's gain. **Its rate is the variance of the noised data**, $\lambda_k + \sigma^2$. Directions in which the

@@ -92,7 +92,8 @@ plt.show()
 #
 # $$
 # \begin{aligned}
-# y_k(b) &= f_k(a)\,y_k(a) + \int_{\ln b}^{\ln a}\! f_k(\sigma)\,R_k\,\mathrm d\ln\sigma, \\
+# y_k(b) &= f_k(a)\,y_k(a) \\
+# &\quad + \int_{\ln b}^{\ln a}\! f_k(\sigma)\,R_k\,\mathrm d\ln\sigma, \\
 # f_k(\sigma) &= \sqrt{\frac{b^2+\lambda_k}{\sigma^2+\lambda_k}}.
 # \end{aligned}
 # $$ (eq-exponential)

@@ -165,7 +165,8 @@ plt.show()
 # $$
 # \begin{aligned}
 # F = {}& \|\mu_1-\mu_2\|^2 \\
-# &+ \operatorname{tr}\big(\Sigma_1+\Sigma_2-2(\Sigma_1\Sigma_2)^{1/2}\big).
+# &+ \operatorname{tr}(\Sigma_1+\Sigma_2) \\
+# &- 2\operatorname{tr}\,(\Sigma_1\Sigma_2)^{1/2}.
 # \end{aligned}
 # $$ (eq-frechet)
 #
