@@ -8,6 +8,7 @@ is measured, and a run that was stopped goes on.
 import argparse
 import csv
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,24 +33,13 @@ def _log(low: float) -> Callable:
 GRIDS = {"karras 0.002": gt.karras_sigmas} | {f"log {low:g}": _log(low) for low in (0.01, 0.03, 0.1)}
 
 
-def _fixed(sampler: Callable, **options) -> Callable:
-    def run(denoiser, x, sigmas, *, history=()):
-        return sampler(denoiser, x, sigmas, history=history, **options)
-
-    return run
-
-
-def _ours(denoiser, x, sigmas, *, gaussian):
-    return gt.samplers.gaussian_exponential(denoiser, x, sigmas, gaussian=gaussian, order=3, corrector=True)
-
-
 SOLVERS = {
     "euler": gt.samplers.euler,
     "heun": gt.samplers.heun,
-    "dpmpp 3": _fixed(gt.samplers.dpmpp, order=3),
-    "unipc 3": _fixed(gt.samplers.unipc, order=3),
-    "ipndm 4": _fixed(gt.samplers.ipndm, order=4),
-    "gaussian exponential 3": _ours,
+    "dpmpp 3": partial(gt.samplers.dpmpp, order=3),
+    "unipc 3": partial(gt.samplers.unipc, order=3),
+    "ipndm 4": partial(gt.samplers.ipndm, order=4),
+    "gaussian exponential 3": partial(gt.samplers.gaussian_exponential, order=3, corrector=True),
 }
 
 

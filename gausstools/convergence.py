@@ -22,7 +22,6 @@ from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import karras_sigmas
 from gausstools.samplers import gaussian_history, heun
-from gausstools.teleportation import teleport
 
 __all__ = ["Converged", "SolverError", "converged", "solver_errors", "steps_for"]
 
@@ -145,8 +144,9 @@ def solver_errors(
         denoiser: any denoiser.
         x: ``(batch, *event)``, the state at sigma_max.
         reference: ``(batch, *event)``, where the flow from ``x`` ends, such as ``converged(denoiser, x).x``.
-        solvers: samplers by name, each called as ``solver(denoiser, x, sigmas)``; those that have the keywords
-            ``gaussian`` and ``history`` are given them. A name of ``TWICE`` counts two calls a step.
+        solvers: samplers by name, each called as ``solver(denoiser, x, sigmas)``, such as ``functools.partial`` of one
+            with its order. One that has the keyword ``gaussian`` is given it, another one that has ``history`` is given
+            that. A name of ``TWICE`` counts two calls a step.
         nfes: network calls, each >= 1.
         sigma_max, sigma_min: the first noise level and the last above 0.
         sigma_skips: noise levels to jump to; None is no jump.
@@ -180,11 +180,11 @@ def solver_errors(
         steps = steps_for(name, nfe)
         accepted = inspect.signature(solvers[name]).parameters
         options = {"gaussian": gaussian} if "gaussian" in accepted else {}
-        start, sigmas = x, grid(steps, sigma_min, sigma_max)
-        if skip is not None and skip < sigma_max:
-            sigmas = grid(steps, sigma_min, skip)
-            start = teleport(gaussian, x, torch.tensor([sigma_max, 0.0]), skip).x
-            if "history" in accepted:
+        start, sigmas = x, grid(steps, sigma_min, sigma_max if skip is None else skip)
+        if skip is not None:
+            start = gaussian.flow(x, sigma_max, skip)
+            # A sampler that is told the Gaussian knows what the jump passed.
+            if "history" in accepted and not options and skip < sigma_max:
                 options["history"] = gaussian_history(gaussian, start, _above(sigmas, sigma_max))
         *_, last = solvers[name](denoiser, start, sigmas, **options)
         off = (last.x - reference).flatten(1).square().mean(1).sqrt()

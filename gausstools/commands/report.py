@@ -67,6 +67,12 @@ def report(
 
     One self-contained HTML file. It takes a few minutes for a small network on a CPU; --points and --seeds make it
     shorter. Choose the tolerance to what your eye or your metric notices.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report("digits", "digits", Path(folder, "digits.html"), points=4, seeds=2, steps=4)
+    jump to σ = ...: ... of 4 steps skipped, pixels moved by ... ± ..., tolerance 0.02
+    written to ...digits.html
     """
     from gausstools.figures.page import Findings, page  # which imports matplotlib
 

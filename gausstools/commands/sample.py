@@ -126,7 +126,8 @@ class _Drawing:
             raise ValueError(f"{sampler.__name__} has no choice of order; leave --order out")
         if "gaussian" in accepted:
             options["gaussian"] = gaussian
-        self.sampler, self.options, self.remembers = sampler, options, "history" in accepted
+        self.sampler, self.options = sampler, options
+        self.remembers = "history" in accepted and "gaussian" not in accepted  # which then knows what was passed
 
     def __call__(self, noise: Tensor) -> Tensor:
         with torch.no_grad():
@@ -295,5 +296,5 @@ def _processes(device: str) -> tuple[int, int, str, Callable, Callable]:
         state.num_processes,
         str(state.device),
         state.wait_for_everyone,
-        (state.destroy_process_group),
+        state.destroy_process_group,
     )
