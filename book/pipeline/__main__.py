@@ -67,6 +67,16 @@ def rules(book: Book, _options: argparse.Namespace) -> None:
     _report(check_chapters(book) + check_address(book), f"{len(book.chapters)} sources follow the rules.")
 
 
+def new(book: Book, options: argparse.Namespace) -> None:
+    """Begin a chapter: a source that runs, its notebook, its line in the table of contents."""
+    from book.pipeline import pairing
+    from book.pipeline.skeleton import begin_chapter
+
+    chapter = begin_chapter(book, options.slug, options.title)
+    pairing.pair(Book(book.root))
+    print(f"{chapter.label}: begun, and listed in {book.relative(book.toc_file)}. It runs as it is: `make book`.")
+
+
 def serve(book: Book, options: argparse.Namespace) -> None:
     """Show the built site on localhost."""
     from book.pipeline.serve import serve as serve_site
@@ -116,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     add(pages, "pages")
     add(scan, "scan")
     add(rules, "rules")
+    chapter = add(new, "new")
+    chapter.add_argument("slug", help="two digits and lower-case words, such as 16_latent_space")
+    chapter.add_argument("--title", required=True, help='its title, such as "Latent space"')
     add(serve, "serve").add_argument("--port", type=int, default=8000, help="port on localhost (default: 8000)")
     add(screenshots, "screenshots")
     return parser
