@@ -49,12 +49,9 @@ def own_entry(book: Book) -> str:
 
 def _authors(authors: list[dict]) -> Iterator[str]:
     for author in authors:
+        person = "family-names" in author
         # Braces keep a name that is no person's in one piece.
-        yield (
-            f"{author['family-names']}, {author['given-names']}"
-            if "family-names" in author
-            else f"{{{author['name']}}}"
-        )
+        yield f"{author['family-names']}, {author['given-names']}" if person else f"{{{author['name']}}}"
 
 
 class _Bibtex(Generated):

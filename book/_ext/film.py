@@ -63,6 +63,13 @@ class Film:
         """Of Heun's method, without a jump."""
         return len(self.levels) - 1
 
+    @property
+    def shows(self) -> bool:
+        """Whether it shows what the page says of it: paths that coincide until the jump lands, and part below."""
+        gaussian = [distance for distance, _ in self.distances]
+        jump = [distance for _, distance in self.distances if distance is not None]
+        return max(gaussian[: self.skipped + 1]) < 0.1 and gaussian[-1] > 0.3 and max(jump) < 0.05
+
 
 @torch.no_grad()
 def film(name: str, seeds: Sequence[int], steps: int, skipped: int) -> Film:

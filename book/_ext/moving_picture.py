@@ -83,7 +83,7 @@ def _row(drawn: "Film", which: int, name: str, kind: str, alt: str, address: str
     height, width = drawn.shape
     counted = {0: drawn.calls[-1][0], 1: 0, 2: drawn.calls[-1][1]}[which]
     return (
-        f'<div class="row"><div class="words"><span class="{kind}">{name}</span>'
+        f'<div class="traveller"><div class="words"><span class="{kind}">{name}</span>'
         f'<span><span data-row="{which}">{counted}</span> network calls</span></div>'
         f'<div class="strip" style="aspect-ratio: {width} / {height}; --row: {which}">'
         f'<img src="{address}" alt="{html.escape(alt)}"></div></div>'
@@ -138,10 +138,10 @@ def caption(drawn: "Film") -> str:
         "From the same noise, what three travellers believe the final image to be at each of the "
         f"{drawn.steps} steps of Heun’s method, on the shipped network of MNIST. The Gaussian knows the training "
         f"images’ mean and covariance and asks no network. Down to σ = {landing:.1f} its images differ from the "
-        f"network’s by at most {apart:.0%} of their length. Then the network writes digits, of which two moments know nothing. A jump "
-        f"along the Gaussian’s path to that level leaves {needed} of {total} network calls, and changes a pixel, of a "
-        f"range of 2, by {drawn.change:.3f}. Seeds {drawn.seeds[0]} to {drawn.seeds[-1]}; drawn by `book/_ext/film.py` "
-        "when the pages were built."
+        f"network’s by at most {apart:.0%} of their length. Then the network writes digits, of which two moments know "
+        f"nothing. A jump along the Gaussian’s path to that level leaves {needed} of {total} network calls, and "
+        f"changes a pixel, of a range of 2, by {drawn.change:.3f}. Seeds {drawn.seeds[0]} to {drawn.seeds[-1]}; drawn "
+        "by `book/_ext/film.py` when the pages were built."
     )
 
 
@@ -154,6 +154,8 @@ class _MovingPicture(FromRuns):
         from book._ext.film import cached_film  # brings torch and the library, which only this page needs
 
         drawn = cached_film(self.book, self.inputs)
+        if not drawn.shows:
+            raise self.error(f"the film no longer shows what its caption says; its distances are {drawn.distances}")
         folder, address = self.pictures("moving-picture")
         (folder / "film.webp").write_bytes(base64.b64decode(drawn.sheet))
         picture = nodes.raw("", markup(drawn, f"{address}/film.webp"), format="html")
