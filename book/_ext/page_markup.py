@@ -4,7 +4,7 @@ Every figure becomes a link to itself at full size: on a phone, labels can then 
 kept together with the punctuation at it, since browsers would break the line between the two.
 
 The rest is for readers who do not see the page: parameters of a signature are a list, where Sphinx writes a definition
-list without terms; what unfolds the contents has a name; and the sidebar is a landmark.
+list without terms; what unfolds solutions, code and contents has a name; and the sidebar is a landmark.
 """
 
 import re
@@ -15,6 +15,7 @@ _OUTPUT_IMAGE = re.compile(r'<img alt="(?P<alt>[^"]*)" src="(?P<src>(?:\.\./)*_i
 _FORMULA = re.compile(r'\(?<span class="math[^"]*">\\\([^<]*\\\)</span>[.,;:!?)’”]*')
 _PARAMETERS = re.compile(r"<dl>\s*(?P<items>(?:<dd>(?:(?!</dd>).)*</dd>\s*)+)</dl>", re.DOTALL)
 _UNNAMED_TOGGLE = re.compile(r"(?P<entry><a [^>]*>(?P<title>[^<]*)</a><details[^>]*><summary)(?=>)")
+_VAGUE_NAME = ' aria-label="Toggle hidden content"'  # in the place of the text there, which says what is hidden
 _SIDEBAR = '<div id="pst-primary-sidebar"'
 
 
@@ -34,7 +35,7 @@ def _list(match: re.Match) -> str:
 
 def _mark(_app: Sphinx, _pagename: str, _template: str, context: dict, _doctree: object) -> None:
     if "body" in context:
-        body = _OUTPUT_IMAGE.sub(_link, context["body"])
+        body = _OUTPUT_IMAGE.sub(_link, context["body"].replace(_VAGUE_NAME, ""))
         context["body"] = _PARAMETERS.sub(_list, _FORMULA.sub(_keep, body))
 
 

@@ -74,6 +74,8 @@ def open_page(page: Page, address: str) -> None:
     """Load a page and wait until its formulas are set and its images are there."""
     page.goto(address, wait_until="load")
     page.evaluate("() => window.MathJax?.startup?.promise")
+    # The fonts of the formulas are asked for when these are first drawn.
+    page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     page.evaluate("() => document.fonts.ready")
     page.evaluate("() => document.querySelectorAll('img[loading=lazy]').forEach(image => { image.loading = 'eager' })")
     page.wait_for_function("() => [...document.images].every(image => image.complete)")
@@ -145,7 +147,8 @@ _MARK_KINDS_OF_TEXT = """() => {
 }"""
 
 _AXE = """([context, options]) =>
-    axe.run(context, { ...options, resultTypes: ['violations'], iframes: false }).then(results => results.violations)"""
+    axe.run(context || document, { ...options, resultTypes: ['violations'], iframes: false, preload: false })
+        .then(results => results.violations)"""
 
 _OF_COLOUR = ["color-contrast", "link-in-text-block"]
 
@@ -161,7 +164,7 @@ def _violations(page: Page, context: object, options: dict) -> list[str]:
 
 def _structure_findings(page: Page) -> list[str]:
     """Faults in names, roles, landmarks, headings and the way of the keyboard."""
-    return _violations(page, {}, {"rules": {rule: {"enabled": False} for rule in _OF_COLOUR}})
+    return _violations(page, None, {"rules": {rule: {"enabled": False} for rule in _OF_COLOUR}})
 
 
 def _colour_findings(page: Page) -> list[str]:
@@ -173,9 +176,15 @@ def _colour_findings(page: Page) -> list[str]:
     )
 
 
-def _weight_findings(requests: list[Request]) -> list[str]:
+def sent(requests: list[Request]) -> list[int]:
+    """Bytes that came over the line for each request, leaving out what a page holds as a data address."""
     sizes = [request.sizes() for request in requests if request.url.startswith("http")]
-    weight = sum(size["responseBodySize"] + size["responseHeadersSize"] for size in sizes)
+    return [size["responseBodySize"] + size["responseHeadersSize"] for size in sizes]
+
+
+def _weight_findings(requests: list[Request]) -> list[str]:
+    sizes = sent(requests)
+    weight = sum(sizes)
     findings = [f"weighs {weight / 1e6:.1f} MB, over {WEIGHT_LIMIT / 1e6:g} MB"] if weight > WEIGHT_LIMIT else []
     return findings + ([f"takes {len(sizes)} requests, over {REQUEST_LIMIT}"] if len(sizes) > REQUEST_LIMIT else [])
 
@@ -197,7 +206,7 @@ def look(browser: Browser, site: str, address: str, width: int) -> list[str]:
     )
     page.on("pageerror", lambda error: findings.append(f"script: {error}"))
     page.on("requestfailed", lambda request: findings.append(f"not loaded: {request.url}"))
-    page.on("requestfinished", answered.append)
+    page.on("requestfinished", lambda request: answered.append(request))
     page.on("response", lambda answer: answer.status >= 400 and findings.append(f"{answer.status}: {answer.url}"))
     open_page(page, f"{site}/{address}")
     findings += _weight_findings(answered)
