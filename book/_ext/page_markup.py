@@ -4,7 +4,8 @@ Every figure becomes a link to itself at full size: on a phone, labels can then 
 kept together with the punctuation at it, since browsers would break the line between the two.
 
 The rest is for readers who do not see the page: parameters of a signature are a list, where Sphinx writes a definition
-list without terms; what unfolds solutions, code and contents has a name; and the sidebar is a landmark.
+list without terms; the entries of a list of literature are items of it; what unfolds solutions, code and contents has a
+name; and the sidebar is a landmark.
 """
 
 import re
@@ -35,8 +36,9 @@ def _list(match: re.Match) -> str:
 
 def _mark(_app: Sphinx, _pagename: str, _template: str, context: dict, _doctree: object) -> None:
     if "body" in context:
-        body = _OUTPUT_IMAGE.sub(_link, context["body"].replace(_VAGUE_NAME, ""))
-        context["body"] = _PARAMETERS.sub(_list, _FORMULA.sub(_keep, body))
+        body = context["body"].replace(_VAGUE_NAME, "").replace('role="doc-biblioentry"', 'role="listitem"')
+        body = _FORMULA.sub(_keep, _OUTPUT_IMAGE.sub(_link, body))
+        context["body"] = _PARAMETERS.sub(_list, body)
 
 
 def _accessible(content: str) -> str:

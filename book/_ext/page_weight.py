@@ -18,7 +18,7 @@ from PIL import Image
 from sphinx.application import Sphinx
 
 _IDLE = re.compile(
-    r'<script[^>]* src="[^"]*/(?:fontawesome|searchtools|language_data|searchindex)\.js[^"]*"></script>\s*'
+    r'<script[^>]* src="(?:[^"]*/)?(?:fontawesome|searchtools|language_data|searchindex)\.js[^"]*"></script>\s*'
 )
 _IMAGE = re.compile(r'(?P<begin><img [^>]*src="(?:\.\./)*_images/)(?P<name>[\w-]+)\.png"')
 _ICON_RULE = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"(?:[^"\\]|\\.)*"\}')
