@@ -14,7 +14,7 @@ READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint notebooks execute pages scan bench serve browser screenshots lock clean
+.PHONY: help setup book test lint notebooks execute pages scan bench serve browser screenshots weigh lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -65,6 +65,9 @@ browser: $(READY) ## open every page in a browser without a network and check it
 
 screenshots: $(READY) ## take a picture of every page, two widths, light and dark (after make book)
 	$(BOOK) screenshots
+
+weigh: $(READY) ## measure what each page weighs and how soon it is shown (after make book)
+	$(BOOK) weigh
 
 # From a fresh environment, so that nothing stands in the lock that the packages do not ask for.
 lock: ## write requirements.txt anew from pyproject.toml (TORCH=2.13.0)

@@ -91,6 +91,16 @@ def screenshots(book: Book, _options: argparse.Namespace) -> None:
     print(f"{len(take_screenshots(book))} pictures in {book.build / 'screenshots'}")
 
 
+def weigh(book: Book, _options: argparse.Namespace) -> None:
+    """Measure what each page weighs and how soon it is shown."""
+    from book.pipeline.weigh import weigh as weigh_pages
+
+    print(f"{'page':36}{'width':>6}{'paint, ms':>11}{'shift':>8}{'sent, kB':>10}{'requests':>10}")
+    for page in weigh_pages(book):
+        numbers = f"{page.width:6}{page.paint:11.0f}{page.shift:8.3f}{page.sent / 1000:10.0f}{page.requests:10}"
+        print(f"{page.document:36}{numbers}")
+
+
 def build(book: Book, options: argparse.Namespace) -> None:
     """Pair, execute, pages and scan, one after the other."""
     times = []
@@ -131,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     chapter.add_argument("--title", required=True, help='its title, such as "Latent space"')
     add(serve, "serve").add_argument("--port", type=int, default=8000, help="port on localhost (default: 8000)")
     add(screenshots, "screenshots")
+    add(weigh, "weigh")
     return parser
 
 

@@ -171,7 +171,7 @@ def _create(root: Path) -> Toy:
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     config["repository"] = {"url": Toy.url, "branch": "main"}
     toy.write("_config.yml", yaml.safe_dump(config, sort_keys=False))
-    for code in ("pipeline", "_ext", "_static"):
+    for code in ("pipeline", "_ext", "_static", "_templates"):
         (root / "book" / code).symlink_to(ROOT / "book" / code)
     toy.pair()
     return toy
