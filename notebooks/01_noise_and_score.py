@@ -9,7 +9,7 @@
 # points in the plane. There we can write down the exact answer, watch it act at every noise level, and check each
 # formula against brute force. On the way, a surprise waits: used as a generator, the exact answer is useless.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"N_NOISY": 2000, "SEEDS": [0, 1]}
 N_POINTS = 400  # size of the data set
 N_NOISY = 40_000  # noisy points for each Monte Carlo check
 SEEDS = [0, 1, 2, 3, 4]

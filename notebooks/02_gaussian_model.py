@@ -9,7 +9,7 @@
 #
 # This chapter derives the formulas in the plane and tests each against a solver that knows nothing of them.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SEEDS": [0, 1], "STEPS": [8, 16, 32, 64]}
 SIGMA_MAX = 80.0  # where sampling starts, as in EDM
 VARIANCES = [1.0, 0.04]  # of the data, along its two principal axes
 SEEDS = [0, 1, 2, 3, 4]

@@ -9,7 +9,7 @@
 # Each answer is a short formula. Each is then held against a solver that only asks the denoiser, and the deviation is
 # printed. At the end we ask the same of data that are *not* Gaussian, to see which answers survive.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"STEPS": 90, "PATHS": 2, "SEEDS": [0, 1]}
 SIGMA_MAX = 80.0  # where sampling starts, as in EDM
 SIDE = 16  # pixels along a side of the textures
 STEPS = 720  # of the solver on the texture's paths

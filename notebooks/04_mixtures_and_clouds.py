@@ -11,7 +11,7 @@
 # This chapter answers both in the plane. The first answer is a noise level with a formula. The second is an expansion, which
 # also says where the Gaussian must fail.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SEEDS": [0, 1], "N_PATHS": 100, "SIZES": [30, 100, 300], "N_FRESH": 100}
 SEEDS = [0, 1, 2, 3, 4]
 N_PATHS = 1000  # paths for each seed
 SIZES = [30, 100, 300, 1000, 3000]  # training sets whose scores are measured

@@ -12,7 +12,7 @@
 # is as it is, an advantage that the network is given before it has learned anything, and what happens when it has
 # too little to learn from.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"STEPS": 1024, "SEEDS": [0, 1], "LONG": 200}
 N_POINTS = 1000  # training points; as many unseen ones are kept for judging
 STEPS = 2048  # of training
 SIGMAS = [0.1, 0.2, 0.4, 1.0]  # noise levels at which scores are compared

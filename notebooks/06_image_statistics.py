@@ -11,7 +11,7 @@
 # We work with the 1,797 handwritten digits that come inside scikit-learn, so nothing has to be downloaded. Statistics are
 # computed from the first 1,437, and tested on the last 360. At the end, MNIST and CIFAR-10 join.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SEEDS": [0, 1], "SIZES": [20, 100, 400]}
 DATASET = "digits"
 N_SHOWN = 48  # images in the side-by-side figure
 SIZES = [5, 10, 20, 50, 100, 200, 400, 800]  # numbers of images to fit with

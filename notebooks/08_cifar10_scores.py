@@ -14,7 +14,7 @@
 # `IMAGES = "cifar10"` they are asked about photographs, and `NETWORK` puts another network in the place of ours:
 # `"google/ddpm-cifar10-32"`, or the path of one of EDM's pickles.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"N_IMAGES": 8, "GROUPS": 2, "NOISED": 1, "STEPS": 6}
 NETWORK = "cifar10"  # or "google/ddpm-cifar10-32", or ".../edm-cifar10-32x32-uncond-vp.pkl"
 IMAGES = "drawn"  # or "cifar10": from GAUSSTOOLS_DATA, or downloaded (170 MB)
 N_IMAGES = 96  # drawn, or taken from each split

@@ -10,7 +10,7 @@
 # This chapter measures it on the three shipped networks. Beside the Gaussian stand two models that know more: a mixture of
 # one Gaussian for each class, and the point cloud, the exact score of a training set.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SEEDS": 16, "BATCH": 16}
 SEEDS = 256  # starting points, for each network
 STEPS = 18  # of Heun's method, for every path that needs a solver
 SIGMA_MAX = 80.0

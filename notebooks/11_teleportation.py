@@ -10,7 +10,7 @@
 # The paper calls the jump **analytical teleportation**. We jump with the three shipped networks, measure what it does to single images and
 # to whole sets of them, and learn to choose the landing point before anything is drawn.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SHOWN": 3, "SEEDS": {"digits": 8, "mnist": 2, "cifar10": 2}, "SET_SIZE": 64}
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
 SKIPPED = [4, 6, 8]  # steps that are skipped in the first figure
 SHOWN = 10  # images in it, from each network

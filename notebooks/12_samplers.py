@@ -9,7 +9,7 @@
 # This chapter puts the published methods on one scale, shows where along $\sigma$ their calls go, and adds a method of
 # our own that solves the Gaussian exactly and spends its calls on the rest.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SEEDS": 4, "NFES": [5, 6, 8], "ORDER_PATHS": 4}
 SEEDS = 32  # starting points of the live comparison
 NFES = [5, 6, 8, 10, 15, 20]  # network calls
 SKIP = 10.0  # noise level of the jump in the live comparison

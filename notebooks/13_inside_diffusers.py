@@ -11,7 +11,7 @@
 # The bridge is `gausstools.diffusers`. We take it across with the shipped CIFAR-10 network, and look at what does not work
 # as well as at what does.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SEEDS": 2, "CONVERGED": 12, "BUDGETS": [5, 7]}
 SEEDS = 8  # images for each measurement
 CONVERGED = 30  # steps of Heun's method that stand for the exact solution
 BUDGETS = (5, 7, 10, 15)  # steps of the grids that are compared

@@ -10,7 +10,7 @@
 # images, on the small network that comes with the book, and measure a stand-in for the FID. What a few dozen images can
 # say, and what not, is part of the story.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"NUM": 66, "STEPS": 9, "BATCH": 33}
 MODEL = "cifar10"  # or "google/ddpm-cifar10-32", or the path of edm-cifar10-32x32-uncond-vp.pkl
 NUM = 80  # images for each setting; 50,000 for the published numbers
 STEPS = 18  # of Heun's method, on the Karras grid from 80

@@ -9,7 +9,7 @@
 #
 # Replace the folder by yours, and the model by yours, and the chapter is about them.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"PATCHES": 200, "COMPONENTS": 5, "RANK": 16, "DRAWN": 8, "SET_SIZE": 64}
 PATCHES = 1000  # from each of two photographs
 SIDE = 16  # pixels
 COMPONENTS, RANK = 20, 48  # of the model

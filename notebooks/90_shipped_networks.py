@@ -12,7 +12,7 @@
 # [CIFAR-10, beside published numbers](08_cifar10_scores.ipynb). The cards in the folder `data` say exactly which images each
 # was trained on, how, and for how long.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"N_SAMPLES": 8, "STEPS": 6}
 N_SAMPLES = 64
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
 SIGMA_MAX = 80.0

@@ -76,7 +76,7 @@ def test_import_is_light():
 
 def test_numpy_torch_and_all_else_have_lower_bounds_that_colab_meets():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = (ROOT / "tests" / "colab-packages.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "book" / "pipeline" / "colab-packages.txt").read_text(encoding="utf-8").splitlines()
     colab = dict(line.split("==") for line in lines if "==" in line)
     extras = project["optional-dependencies"]
     wanted = [Requirement(r) for r in (*project["dependencies"], *extras["data"], *extras["figures"])]

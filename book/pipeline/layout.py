@@ -103,6 +103,11 @@ class Book:
         """The built site."""
         return self.build / "html"
 
+    @property
+    def fast(self) -> Path:
+        """Notebooks as fast runs left them."""
+        return self.build / "fast"
+
     def relative(self, path: Path) -> str:
         """`path` from the root, as messages show it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
