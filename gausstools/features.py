@@ -252,11 +252,11 @@ def frechet_difference(
     True
     """
     ours, theirs = _grouped(images, features, "images"), _grouped(others, features, "others")
-    counts = [sum(group.count for group in groups) for groups in (ours, theirs)]
-    if counts[0] != counts[1]:
+    sizes = [(sum(group.count for group in groups), *groups[0].event_shape) for groups in (ours, theirs)]
+    if sizes[0] != sizes[1]:
         raise ValueError(
-            f"there are {counts[0]} images and {counts[1]} others, expected pairs: as many of each, image i of both "
-            "from the same noise"
+            f"the images have features of shape {sizes[0]} and the others of shape {sizes[1]}, expected pairs: as many "
+            "of each, image i of both from the same noise"
         )
     target = _target(reference, features, ours)
     pairs = zip(_distances(ours, *target), _distances(theirs, *target), strict=True)
@@ -400,7 +400,7 @@ def _target(
     if not isinstance(reference, Gaussian):
         groups = _grouped(reference, features, "reference")
         return Gaussian.from_moments(_union(groups)), groups
-    expected = ours[0].mean.shape
+    expected = ours[0].event_shape
     if reference.event_shape != expected:
         raise ValueError(
             f"the reference is a Gaussian over {tuple(reference.event_shape)}, expected {tuple(expected)}: one of the "

@@ -8,7 +8,6 @@ processes there are and however often they were interrupted.
 import inspect
 import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
+from gausstools.commands import processes
 from gausstools.models import files
 from gausstools.noise import seeded_noise
 
@@ -68,11 +68,11 @@ def sample(
     10
     """
     settings = _checked(dict(locals()))
-    process, processes, device, meet, leave = _processes(device)
-    denoiser = gt.pretrained.load(model, device=device)
+    team = processes.join(device)
+    denoiser = gt.pretrained.load(model, device=team.device)
     statistics = _statistics(model, gaussian, needed=skip is not None or sampler == "gaussian_exponential")
     sigmas = _GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max)
-    statistics = None if statistics is None else statistics.to(device)
+    statistics = None if statistics is None else statistics.to(team.device)
     level = settings.get("skip")
     if level == "auto":
         level = gt.choose_skip(denoiser, statistics, sigmas[:-1], tolerance).sigma
@@ -83,12 +83,12 @@ def sample(
         getattr(gt.samplers, sampler),
         {} if order is None else {"order": order},
         level,
-        device,
+        team.device,
     )
-    _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, process, meet)
+    _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, team)
     store = {"png": _Pngs, "npz": _Npz}[format](out)
-    batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][process::processes]
-    quiet = {"disable": True} if process > 0 else {}  # else TQDM_DISABLE counts
+    batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][team.number :: team.count]
+    quiet = {} if team.first else {"disable": True}  # where nothing is said, TQDM_DISABLE counts
     total = sum(len(_kept(batch, num)) for batch in batches)
     with tqdm(total=total, unit=" images", file=sys.stderr, **quiet) as bar:
         for batch in batches:
@@ -98,13 +98,13 @@ def sample(
                 images = draw(seeded_noise(seed, batch, denoiser.event_shape))
                 store.write(kept, _pixels(images)[: len(kept)])
             bar.update(len(kept))
-    meet()
-    if process == 0:
+    team.meet()
+    if team.first:
         calls, without = draw.calls_an_image()
         jump = "" if level is None else f" ({without} without the jump to σ = {level:.4g})"
         shape = tuple(denoiser.event_shape)
         print(f"{num:,} images of shape {shape} in {out}, each by {calls} network calls{jump}")
-    leave()
+    team.leave()
 
 
 class _Drawing:
@@ -260,7 +260,7 @@ def _statistics(model: str, path: Path | None, needed: bool) -> gt.Gaussian | No
     return None
 
 
-def _claim(folder: Path, settings: dict, process: int, meet: Callable) -> None:
+def _claim(folder: Path, settings: dict, team: processes.Processes) -> None:
     """Note a run's settings in its folder, or compare them with those of the run that stands there."""
     noted = folder / "sampling.json"
     if noted.is_file():
@@ -274,27 +274,11 @@ def _claim(folder: Path, settings: dict, process: int, meet: Callable) -> None:
             raise ValueError(f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder")
     elif folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} holds files, but no run (sampling.json); give an empty or new folder")
-    meet()
-    if process == 0:
+    team.meet()
+    if team.first:
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in (".*.png.*", ".*.npz.*", ".sampling.json.*"):
             for left in folder.glob(pattern):  # by a kill in the middle of writing
                 left.unlink()
         files.write_bytes(noted, json.dumps(settings, indent=1).encode())
-    meet()
-
-
-def _processes(device: str) -> tuple[int, int, str, Callable, Callable]:
-    """Return this process's number, how many there are, its device, and how they wait for each other and part."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1, device, lambda: None, lambda: None
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device == "cpu")
-    return (
-        state.process_index,
-        state.num_processes,
-        str(state.device),
-        state.wait_for_everyone,
-        state.destroy_process_group,
-    )
+    team.meet()
