@@ -632,6 +632,7 @@ def test_a_label_adds_its_column_to_the_waves_before_the_embedding():
     torch.testing.assert_close(seen[1], waves)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_the_denoiser_of_a_class_answers_as_if_asked_about_each_image_alone():
     torch.manual_seed(0)
     network = DDPMpp(**published.TINY | {"label_dim": 4}).eval()
@@ -650,8 +651,10 @@ def test_the_denoiser_of_a_class_answers_as_if_asked_about_each_image_alone():
         assert (first - second).abs().max() > 1e-3
     with pytest.raises(ValueError, match="labels lie from 1 to 4, expected 0 to 3"):
         denoiser(x, 0.6, torch.tensor([1, 4, 2]))
-    with pytest.raises(ValueError, match=r"labels have shape \(2,\), expected one label or \(3,\)"):
+    with pytest.raises(ValueError, match=r"labels are torch.int64 of shape \(2,\), expected integers: one or \(3,\)"):
         denoiser(x, 0.6, labels[:2])
+    with pytest.raises(ValueError, match=r"labels are torch.float32 of shape \(3,\), expected integers"):
+        denoiser(x, 0.6, labels.float())
     with pytest.raises(ValueError, match="this network has no classes; leave them out"):
         EDM(DDPMpp(**published.TINY), EVENT)(x, 0.6, 1)
 

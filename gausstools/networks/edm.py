@@ -125,8 +125,11 @@ class EDM(nn.Module):
         if not self.classes:
             raise ValueError("labels were given, but this network has no classes; leave them out")
         labels = torch.as_tensor(labels, device=x.device)
-        if labels.ndim and labels.shape != x.shape[:1]:
-            raise ValueError(f"labels have shape {tuple(labels.shape)}, expected one label or ({len(x)},)")
+        whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        if not whole or labels.shape not in ((), x.shape[:1]):
+            raise ValueError(
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)}, expected integers: one or ({len(x)},)"
+            )
         if labels.numel() and not 0 <= labels.min() <= labels.max() < self.classes:
             raise ValueError(
                 f"labels lie from {labels.min()} to {labels.max()}, expected 0 to {self.classes - 1}, the classes of "
