@@ -27,8 +27,8 @@ def load(name_or_path: str | os.PathLike, *, device: str | torch.device = "cpu")
 
             - "digits", "mnist" or "cifar10": a small network that comes with this package, trained on that data set;
             - a path that ends in ``.safetensors``: what :meth:`gausstools.networks.EDM.save` wrote;
-            - a path that ends in ``.pkl``: a published EDM network, such as ``edm-cifar10-32x32-uncond-vp.pkl``. The
-              code in the file is not run;
+            - a path that ends in ``.pkl``: a published EDM network, such as ``edm-cifar10-32x32-uncond-vp.pkl``; one
+              with classes takes ``labels`` as well. The code in the file is not run;
             - a folder: an unconditional model of diffusers, as ``save_pretrained`` wrote it;
             - ``owner/name``: the same on the Hugging Face hub, such as "google/ddpm-cifar10-32".
         device: where it computes.
