@@ -119,7 +119,7 @@ assert [round(100 * share) for share in kept] == [80, 14]
 # \end{aligned}
 # $$ (eq-gaussian-flow)
 #
-# The directions do not talk to each other, and each is a separable equation. The solution says: *keep your
+# The directions do not talk to each other, and each is a separable equation ([proof](91_proofs.ipynb#the-flow-of-a-gaussian)). The solution says: *keep your
 # position in units of the noised standard deviation* $\sqrt{\sigma^2+\lambda_k}$. A point that starts 1.3 deviations out
 # along $u_k$ ends 1.3 deviations out.
 #

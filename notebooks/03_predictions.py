@@ -227,7 +227,7 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 # \end{aligned}
 # $$ (eq-rotation)
 #
-# deviations $\zeta_k$ along $u_k$. Any right triangle knows what that means. The error is never positive: the path takes a
+# deviations $\zeta_k$ along $u_k$. Any right triangle knows what that means ([proof](91_proofs.ipynb#in-vp-the-path-is-nearly-a-rotation)). The error is never positive: the path takes a
 # short cut inside the rotation. It is never larger than the shorter leg. So it is small where one leg is much shorter than the
 # other: for directions with $\sqrt{\lambda_k} \gg \sigma$, and for those with $\sqrt{\lambda_k}\ll\sigma$. In between, the worst
 # is an isosceles triangle, $\sqrt{\lambda_k} = \sigma$, whose legs are $\sqrt2$ times the hypotenuse. *Each* direction with

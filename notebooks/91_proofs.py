@@ -4,7 +4,7 @@
 # The chapters state a formula where they need it and try it out on the spot. This page collects the formulas and proves
 # them, in the order in which they build on each other:
 #
-# > *Why is it so?* Sixteen steps lead from the definition of noise to the error of a jump, each half a page long.
+# > *Why is it so?* Sixteen steps of half a page lead from the definition of noise to the error of a jump.
 #
 # Each section states its formulas, derives them, and then computes both sides in ways that share as little as possible:
 # the library on one side; on the other sympy's algebra, automatic differentiation, linear algebra written out, scipy's solver of
@@ -60,10 +60,9 @@ def same(what, left, right, at_most=1e-9):
 
 def by_chance(what, draws, expected):
     error = draws.std().item() / len(draws) ** 0.5
-    print(
-        f"{what}: {draws.mean():.4f} ± {error:.4f}, expected {float(expected):.4f}"
-    )
-    assert abs(draws.mean().item() - float(expected)) < 4 * error
+    mean, expected = draws.mean().item(), float(expected)
+    print(f"{what}: {mean:.4f} ± {error:.4f}, expected {expected:.4f}")
+    assert abs(mean - expected) < 4 * error
 
 
 def solve(slope, state, start, end):
@@ -114,21 +113,22 @@ cloud = gt.PointCloud(mixture.sample(12, generator=seeded(1)))
 overall = mixture.to_gaussian()  # same mean and covariance
 
 # %% [markdown]
-# ## 1 · Tweedie's formula
+# ## Tweedie's formula
 #
-# Let $D$ be the denoiser: of all functions, the one with the smallest error $\mathbb E\,\|D(x_\sigma)-x_0\|^2$. Then, for any data,
+# Let $D$ be the denoiser: of all functions, the one with the smallest error $\mathbb E\,\|D(x_\sigma)-x_0\|^2$. Then, for any data, and with
+# "given $x$" short for "given that $x_\sigma=x$",
 #
 # $$
 # \begin{aligned}
-# D(x,\sigma) &= \mathbb E[x_0\mid x_\sigma=x], \\
+# D(x,\sigma) &= \mathbb E[x_0\mid x], \\
 # \nabla\log p(x;\sigma) &= \frac{D(x,\sigma)-x}{\sigma^2}, \\
-# \frac{\partial D}{\partial x} &= \frac{\operatorname{Cov}[x_0\mid x_\sigma=x]}{\sigma^2}.
+# \frac{\partial D}{\partial x} &= \frac{\operatorname{Cov}[x_0\mid x]}{\sigma^2}.
 # \end{aligned}
 # $$ (eq-proof-tweedie)
 #
-# ([Chapter 1](01_noise_and_score.ipynb#eq-tweedie) meets the first two.)
+# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-tweedie).
 #
-# **The best answer is the posterior mean.** Write $m(x) = \mathbb E[x_0\mid x_\sigma=x]$. Once $x_\sigma$ is given, $D$ and $m$ are fixed
+# **The best answer is the posterior mean.** Write $m(x) = \mathbb E[x_0\mid x]$. Once $x_\sigma$ is given, $D$ and $m$ are fixed
 # and $x_0-m$ averages to zero, so the mixed term of the square vanishes:
 #
 # $$
@@ -155,7 +155,8 @@ overall = mixture.to_gaussian()  # same mean and covariance
 #
 # $$
 # \begin{aligned}
-# D\,(D-x)^\top + \sigma^2\,\frac{\partial D}{\partial x} = \mathbb E[x_0\,(x_0-x)^\top\mid x] .
+# &D\,(D-x)^\top + \sigma^2\,\frac{\partial D}{\partial x} \\
+# &\quad= \mathbb E[x_0\,(x_0-x)^\top\mid x] .
 # \end{aligned}
 # $$
 #
@@ -186,19 +187,21 @@ for point in some[:2]:
     same("its trace", sigma**2 * slope.trace(), trace)
 
 # %% [markdown]
-# ## 2 · The flow, in VE and in other conventions
+# ## The flow, in VE and in other conventions
 #
 # A point that moves by the first equation keeps the noised density: if it is distributed as $x_\sigma$ at one level above 0, it is at all. The second
 # is the same motion seen in a convention $x_t = a(t)\,x_0+b(t)\,n$, with $D$ asked at $x_t/a$ and $\sigma=b/a$:
 #
 # $$
 # \begin{aligned}
-# \frac{\mathrm dx}{\mathrm d\sigma} &= -\sigma\,\nabla\log p(x;\sigma) = \frac{x-D}{\sigma}, \\
+# \frac{\mathrm dx}{\mathrm d\sigma} &= -\sigma\,\nabla\log p(x;\sigma) \\
+# &= \frac{x-D}{\sigma}, \\
 # \frac{\mathrm dx_t}{\mathrm dt} &= \dot a\,D + \dot b\,\frac{x_t/a-D}{\sigma}.
 # \end{aligned}
 # $$ (eq-proof-flow)
 #
-# ([Chapter 1](01_noise_and_score.ipynb#eq-flow), and the [three conventions](02_gaussian_model.ipynb#three-conventions-one-path) of chapter 2.)
+# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-flow),
+# [chapter 2](02_gaussian_model.ipynb#three-conventions-one-path).
 #
 # **VE.** The normal density solves the heat equation, $\partial_\sigma\,\mathcal N(x;x_0,\sigma^2I) = \sigma\,\Delta\,\mathcal N(x;x_0,\sigma^2I)$, in any dimension; the
 # check differentiates both sides. Averages over $x_0$ do the same, so with $v = -\sigma\,\nabla\log p$
@@ -267,20 +270,21 @@ for process in (gt.VP(), gt.FlowMatching()):
     same(f"{type(process).__name__} against VE", back, arrived, 1e-7)
 
 # %% [markdown]
-# ## 3 · The denoiser of a Gaussian
+# ## The denoiser of a Gaussian
 #
-# If the data are $\mathcal N(\mu,\Sigma)$, then
+# If the data are $\mathcal N(\mu,\Sigma)$, and $z_k=u_k^\top(x-\mu)$ are the coordinates of $x$, then
 #
 # $$
 # \begin{aligned}
-# \nabla\log p(x;\sigma) &= -S^{-1}(x-\mu), \\
-# D(x,\sigma) &= \mu+\Sigma S^{-1}(x-\mu) \\
-# &= \mu+\sum_k\frac{\lambda_k}{\lambda_k+\sigma^2}\,u_ku_k^\top(x-\mu), \\
-# \operatorname{Cov}[x_0\mid x] &= \sigma^2\,\Sigma S^{-1}.
+# \nabla\log p &= -S^{-1}(x-\mu), \\
+# D &= \mu+\Sigma S^{-1}(x-\mu) \\
+# &= \mu+\sum_k\frac{\lambda_k}{\lambda_k+\sigma^2}\,z_ku_k,
 # \end{aligned}
 # $$ (eq-proof-gaussian)
 #
-# ([Chapter 2](02_gaussian_model.ipynb#eq-gaussian-denoiser).)
+# and the posterior covariance is $\sigma^2\,\Sigma S^{-1}$.
+#
+# *Used in* [chapter 2](02_gaussian_model.ipynb) [(there)](02_gaussian_model.ipynb#eq-gaussian-denoiser).
 #
 # The sum of independent normal vectors is normal, and covariances add: $x_\sigma\sim\mathcal N(\mu,S)$. So
 # $\log p = -\tfrac12(x-\mu)^\top S^{-1}(x-\mu)$ plus a constant, whose gradient is the first line. Tweedie's formula gives the second,
@@ -319,20 +323,21 @@ posterior = dense - dense @ torch.linalg.solve(noised, dense)  # Schur's complem
 same("posterior variance", gaussian.posterior_variance(x, sigma), posterior.trace())
 
 # %% [markdown]
-# ## 4 · The flow of a Gaussian
+# ## The flow of a Gaussian
 #
-# From $\sigma_T$ to any other level $\sigma$, up or down, the flow carries $x_T$ to
+# From $\sigma_T$ to any other level $\sigma$, up or down, the flow carries $x_T$ with coordinates $z_k(\sigma_T)$ to
 #
 # $$
 # \begin{aligned}
-# x_\sigma &= \mu+\sum_k\frac{\psi_k(\sigma)}{\psi_k(\sigma_T)}\,u_ku_k^\top(x_T-\mu) \\
-# &= \mu+\sqrt{\mathstrut S_\sigma}\,\sqrt{\mathstrut S_T}^{\;-1}(x_T-\mu).
+# x_\sigma &= \mu+\sum_k\frac{\psi_k(\sigma)}{\psi_k(\sigma_T)}\,z_k(\sigma_T)\,u_k \\
+# &= \mu+S_\sigma^{1/2}\,S_T^{-1/2}(x_T-\mu).
 # \end{aligned}
 # $$ (eq-proof-gaussian-flow)
 #
-# ([Chapter 2](02_gaussian_model.ipynb#eq-gaussian-flow); the jump of [chapter 11](11_teleportation.ipynb#eq-jump).)
+# *Used in* [chapter 2](02_gaussian_model.ipynb) [(there)](02_gaussian_model.ipynb#eq-gaussian-flow),
+# [chapter 11](11_teleportation.ipynb) [(there)](11_teleportation.ipynb#eq-jump).
 #
-# Put the gain into the flow and look along $u_k$, at $z_k=u_k^\top(x-\mu)$:
+# Put the gain into the flow and look along $u_k$:
 #
 # $$
 # \begin{aligned}
@@ -348,10 +353,11 @@ same("posterior variance", gaussian.posterior_variance(x, sigma), posterior.trac
 # $\frac{\psi_k(\sigma_2)}{\psi_k(\sigma_1)}\frac{\psi_k(\sigma_3)}{\psi_k(\sigma_2)}$, the factor from $\sigma_1$ to $\sigma_3$. The inverse has the reciprocal. It
 # is missing in one case only: from $\sigma=0$, along directions with $\lambda_k=0$.
 #
-# **In other conventions** a VE point is multiplied by $a$, and $a\,\psi_k(b/a)=\sqrt{a^2\lambda_k+b^2}$. So from $t$ to $t'$
+# **In other conventions** a VE point is multiplied by $a$, and so are its coordinates $z_k(t)=u_k^\top(x_t-a\mu)$. As
+# $a\,\psi_k(b/a)=\sqrt{a^2\lambda_k+b^2}$, from $t$ to $t'$
 #
 # $$
-# u_k^\top(x_{t'}-a'\mu) = \sqrt{\frac{a'^2\lambda_k+b'^2}{a^2\lambda_k+b^2}}\;u_k^\top(x_t-a\mu).
+# z_k(t')=\sqrt{\frac{a'^2\lambda_k+b'^2}{a^2\lambda_k+b^2}}\;z_k(t).
 # $$ (eq-proof-process-flow)
 
 # %%
@@ -374,20 +380,22 @@ expected = (x - a[0] * gaussian.mean) @ turn * spread[:, 1] / spread[:, 0]
 same("VP", (jump.x - a[1] * gaussian.mean) @ turn, expected)
 
 # %% [markdown]
-# ## 5 · What the denoiser shows on the way
+# ## What the denoiser shows on the way
 #
 # Along the path from $x_T$, the denoised image is
 #
 # $$
 # \begin{aligned}
-# D(x_\sigma,\sigma) &= \mu+\sum_kc_k(\sigma)\,z_k(\sigma_T)\,u_k, \\
+# D(x_\sigma) &= \mu+\sum_kc_k(\sigma)\,z_k(\sigma_T)\,u_k, \\
 # c_k(\sigma) &= \frac{\lambda_k}{\psi_k(\sigma)\,\psi_k(\sigma_T)}, \\
 # \frac{c_k(\sigma)}{c_k(0)} &= \sqrt{\frac{\lambda_k}{\lambda_k+\sigma^2}},
 # \end{aligned}
 # $$ (eq-proof-share)
 #
-# so that the share of the final value is one half at $\sigma^2=3\lambda_k$. ([Chapter 2](02_gaussian_model.ipynb#eq-denoiser-path),
-# [chapter 3](03_predictions.ipynb#eq-one-sigmoid).)
+# so that the share of the final value is one half at $\sigma^2=3\lambda_k$.
+#
+# *Used in* [chapter 2](02_gaussian_model.ipynb) [(there)](02_gaussian_model.ipynb#eq-denoiser-path) [(there)](02_gaussian_model.ipynb#eq-half-way),
+# [chapter 3](03_predictions.ipynb) [(there)](03_predictions.ipynb#eq-one-sigmoid).
 #
 # The coefficient is gain times flow, $\frac{\lambda_k}{\psi_k(\sigma)^2}\cdot\frac{\psi_k(\sigma)}{\psi_k(\sigma_T)}$. Divided by its value at
 # $\sigma=0$, everything that depends on $\sigma_T$ cancels.
@@ -403,7 +411,10 @@ same("VP", (jump.x - a[1] * gaussian.mean) @ turn, expected)
 # $\varepsilon_k=\sqrt{\lambda_k}/\psi_k(\sigma_T)$, not with 0. Half of the *climb* is behind it where the share is $(1+\varepsilon_k)/2$, at
 #
 # $$
-# \sigma^2 = \lambda_k\Big(\frac{4}{(1+\varepsilon_k)^2}-1\Big) = (3-8\,\varepsilon_k+\dots)\,\lambda_k .
+# \begin{aligned}
+# \sigma^2 &= \Big(\frac{4}{(1+\varepsilon_k)^2}-1\Big)\,\lambda_k \\
+# &= (3-8\,\varepsilon_k+\dots)\,\lambda_k .
+# \end{aligned}
 # $$
 #
 # Second, samplers start from pure noise $\sigma_T\,n$ instead of $\mathcal N(\mu,S_T)$. The flow ends at
@@ -434,7 +445,7 @@ mean = -eps_1 * (gaussian.mean @ turn)[0]
 by_chance("variance from pure noise", (z - mean) ** 2, (1 - eps_1**2) * 4)
 
 # %% [markdown]
-# ## 6 · A kick
+# ## A kick
 #
 # Push the state at level $\sigma'$ by $\delta$ along $u_k$, and let it flow on to $\sigma$. The difference it makes there is
 #
@@ -445,8 +456,9 @@ by_chance("variance from pure noise", (z - mean) ** 2, (1 - eps_1**2) * 4)
 # \end{aligned}
 # $$ (eq-proof-kick)
 #
-# and of a kick in a random direction the share $\frac1d\sum_k\lambda_k/(\lambda_k+\sigma'^2)$ of its squared length is left, on average. ([Chapter
-# 3](03_predictions.ipynb#eq-kick).)
+# and of a kick in a random direction the share $\frac1d\sum_k\lambda_k/(\lambda_k+\sigma'^2)$ of its squared length is left, on average.
+#
+# *Used in* [chapter 3](03_predictions.ipynb) [(there)](03_predictions.ipynb#eq-kick) [(there)](03_predictions.ipynb#eq-random-kick).
 #
 # The flow is affine [(above)](#eq-proof-gaussian-flow). In the difference of two paths the mean drops out and only the factor is left. A random
 # direction has coordinates $\delta_k$ with $\mathbb E\,\delta_k^2=|\delta|^2/d$, and squares of coordinates add up.
@@ -470,19 +482,22 @@ expected = (variances / psi(0.5) ** 2).mean()
 by_chance("random kick", left.square().sum(1), expected)
 
 # %% [markdown]
-# ## 7 · In VP the path is nearly a rotation
+# ## In VP the path is nearly a rotation
 #
 # Let $a^2+b^2=1$, and let the path begin at $a_T=0$: pure noise $x_T$. With $\zeta_k = u_k^\top x_T$,
 #
 # $$
 # \begin{aligned}
-# x_t &= a\,x_0+b\,x_T+\sum_ke_k\,\zeta_k\,u_k, \\
+# x_t &= a\,x_0+b\,x_T \\
+# &\quad+\sum_ke_k\,\zeta_k\,u_k, \\
 # e_k &= \sqrt{a^2\lambda_k+b^2}-a\sqrt{\lambda_k}-b, \\
-# 0\ge e_k &\ge -\min(a\sqrt{\lambda_k},\,b).
+# 0 &\le -e_k\le\min(a\sqrt{\lambda_k},\,b).
 # \end{aligned}
 # $$ (eq-proof-rotation)
 #
-# ([Chapter 3](03_predictions.ipynb#eq-rotation).) With $a=\cos\theta$ and $b=\sin\theta$ the first two terms are the quarter of an ellipse in the
+# *Used in* [chapter 3](03_predictions.ipynb) [(there)](03_predictions.ipynb#eq-rotation).
+#
+# With $a=\cos\theta$ and $b=\sin\theta$ the first two terms are the quarter of an ellipse in the
 # plane of $x_0$ and $x_T$; of a circle, if these are equally long and at right angles.
 #
 # By the flow in this convention [(above)](#eq-proof-process-flow), from $a=0$, $b=1$,
@@ -529,7 +544,7 @@ bent = (middle - a[1] * image - b[1] * zeta @ turn.T) @ turn
 same("rotation and its error", bent, error * zeta)
 
 # %% [markdown]
-# ## 8 · The Gaussian denoiser is the best affine one
+# ## The Gaussian denoiser is the best affine one
 #
 # For *any* data with mean $\mu$ and covariance $\Sigma$, the affine denoiser $D(x)=\beta+W(x-\mu)$ has the expected loss
 #
@@ -548,7 +563,9 @@ same("rotation and its error", bent, error * zeta)
 # \frac{L}{\sigma^2}=\operatorname{tr}W_*=\sum_k\frac{\lambda_k}{\lambda_k+\sigma^2}.
 # $$ (eq-proof-loss)
 #
-# ([Chapter 6](06_image_statistics.ipynb#eq-denoising-loss); exercise 2 of [chapter 1](01_noise_and_score.ipynb).)
+# *Used in* [chapter 1](01_noise_and_score.ipynb), exercise 2, [chapter 4](04_mixtures_and_clouds.ipynb),
+# [chapter 5](05_training.ipynb) [(there)](05_training.ipynb#eq-pythagoras),
+# [chapter 6](06_image_statistics.ipynb) [(there)](06_image_statistics.ipynb#eq-denoising-loss).
 #
 # Write $c=x_0-\mu$. The error is $(\beta-\mu)+(W-I)\,c+\sigma Wn$: a constant and two independent vectors of mean zero. Their mean squares add up, with
 # covariances $\Sigma$ and $I$. That is all that enters of the data:
@@ -602,7 +619,7 @@ apart = mixture(x, sigma) - overall(x, sigma)
 by_chance("uncorrelated", (apart * affine).sum(1), 0)
 
 # %% [markdown]
-# ## 9 · How a linear denoiser learns
+# ## How a linear denoiser learns
 #
 # Let an affine denoiser descend on its expected loss at one noise level, $\dot W=-\eta\,\partial L/\partial W$ and the same for $\beta$. Then
 #
@@ -614,8 +631,10 @@ by_chance("uncorrelated", (apart * affine).sum(1), 0)
 # \end{aligned}
 # $$ (eq-proof-learning)
 #
-# and the gain $g_k=u_k^\top Wu_k$ approaches $\lambda_k/(\lambda_k+\sigma^2)$ at the rate $2\eta\,(\lambda_k+\sigma^2)$. ([Chapter
-# 5](05_training.ipynb#eq-linear-learning), [chapter 10](10_learned_first.ipynb#eq-gains).)
+# and the gain $g_k=u_k^\top Wu_k$ approaches $\lambda_k/(\lambda_k+\sigma^2)$ at the rate $2\eta\,(\lambda_k+\sigma^2)$.
+#
+# *Used in* [chapter 5](05_training.ipynb) [(there)](05_training.ipynb#eq-linear-learning),
+# [chapter 10](10_learned_first.ipynb) [(there)](10_learned_first.ipynb#eq-gains).
 #
 # From the loss in its second form [(above)](#eq-proof-affine), $\partial L/\partial W=2\,(WS-\Sigma)$ and $\partial L/\partial\beta=2\,(\beta-\mu)$. Since
 # $WS-\Sigma=(W-W_*)S$, the error $E=W-W_*$ obeys $\dot E=-2\eta\,ES$, which the exponential solves. Apply it to $u_k$, an eigenvector of $S$:
@@ -662,28 +681,30 @@ same("loss", learning.loss(at), expected_loss(trained[0], trained[1:]))
 same("rates", learning.rates, 2 * eta * (moments.variances + sigma**2))
 
 # %% [markdown]
-# ## 10 · Mixtures and point clouds
+# ## Mixtures and point clouds
 #
 # For data $\sum_kw_k\,\mathcal N(\mu_k,\Sigma_k)$, with $S_k=\Sigma_k+\sigma^2I$ and the denoisers $D_k$ and scores $s_k$ of the parts,
 #
 # $$
 # \begin{aligned}
-# \rho_k(x) &= \frac{w_k\,\mathcal N(x;\mu_k,S_k)}{\sum_jw_j\,\mathcal N(x;\mu_j,S_j)}, \\
-# D &= \sum_k\rho_kD_k, \qquad \nabla\log p=\sum_k\rho_ks_k .
+# D &= \sum_k\rho_kD_k, \\
+# \nabla\log p &= \sum_k\rho_ks_k, \\
+# \rho_k(x) &\propto w_k\,\mathcal N(x;\mu_k,S_k),
 # \end{aligned}
 # $$ (eq-proof-mixture)
 #
-# For points $y_1\dots y_N$ the weights are a softmax:
+# where the responsibilities $\rho_k$ sum to 1. For points $y_1\dots y_N$ they are a softmax:
 #
 # $$
 # \begin{aligned}
 # D &= \sum_iw_iy_i, \\
-# w &= \operatorname{softmax}_i\Big(\!-\frac{\|x-y_i\|^2}{2\sigma^2}\Big) \\
-# &= \operatorname{softmax}_i\Big(\frac{x\cdot y_i-\frac12\|y_i\|^2}{\sigma^2}\Big).
+# w_i &\propto \exp\Big(\!-\frac{\|x-y_i\|^2}{2\sigma^2}\Big) \\
+# &\propto \exp\Big(\frac{x\cdot y_i-\frac12\|y_i\|^2}{\sigma^2}\Big).
 # \end{aligned}
 # $$ (eq-proof-cloud)
 #
-# ([Chapter 4](04_mixtures_and_clouds.ipynb#eq-mixture-score), [chapter 1](01_noise_and_score.ipynb#eq-denoiser).)
+# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-denoiser),
+# [chapter 4](04_mixtures_and_clouds.ipynb) [(there)](04_mixtures_and_clouds.ipynb#eq-mixture-score).
 #
 # Draw the part first, then the point. Given the part, the noised point is $\mathcal N(\mu_k,S_k)$, so by Bayes' rule $\rho_k$ is the probability of part $k$ given $x$.
 # The average over $x_0$ given $x$ is that over the parts of the averages within each: $D=\sum_k\rho_kD_k$. The score follows from Tweedie's
@@ -691,8 +712,9 @@ same("rates", learning.rates, 2 * eta * (moments.variances + sigma**2))
 #
 # $$
 # \begin{aligned}
-# \operatorname{Cov}[x_0\mid x] = \sum_k\rho_k\big(&\sigma^2\Sigma_kS_k^{-1} \\
-# &+(D_k-D)(D_k-D)^\top\big).
+# &\operatorname{Cov}[x_0\mid x] \\
+# &\quad=\sum_k\rho_k\big(\sigma^2\Sigma_kS_k^{-1} \\
+# &\qquad+(D_k-D)(D_k-D)^\top\big).
 # \end{aligned}
 # $$
 #
@@ -727,19 +749,23 @@ same("softmax weights", cloud.posterior(x, sigma), attention)
 same("denoiser of the cloud", cloud(x, sigma), attention @ y)
 
 # %% [markdown]
-# ## 11 · From far away
+# ## From far away
 #
 # Let $c=x_0-\mu$ be bounded, $x=\mu+\sigma z$ with $z$ fixed, and $\sigma\to\infty$. With averages over the data,
 #
 # $$
 # \begin{aligned}
-# D &= \mu+\frac{\Sigma z}{\sigma}+\frac{T(z)}{2\sigma^2}+O(\sigma^{-3}), \\
-# T(z) &= \mathbb E[c\,(c\cdot z)^2]-\mathbb E[c\,\|c\|^2].
+# D &= \mu+\frac{\Sigma z}{\sigma}+\frac{T(z)}{2\sigma^2} \\
+# &\quad+O(\sigma^{-3}), \\
+# T(z) &= \mathbb E[c\,(c\cdot z)^2] \\
+# &\quad-\mathbb E[c\,\|c\|^2].
 # \end{aligned}
 # $$ (eq-proof-far)
 #
 # The Gaussian with the same $\mu$ and $\Sigma$ has the same first term and none in $\sigma^{-2}$. Its own series, cut off after $m$ terms, is off by a share of
-# exactly $(\lambda_k/\sigma^2)^m$ along $u_k$, and diverges where $\sigma^2<\lambda_k$. ([Chapter 4](04_mixtures_and_clouds.ipynb#eq-far-field).)
+# exactly $(\lambda_k/\sigma^2)^m$ along $u_k$, and diverges where $\sigma^2<\lambda_k$.
+#
+# *Used in* [chapter 4](04_mixtures_and_clouds.ipynb) [(there)](04_mixtures_and_clouds.ipynb#eq-far-field) [(there)](04_mixtures_and_clouds.ipynb#eq-geometric).
 #
 # **The cloud.** The weight of a point is proportional to $e^\varepsilon$ with
 #
@@ -787,7 +813,7 @@ for sigma in (100.0, 1000.0):
         )
 
 # %% [markdown]
-# ## 12 · The Gaussian exponential integrator
+# ## The Gaussian exponential integrator
 #
 # Write any denoiser as $D=D_G+R$, the Gaussian's answer and what it leaves. For $y_k=u_k^\top(x-\mu)$ the flow from $\sigma=a$ down to $b$ is exactly
 #
@@ -802,12 +828,17 @@ for sigma in (100.0, 1000.0):
 # $\sum_jW_{jk}R_k(\sigma_j)$ with the weights
 #
 # $$
-# W_{jk}=\frac{\psi_k(\sigma_j)}{\sigma_j}\int_{\ln b}^{\ln a}\frac{\psi_k(b)\,\sigma}{\psi_k(\sigma)^2}\,\ell_j\,\mathrm d\ln\sigma,
+# \begin{aligned}
+# W_{jk} &= \frac{\psi_k(b)\,\psi_k(\sigma_j)}{\sigma_j} \\
+# &\quad\times\int_{\ln b}^{\ln a}\frac{\sigma}{\psi_k(\sigma)^2}\,\ell_j\,\mathrm d\ln\sigma,
+# \end{aligned}
 # $$ (eq-proof-weights)
 #
-# where $\ell_j$ is the Lagrange polynomial that is 1 at $\sigma_j$ and 0 at the others. ([Chapter 12](12_samplers.ipynb#eq-exponential).)
+# where $\ell_j$ is the Lagrange polynomial that is 1 at $\sigma_j$ and 0 at the others.
 #
-# **The formula.** Put $D$ into the flow. The Gaussian's part is that of section 4, and $R$ is added:
+# *Used in* [chapter 12](12_samplers.ipynb) [(there)](12_samplers.ipynb#eq-exponential).
+#
+# **The formula.** Put $D$ into the flow. The Gaussian's part is [as before](#the-flow-of-a-gaussian), and $R$ is added:
 #
 # $$
 # \frac{\mathrm dy_k}{\mathrm d\sigma}=\frac{\sigma}{\lambda_k+\sigma^2}\,y_k-\frac{R_k}{\sigma}.
@@ -834,8 +865,9 @@ for sigma in (100.0, 1000.0):
 #
 # $$
 # \begin{aligned}
-# y_k(0) &= \frac{\sqrt{\lambda_k}}{\psi_k(a)}\,y_k(a) \\
-# &\quad+\Big(1-\frac{\sqrt{\lambda_k}}{\psi_k(a)}\Big)\frac{\psi_k(a)^2}{a^2}\,R_k(a),
+# y_k(0) &= f_k\,y_k(a) \\
+# &\quad+(1-f_k)\,\frac{\psi_k(a)^2}{a^2}\,R_k(a), \\
+# f_k &= \frac{\sqrt{\lambda_k}}{\psi_k(a)},
 # \end{aligned}
 # $$ (eq-proof-last-step)
 #
@@ -924,7 +956,7 @@ for order in (1, 2, 3):
     same(f"no variance, order {order}", found, last_of(known))
 
 # %% [markdown]
-# ## 13 · Guidance
+# ## Guidance
 #
 # If two Gaussians share $\Sigma$, the guided denoiser $D_w=D_u+w\,(D_c-D_u)$ is, at every noise level, the denoiser of
 #
@@ -932,12 +964,17 @@ for order in (1, 2, 3):
 # \mathcal N\big(\mu_u+w\,(\mu_c-\mu_u),\;\Sigma\big),
 # $$ (eq-proof-guidance)
 #
-# so the flow of section 4 solves guided sampling too. ([Chapter 15](15_your_own.ipynb#eq-guided-mean).)
+# so the [flow of a Gaussian](#the-flow-of-a-gaussian) solves guided sampling too.
+#
+# *Used in* [chapter 15](15_your_own.ipynb) [(there)](15_your_own.ipynb#eq-guided-mean).
 #
 # With $W=\Sigma S^{-1}$ both denoisers have the form $D_i=Wx+(I-W)\,\mu_i$. The combination has the coefficients $1-w$ and $w$, which add up to 1:
 #
 # $$
-# D_w=Wx+(I-W)\big((1-w)\,\mu_u+w\,\mu_c\big),
+# \begin{aligned}
+# D_w &= Wx \\
+# &\quad+(I-W)\big((1-w)\,\mu_u+w\,\mu_c\big),
+# \end{aligned}
 # $$
 #
 # the denoiser with the mixed mean, and the same mean at every $\sigma$. Multiply the noised densities: $p_u^{1-w}\,p_c^{\,w}$ is, up to a constant, the normal density with that mean
@@ -964,7 +1001,7 @@ product = -2 * gaussian.log_prob(x, 0.6) + 3 * conditional.log_prob(x, 0.6)
 same("sharpened density", (product - model.log_prob(x, 0.6)).diff(), 0.0)
 
 # %% [markdown]
-# ## 14 · Distances of Gaussians
+# ## Distances of Gaussians
 #
 # For $p=\mathcal N(\mu_p,\Sigma_p)$ and $q=\mathcal N(\mu_q,\Sigma_q)$ with $\delta=\mu_p-\mu_q$, the squared Wasserstein distance, least of $\mathbb E\,\|x-y\|^2$ over all ways to
 # draw $x\sim p$ and $y\sim q$ together, and the divergence are
@@ -978,7 +1015,8 @@ same("sharpened density", (product - model.log_prob(x, 0.6)).diff(), 0.0)
 # \end{aligned}
 # $$ (eq-proof-distances)
 #
-# ([Chapter 14](14_full_scale.ipynb#eq-frechet) compares images by the first.)
+# *Used in* [chapter 5](05_training.ipynb),
+# [chapter 14](14_full_scale.ipynb) [(there)](14_full_scale.ipynb#eq-frechet).
 #
 # **Wasserstein.** Let $C$ be the covariance of $x$ with $y$. Then $\mathbb E\,\|x-y\|^2=\|\delta\|^2+\operatorname{tr}(\Sigma_p+\Sigma_q)-2\operatorname{tr}C$. The joint covariance has no
 # negative eigenvalue just if $C=\Sigma_p^{1/2}K\,\Sigma_q^{1/2}$ with no singular value of $K$ above 1. So we want the largest
@@ -1030,21 +1068,24 @@ moved = (gaussian.flow(x, 3.0, 0.5) - x).square().sum(1)
 by_chance("the flow as transport", moved, theory.frechet_distance(*pair))
 
 # %% [markdown]
-# ## 15 · How much a Gaussian explains
+# ## How much a Gaussian explains
 #
 # Let $s$ be the exact score of any data, $s_G$ that of the Gaussian with their moments, and $s_r$ that of the Gaussian cut off after $r$ eigenpairs, the other
 # variances replaced by their mean $\tau_r$. Then, with averages over $x_\sigma$,
 #
 # $$
 # \begin{aligned}
-# \mathbb E\,\|s-s_G\|^2 &= \mathbb E\,\|s\|^2-\sum_k\frac1{\lambda_k+\sigma^2}, \\
-# \mathbb E\,\|s-s_r\|^2 &= \mathbb E\,\|s-s_G\|^2 \\
-# +\sum_{k>r}&\frac{(\lambda_k-\tau_r)^2}{(\lambda_k+\sigma^2)(\tau_r+\sigma^2)^2},
+# &\mathbb E\,\|s-s_G\|^2 \\
+# &\quad=\mathbb E\,\|s\|^2-\sum_k\frac1{\lambda_k+\sigma^2}, \\
+# &\mathbb E\,\|s-s_r\|^2-\mathbb E\,\|s-s_G\|^2 \\
+# &\quad=\sum_{k>r}\frac{(\lambda_k-\tau_r)^2}{(\lambda_k+\sigma^2)(\tau_r+\sigma^2)^2},
 # \end{aligned}
 # $$ (eq-proof-unexplained)
 #
-# and divided by $\mathbb E\,\|s\|^2$ these are fractions of unexplained variance. ([Chapter 1](01_noise_and_score.ipynb#eq-unexplained), [chapter
-# 7](07_neural_scores.ipynb#eq-rank-residual).)
+# and divided by $\mathbb E\,\|s\|^2$ these are fractions of unexplained variance.
+#
+# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-unexplained),
+# [chapter 7](07_neural_scores.ipynb) [(there)](07_neural_scores.ipynb#eq-rank-residual).
 #
 # By Tweedie's formula $s-s_G=(D-D_G)/\sigma^2$. It is uncorrelated with every affine function [(above)](#eq-proof-orthogonal), and $s_G$ is one. So
 # $\mathbb E\,\|s\|^2=\mathbb E\,\|s-s_G\|^2+\mathbb E\,\|s_G\|^2$. The last is $\operatorname{tr}S^{-1}SS^{-1}$, the sum of the first line. For the second,
@@ -1084,7 +1125,7 @@ check_ranks(mixture, overall, x)
 check_ranks(gaussian, gaussian, gaussian.sample(DRAWS, sigma, generator=seeded(26)))
 
 # %% [markdown]
-# ## 16 · What a jump costs
+# ## What a jump costs
 #
 # A network $D=D_G+R$ starts where the jump starts, at $\sigma_{\max}$. At the landing point $s$ its state differs from the jump's by
 #
@@ -1095,8 +1136,10 @@ check_ranks(gaussian, gaussian, gaussian.sample(DRAWS, sigma, generator=seeded(2
 # \end{aligned}
 # $$ (eq-proof-jump-error)
 #
-# The first line is exact with $R$ along the network's own path, and right to first order in $R$ along the Gaussian's. The second is what the Gaussian would make of it.
-# ([Chapter 11](11_teleportation.ipynb#eq-jump-error); `gt.choose_skip`.)
+# The first line is exact with $R$ along the network's own path, and right to first order in $R$ along the Gaussian's. The second is what
+# the Gaussian would make of it.
+#
+# *Used in* [chapter 11](11_teleportation.ipynb) [(there)](11_teleportation.ipynb#eq-jump-error).
 #
 # Set $a=\sigma_{\max}$ and $b=s$ in the exponential formula [(above)](#eq-proof-exponential): its first term is where the jump lands, its integral $e_k(s)$. On the
 # network's path $R$ is asked $e(\sigma)$ away from the Gaussian's, so it differs by $\partial R\cdot e$, a product of two small things. That lets one ask before
