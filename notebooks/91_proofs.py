@@ -512,7 +512,7 @@ by_chance("random kick", left.square().sum(1), expected)
 # $$
 # \begin{aligned}
 # x_t &= a\,x_0+b\,x_T \\
-# &\quad+\sum_ke_k\,\zeta_k\,u_k, \\
+# &\quad{}+\sum_ke_k\,\zeta_k\,u_k, \\
 # e_k &= \sqrt{a^2\lambda_k+b^2}-a\sqrt{\lambda_k}-b, \\
 # 0 &\le -e_k\le\min(a\sqrt{\lambda_k},\,b).
 # \end{aligned}
@@ -570,8 +570,8 @@ same("rotation and its error", bent, error * zeta)
 # \begin{aligned}
 # L &= \mathbb E\,\|D(x_\sigma)-x_0\|^2 \\
 # &= \|\beta-\mu\|^2 \\
-# &\quad+\operatorname{tr}\,(W-W_*)\,S\,(W-W_*)^\top \\
-# &\quad+\sigma^2\operatorname{tr}W_* ,
+# &\;{}+\operatorname{tr}\,(W-W_*)\,S\,(W-W_*)^\top \\
+# &\;{}+\sigma^2\operatorname{tr}W_* ,
 # \end{aligned}
 # $$ (eq-proof-affine)
 #
@@ -591,9 +591,9 @@ same("rotation and its error", bent, error * zeta)
 # $$
 # \begin{aligned}
 # L &= \|\beta-\mu\|^2+\operatorname{tr}(W-I)\Sigma(W-I)^\top \\
-# &\quad+\sigma^2\operatorname{tr}WW^\top \\
+# &\quad{}+\sigma^2\operatorname{tr}WW^\top \\
 # &= \|\beta-\mu\|^2+\operatorname{tr}WSW^\top \\
-# &\quad-2\operatorname{tr}W\Sigma+\operatorname{tr}\Sigma .
+# &\quad{}-2\operatorname{tr}W\Sigma+\operatorname{tr}\Sigma .
 # \end{aligned}
 # $$
 #
@@ -670,7 +670,7 @@ by_chance("uncorrelated", (apart * affine).sum(1), 0)
 # $$
 # \begin{aligned}
 # L(t) &= \sigma^2\operatorname{tr}W_*+e^{-4\eta t}\,\|\beta_0-\mu\|^2 \\
-# &\quad+\sum_k\psi_k^2\,e^{-4\eta\psi_k^2t}\,\|E_0u_k\|^2 .
+# &\quad{}+\sum_k\psi_k^2\,e^{-4\eta\psi_k^2t}\,\|E_0u_k\|^2 .
 # \end{aligned}
 # $$
 #
@@ -738,7 +738,7 @@ same("rates", learning.rates, 2 * eta * (moments.variances + sigma**2))
 # \begin{aligned}
 # &\operatorname{Cov}[x_0\mid x] \\
 # &\quad=\sum_k\rho_k\big(\sigma^2\Sigma_kS_k^{-1} \\
-# &\qquad+(D_k-D)(D_k-D)^\top\big).
+# &\qquad{}+(D_k-D)(D_k-D)^\top\big).
 # \end{aligned}
 # $$
 #
@@ -781,9 +781,9 @@ same("denoiser of the cloud", cloud(x, sigma), attention @ y)
 # $$
 # \begin{aligned}
 # D &= \mu+\frac{\Sigma z}{\sigma}+\frac{T(z)}{2\sigma^2} \\
-# &\quad+O(\sigma^{-3}), \\
+# &\quad{}+O(\sigma^{-3}), \\
 # T(z) &= \mathbb E[c\,(c\cdot z)^2] \\
-# &\quad-\mathbb E[c\,\|c\|^2].
+# &\quad{}-\mathbb E[c\,\|c\|^2].
 # \end{aligned}
 # $$ (eq-proof-far)
 #
@@ -855,7 +855,7 @@ for order, (near, far) in enumerate(zip(*scaled)):
 # $$
 # \begin{aligned}
 # y_k(b) &= \frac{\psi_k(b)}{\psi_k(a)}\,y_k(a) \\
-# &\quad+\int_{\ln b}^{\ln a}\frac{\psi_k(b)}{\psi_k(\sigma)}\,R_k\,\mathrm d\ln\sigma .
+# &\quad{}+\int_{\ln b}^{\ln a}\frac{\psi_k(b)}{\psi_k(\sigma)}\,R_k\,\mathrm d\ln\sigma .
 # \end{aligned}
 # $$ (eq-proof-exponential)
 #
@@ -865,7 +865,7 @@ for order, (near, far) in enumerate(zip(*scaled)):
 # $$
 # \begin{aligned}
 # W_{jk} &= \frac{\psi_k(b)\,\psi_k(\sigma_j)}{\sigma_j} \\
-# &\quad\times\int_{\ln b}^{\ln a}\frac{\sigma}{\psi_k(\sigma)^2}\,\ell_j\,\mathrm d\ln\sigma,
+# &\quad{}\times\int_{\ln b}^{\ln a}\frac{\sigma}{\psi_k(\sigma)^2}\,\ell_j\,\mathrm d\ln\sigma,
 # \end{aligned}
 # $$ (eq-proof-weights)
 #
@@ -906,7 +906,7 @@ for order, (near, far) in enumerate(zip(*scaled)):
 # $$
 # \begin{aligned}
 # y_k(0) &= f_k\,y_k(a) \\
-# &\quad+(1-f_k)\,\frac{\psi_k(a)^2}{a^2}\,R_k(a), \\
+# &\;{}+(1-f_k)\,\frac{\psi_k(a)^2}{a^2}\,R_k(a), \\
 # f_k &= \frac{\sqrt{\lambda_k}}{\psi_k(a)},
 # \end{aligned}
 # $$ (eq-proof-last-step)
@@ -1014,7 +1014,7 @@ for order in (1, 2, 3):
 # $$
 # \begin{aligned}
 # D_w &= Wx \\
-# &\quad+(I-W)\big((1-w)\,\mu_u+w\,\mu_c\big),
+# &\;{}+(I-W)\big((1-w)\,\mu_u+w\,\mu_c\big),
 # \end{aligned}
 # $$
 #
@@ -1057,9 +1057,9 @@ same("the gain of two covariances", gain, 1.4)
 # $$
 # \begin{aligned}
 # W_2^2 &= \|\delta\|^2+\operatorname{tr}(\Sigma_p+\Sigma_q) \\
-# &\quad-2\operatorname{tr}\big(\Sigma_p^{1/2}\Sigma_q\Sigma_p^{1/2}\big)^{1/2}, \\
+# &\quad{}-2\operatorname{tr}\big(\Sigma_p^{1/2}\Sigma_q\Sigma_p^{1/2}\big)^{1/2}, \\
 # \mathrm{KL} &= \tfrac12\big(\operatorname{tr}\Sigma_q^{-1}\Sigma_p-d \\
-# &\quad+\delta^\top\Sigma_q^{-1}\delta+\ln\tfrac{\det\Sigma_q}{\det\Sigma_p}\big).
+# &\quad{}+\delta^\top\Sigma_q^{-1}\delta+\ln\tfrac{\det\Sigma_q}{\det\Sigma_p}\big).
 # \end{aligned}
 # $$ (eq-proof-distances)
 #
@@ -1085,7 +1085,7 @@ same("the gain of two covariances", gain, 1.4)
 # $$
 # \begin{aligned}
 # \mathrm{KL} &= \tfrac12\sum_{ij}O_{ij}^2\Big(\frac{\lambda_j}{\nu_i}-1-\ln\frac{\lambda_j}{\nu_i}\Big) \\
-# &\quad+\tfrac12\sum_i\frac{(v_i^\top\delta)^2}{\nu_i},
+# &\quad{}+\tfrac12\sum_i\frac{(v_i^\top\delta)^2}{\nu_i},
 # \end{aligned}
 # $$
 #
