@@ -173,7 +173,7 @@ def denoiser(x, sigma):
 # \end{aligned}
 # $$ (eq-tweedie)
 #
-# This is **Tweedie's formula**. It holds for every data distribution: put an integral over the data for the sum, and the
+# This is **Tweedie's formula** ([proof](91_proofs.ipynb#tweedies-formula)). It holds for every data distribution: put an integral over the data for the sum, and the
 # same line of algebra goes through. Who can denoise knows the score, and the other way round. In our code the two
 # sides share only the distances, so we can compare them.
 

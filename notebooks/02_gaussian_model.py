@@ -120,7 +120,7 @@ assert [round(100 * share) for share in kept] == [80, 14]
 # $$ (eq-gaussian-flow)
 #
 # Here $\sigma_T$ is the noise level at which the path starts. The directions do not talk to each other, and each is a
-# separable equation. The solution says: *keep your position in units of the noised standard deviation*
+# separable equation ([solved here](91_proofs.ipynb#the-flow-of-a-gaussian)). The solution says: *keep your position in units of the noised standard deviation*
 # $\sqrt{\sigma^2+\lambda_k}$. A point that starts 1.3 deviations out along $u_k$ ends 1.3 deviations out.
 #
 # In the library this is `gaussian.flow(x, sigma_from, sigma_to)`. The independent witness is Heun's method, which only

@@ -227,7 +227,7 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 # e_k = \sqrt{a^2\lambda_k+b^2} - a\sqrt{\lambda_k} - b.
 # $$ (eq-rotation)
 #
-# Think of the triangle. The hypotenuse is shorter than the two legs together, so $e_k$ is never positive: the path takes a
+# Think of the triangle ([proof](91_proofs.ipynb#in-vp-the-path-is-nearly-a-rotation)). The hypotenuse is shorter than the two legs together, so $e_k$ is never positive: the path takes a
 # short cut inside the rotation. And the short cut saves at most the shorter leg. So the error is small where one leg is much
 # shorter than the other: for directions with $\sqrt{\lambda_k} \gg \sigma$, and for those with $\sqrt{\lambda_k}\ll\sigma$. In
 # between, the worst is an isosceles triangle, $\sqrt{\lambda_k} = \sigma$, whose legs together are $\sqrt2$ times the

@@ -697,7 +697,7 @@ plt.show()
 #
 # Only mean and covariance are left. Now expand the Gaussian with the same two:
 # $\Sigma(\Sigma+\sigma^2 I)^{-1}\sigma z = \Sigma z/\sigma - \Sigma^2 z/\sigma^3 + \dots$ The first term is the same. *To first
-# order, every cloud is its Gaussian.* This is the far field: as with the charges of a molecule, from far away only the first moments
+# order, every cloud is its Gaussian* ([proof](91_proofs.ipynb#from-far-away)). This is the far field: as with the charges of a molecule, from far away only the first moments
 # count.
 
 # %%

@@ -374,7 +374,7 @@ assert straight[:, 0].min() > 0.4
 # $$ (eq-linear-learning)
 #
 # In the eigenvectors of $\Sigma$ that is one equation for each direction: the gain along $u_k$ approaches
-# $\lambda_k/(\lambda_k+\sigma^2)$ as $e^{-2\eta(\lambda_k+\sigma^2)t}$. There is no plateau on the way, wide directions come
+# $\lambda_k/(\lambda_k+\sigma^2)$ as $e^{-2\eta(\lambda_k+\sigma^2)t}$ ([proof](91_proofs.ipynb#how-a-linear-denoiser-learns)). There is no plateau on the way, wide directions come
 # first, and where it stops is the Gaussian. A network whose answers are still straight can go nowhere else. We let a linear
 # denoiser learn from noisy samples, starting from the isotropic Gaussian as our networks do, and compare.
 

@@ -156,7 +156,7 @@ plt.show()
 # \end{aligned}
 # $$ (eq-denoising-loss)
 #
-# which counts the directions that the noise has not yet drowned. On the training images this must come out, up to chance in
+# which counts the directions that the noise has not yet drowned ([proof](91_proofs.ipynb#the-gaussian-denoiser-is-the-best-affine-one)). On the training images this must come out, up to chance in
 # the noise. On test images nothing guarantees it.
 
 

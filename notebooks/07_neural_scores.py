@@ -550,7 +550,7 @@ assert caught["train"] < 0.01 < 0.3 < caught["test"]
 # to leave at most 5 % more unexplained than the whole Gaussian?
 #
 # There is a prediction. If the network is an ideal denoiser, then what the Gaussian misses of it is uncorrelated with all
-# that is linear in $x$, since the Gaussian's denoiser is the best linear one. So squares add up again:
+# that is linear in $x$, since the Gaussian's denoiser is the best linear one ([proof](91_proofs.ipynb#how-much-a-gaussian-explains)). So squares add up again:
 #
 # $$
 # \begin{aligned}

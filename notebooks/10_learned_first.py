@@ -470,7 +470,7 @@ assert all(
 # \end{aligned}
 # $$ (eq-gains)
 #
-# It ends at the Gaussian's gain. **Its rate is the variance of the noised data**, $\lambda_k + \sigma^2$. Directions in which the
+# It ends at the Gaussian's gain ([proof](91_proofs.ipynb#how-a-linear-denoiser-learns)). **Its rate is the variance of the noised data**, $\lambda_k + \sigma^2$. Directions in which the
 # data vary much are learned first, since there the gradient is large; those with $\lambda_k \ll \sigma^2$ all share the slowest
 # rate.
 #

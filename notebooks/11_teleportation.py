@@ -172,7 +172,7 @@ for name in NAMES:
 # %% [markdown]
 # Could that have been foreseen? Write the network as $D = D_G + R$, where $D_G$ is the Gaussian's denoiser and $R$ the
 # residual, what it leaves. Along the jump the network would have added $-R_k\,d\ln\sigma$ in direction $k$ at each level. The
-# Gaussian's flow carries each of these contributions down to the landing point $s$:
+# Gaussian's flow carries each of these contributions down to the landing point $s$ ([proof](91_proofs.ipynb#what-a-jump-costs)):
 #
 # $$
 # \begin{aligned}

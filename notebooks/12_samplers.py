@@ -90,7 +90,7 @@ plt.show()
 # the same with the slope $(x-D)/\sigma$.
 #
 # We know more. Write $D = D_G + R$: the Gaussian's answer, and what it leaves. In the coordinates
-# $y_k = u_k^\top(x-\mu)$ the flow from $\sigma=a$ down to $b$ is *exactly*
+# $y_k = u_k^\top(x-\mu)$ the flow from $\sigma=a$ down to $b$ is *exactly* ([proof](91_proofs.ipynb#the-gaussian-exponential-integrator))
 #
 # $$
 # \begin{aligned}

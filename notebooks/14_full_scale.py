@@ -160,7 +160,7 @@ plt.show()
 #
 # The FID compares two clouds of points: the features that an Inception network sees in the drawn images, and in the
 # training images. Each cloud is replaced by its Gaussian, and the distance is that of the two Gaussians, squared
-# ([Heusel et al. 2017](https://arxiv.org/abs/1706.08500)):
+# ([Heusel et al. 2017](https://arxiv.org/abs/1706.08500); [proof](91_proofs.ipynb#distances-of-gaussians)):
 #
 # $$
 # \begin{aligned}

@@ -294,7 +294,7 @@ for steps in (4, 6):
 # ## 8. Guidance
 #
 # Classifier-free guidance asks for $D_u + w\,(D_c - D_u)$, with $D_u$ the denoiser without a label and $D_c$ the one with it. Two Gaussians with *one* covariance
-# $\Sigma$ stay Gaussian under it: the gains agree, and only the means are mixed,
+# $\Sigma$ stay Gaussian under it: the gains agree, and only the means are mixed ([proof](91_proofs.ipynb#guidance)),
 #
 # $$
 # \mu_w = \mu_u + w\,(\mu_c-\mu_u).
