@@ -4,6 +4,7 @@ import base64
 import io
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
@@ -164,7 +165,7 @@ def last_rows(drawn: Film) -> torch.Tensor:
     sheet = Image.open(io.BytesIO(base64.b64decode(drawn.sheet))).convert("L")
     height, width = drawn.shape
     assert sheet.size == (width, height * 3 * (STEPS + 1))
-    pixels = torch.tensor(list(sheet.getdata())).reshape(-1, 3, height, width)[-1]
+    pixels = torch.tensor(np.asarray(sheet)).reshape(-1, 3, height, width)[-1]
     return pixels / 127.5 - 1
 
 
