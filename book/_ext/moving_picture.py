@@ -84,7 +84,7 @@ def _row(drawn: "Film", which: int, name: str, kind: str, alt: str, address: str
     counted = {0: drawn.calls[-1][0], 1: 0, 2: drawn.calls[-1][1]}[which]
     return (
         f'<div class="traveller"><div class="words"><span class="{kind}">{name}</span>'
-        f'<span><span data-row="{which}">{counted}</span> network calls</span></div>'
+        f'<span>network calls: <span data-row="{which}">{counted}</span></span></div>'
         f'<div class="strip" style="aspect-ratio: {width} / {height}; --row: {which}">'
         f'<img src="{address}" alt="{html.escape(alt)}"></div></div>'
     )

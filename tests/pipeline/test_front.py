@@ -4,6 +4,7 @@ import base64
 import io
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
@@ -143,6 +144,14 @@ def test_a_link_to_an_equation_reads_like_a_sentence(front):
     assert "See (1) of chapter 1, or that formula (1)." in second
 
 
+def test_a_chapter_can_be_downloaded_as_the_notebook_that_it_is(front):
+    page = BeautifulSoup(front.toy.read("_build/html/notebooks/01_first.html"), "lxml")
+    address = page.select_one("a.btn-download-source-button")["href"]
+    downloaded = front.toy.root / "_build/html/notebooks" / address
+    assert downloaded.read_text("utf-8") == front.toy.read("notebooks/01_first.ipynb")
+    assert page.select_one("button.btn-download-pdf-button")["onclick"] == "window.print()"
+
+
 def test_an_equation_of_the_appendix():
     written = "[(there)](91_proofs.ipynb#eq-area)"
     assert executed_outputs._EQUATION.sub(executed_outputs._refer, written) == "[](#eq-area) of the appendix"
@@ -164,7 +173,7 @@ def last_rows(drawn: Film) -> torch.Tensor:
     sheet = Image.open(io.BytesIO(base64.b64decode(drawn.sheet))).convert("L")
     height, width = drawn.shape
     assert sheet.size == (width, height * 3 * (STEPS + 1))
-    pixels = torch.tensor(list(sheet.getdata())).reshape(-1, 3, height, width)[-1]
+    pixels = torch.tensor(np.asarray(sheet)).reshape(-1, 3, height, width)[-1]
     return pixels / 127.5 - 1
 
 
