@@ -22,8 +22,8 @@ SCHEMES = ("light", "dark")
 WEIGHT_LIMIT = 2_000_000
 """Bytes that are sent for a page with all that it loads, text compressed."""
 
-REQUEST_LIMIT = 60
-"""Files that a page may consist of."""
+REQUEST_LIMIT = 150
+"""Files that a page may consist of, a gallery of all figures included."""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

@@ -157,7 +157,7 @@ FAULTS = {
     "<div class='gausstools-live' id='x'></div>": "an interactive figure does not live: x",
     "<p id='x'></p><p id='x'></p>": "2 elements have the id x",
     "<script src='heavy.js'></script>": " MB, over 2 MB",
-    "<script>for (let i = 0; i < 60; i++) document.write(`<img src='dot.svg?${i}'>`)</script>": "requests, over 60",
+    "<script>for (let i = 0; i < 150; i++) document.write(`<img src='dot.svg?${i}'>`)</script>": "requests, over 150",
     "<p style='color: #888'>faint</p>": "light: color-contrast (serious)",
     "<details><summary>more</summary><p style='color: #888'>faint</p></details>": "light: color-contrast (serious)",
     "<style>@media (prefers-color-scheme: dark) { body { background: #222 } }</style>black": "dark: color-contrast",
