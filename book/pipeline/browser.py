@@ -96,6 +96,9 @@ _LOOK = """() => {
     for (const element of document.querySelectorAll('mjx-merror, [data-mjx-error]')) {
         findings.push('a formula is wrong: ' + (element.getAttribute('title') || element.textContent.trim()));
     }
+    for (const text of document.querySelectorAll('mjx-assistive-mml :is(mtext, mi)')) {
+        if (text.textContent.includes('\\\\')) findings.push('a formula shows its source: ' + text.textContent);
+    }
     for (const image of document.images) {
         if (!image.naturalWidth) findings.push('an image is not shown: ' + image.getAttribute('src'));
     }

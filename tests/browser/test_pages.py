@@ -150,6 +150,7 @@ FAULTS = {
     "<span class='math'>\\(x\\)</span>": "a formula is not set",
     "<div class='math' style='width: 9px; overflow: auto'><mjx-container><p style='width: 99px'>x": "cut off by 90",
     "<mjx-merror title='Undefined control sequence'></mjx-merror>": "a formula is wrong: Undefined",
+    "<mjx-assistive-mml><mtext>a\\_b</mtext></mjx-assistive-mml>": "a formula shows its source: a",
     "<div class='cell_output'><img src='dot.svg' style='opacity: 0.5'></div>": "not shown in its own colours",
     "<div class='cell_output'><img src='dot.svg' style='filter: invert(1)'></div>": "does not stand on white",
     "<div class='cell_output'><div class='gausstools-live' id='x' style='filter: invert(1)'></div></div>": "colours: x",
