@@ -8,6 +8,7 @@ import pytest
 from book.pipeline.browser import SCHEMES, WIDTHS, look, open_page
 from book.pipeline.layout import Book
 from book.pipeline.serve import background
+from book.pipeline.weigh import weigh_page
 
 BOOK = Book(Path(__file__).parents[2])
 
@@ -179,3 +180,13 @@ def test_each_fault_is_found(browser, tmp_path, body, finding):
     (tmp_path / "index.html").write_text(f"<html><body><article>{body}</article></body></html>")
     with background(tmp_path) as address:
         assert any(finding in found for found in look(browser, address, "index.html", 390))
+
+
+def test_a_page_is_weighed_with_what_it_loads(browser, tmp_path):
+    (tmp_path / "index.html").write_text(f"<p>text</p>{'<!-- again -->' * 1000}<img src='dot.svg' alt='x'>")
+    (tmp_path / "dot.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'/><!-- {random.Random(0).random()} -->")
+    with background(tmp_path) as address:
+        found = weigh_page(browser, address, "index", 390)
+    assert (found.document, found.width, found.requests, found.shift) == ("index", 390, 2, 0)
+    assert 100 < found.sent < 1500, "text is compressed"
+    assert 0 < found.paint < 10_000
