@@ -179,6 +179,13 @@ def _google(app: Sphinx, what: str, name: str, value: object, options: object, l
     lines[:] = GoogleDocstring(lines, Config(napoleon_use_param=False), app, what, name, value, options).lines()
 
 
+def _bare(_app: Sphinx, value: object, _bound_method: bool) -> None:
+    """Leave the types alone of annotations that say more, to the command line for instance."""
+    annotations = getattr(value, "__annotations__", {}) if inspect.isfunction(value) else {}
+    if any(typing.get_origin(annotation) is typing.Annotated for annotation in annotations.values()):
+        value.__annotations__ = typing.get_type_hints(value)
+
+
 def _signature(_app: Sphinx, what: str, _name: str, value: object, *_: object) -> tuple[str, None] | None:
     """No signature where nothing can be made (an abstract class) or another package would make it (a protocol)."""
     if what != "class":
@@ -196,6 +203,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("api", _Api)
     app.add_directive("api-index", _Index)
     app.connect("builder-inited", _this_repository_first)
+    app.connect("autodoc-before-process-signature", _bare)
     app.connect("autodoc-process-bases", _bases)
     app.connect("autodoc-process-docstring", _google)
     app.connect("autodoc-process-signature", _signature)

@@ -17,15 +17,16 @@ from sphinx.errors import ExtensionError
 _PARTS = ["input/tex", "output/chtml", "a11y/assistive-mml"]
 _FONTS = "output/chtml/fonts"
 _SCRIPTS = ["startup.js", "core.js", *(f"{part}.js" for part in _PARTS), f"{_FONTS}/tex.js"]
-_ON_DEMAND = "input/tex/extensions"  # one of these is loaded by the page whose formula has a macro of it
+_PACKAGES = "input/tex/extensions"  # most of these are loaded when a formula of the page has a macro of theirs
 
 
 def _use_local(_app: Sphinx, config: Config) -> None:
     config.mathjax_path = "mathjax/startup.js"
     config.mathjax3_config = {
-        "loader": {"load": _PARTS},
-        # Without `noundefined`, an unknown macro is an error that the browser tests count, not red text.
-        "tex": {"packages": {"[-]": ["noundefined"]}},
+        "loader": {"load": [*_PARTS, "[tex]/textmacros"]},
+        # With `textmacros`, a text in a formula may have macros: an underscore is one. Without `noundefined`, an
+        # unknown macro is an error that the browser tests count, not red text.
+        "tex": {"packages": {"[+]": ["textmacros"], "[-]": ["noundefined"]}},
     }
 
 
@@ -41,7 +42,7 @@ def _copy(app: Sphinx, exception: Exception | None) -> None:
     target = Path(app.outdir, "_static", "mathjax")
     for path in [
         *map(source.joinpath, _SCRIPTS),
-        *(source / _ON_DEMAND).glob("*.js"),
+        *(source / _PACKAGES).glob("*.js"),
         *(source / _FONTS).rglob("*.woff"),
     ]:
         copied = target / path.relative_to(source)

@@ -22,8 +22,8 @@ SCHEMES = ("light", "dark")
 WEIGHT_LIMIT = 2_000_000
 """Bytes that are sent for a page with all that it loads, text compressed."""
 
-REQUEST_LIMIT = 60
-"""Files that a page may consist of."""
+REQUEST_LIMIT = 150
+"""Files that a page may consist of, a gallery of all figures included."""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -95,6 +95,9 @@ _LOOK = """() => {
     }
     for (const element of document.querySelectorAll('mjx-merror, [data-mjx-error]')) {
         findings.push('a formula is wrong: ' + (element.getAttribute('title') || element.textContent.trim()));
+    }
+    for (const text of document.querySelectorAll('mjx-assistive-mml :is(mtext, mi)')) {
+        if (text.textContent.includes('\\\\')) findings.push('a formula shows its source: ' + text.textContent);
     }
     for (const image of document.images) {
         if (!image.naturalWidth) findings.push('an image is not shown: ' + image.getAttribute('src'));

@@ -32,6 +32,7 @@ _RAW_MARKS = {
     re.compile(r":[a-z]+:`|(?<!`)``(?!`)"): "a mark of reStructuredText",
     re.compile(r"\$\$|\\begin\{"): "a formula",
     re.compile(r"\?\?"): "an unresolved reference",
+    re.compile(r" at 0x[0-9a-f]{6,}"): "an address in memory",
     re.compile(r"\]\(#?[\w./-]+\)"): "a link",
 }
 _LOADED = {

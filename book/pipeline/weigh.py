@@ -38,7 +38,8 @@ class Weight:
     requests: int
 
 
-def _weigh(browser: Browser, site: str, document: str, width: int) -> Weight:
+def weigh_page(browser: Browser, site: str, document: str, width: int) -> Weight:
+    """Measure one page, alone in a fresh window."""
     context, _ = offline_context(browser, site, width, "light")
     page = context.new_page()
     answered = []
@@ -52,6 +53,6 @@ def _weigh(browser: Browser, site: str, document: str, width: int) -> Weight:
 
 
 def weigh(book: Book) -> list[Weight]:
-    """Measure every page, alone in a fresh window, from this machine to itself."""
+    """Measure every page, from this machine to itself."""
     with background(book.html) as site, open_browser() as browser:
-        return [_weigh(browser, site, document, width) for document in book.documents for width in WIDTHS]
+        return [weigh_page(browser, site, document, width) for document in book.documents for width in WIDTHS]

@@ -139,6 +139,7 @@ def test_a_sound_page_has_no_finding(site):
         ("<p>$$x^2$$</p>", "a formula is left as text"),
         ("<p>\\begin{align}</p>", "a formula is left as text"),
         ("<p>Figure ??</p>", "an unresolved reference is left as text"),
+        ("<dt>f(x: <i>&lt;Option object at 0x7f1fab44&gt;</i>)</dt>", "an address in memory is left as text"),
         ("<p>[the dot](#fig-dot)</p>", "a link is left as text"),
         ('<div class="cell_output"><div class="output stderr">oh no</div></div>', "shows an error or a warning: oh no"),
         ('<div class="cell_output"><pre class="traceback">oh</pre></div>', "shows an error or a warning: oh"),
