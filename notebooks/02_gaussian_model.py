@@ -17,6 +17,7 @@ STEPS = [8, 16, 32, 64, 128, 256, 512]
 
 # %%
 import math
+import textwrap
 
 import matplotlib.pyplot as plt
 import torch
@@ -457,7 +458,7 @@ assert off_the_line < 1e-12
 try:
     line.flow(end, 0.0, 1.0)
 except ValueError as error:
-    print(error)
+    print(textwrap.fill(str(error), 80))
 else:
     raise AssertionError("the way back should have been refused")
 

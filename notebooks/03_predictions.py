@@ -220,8 +220,8 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 # weights: the image is in the noise from the start. And the path between them is the hypotenuse of a right triangle with
 # the legs $a\sqrt{\lambda_k}$ and $b$.
 #
-# A **rotation** from noise $x_T$ to image $x_0$ would be $x_t \approx a\,x_0 + b\,x_T$: the *sum of the legs*. Along $u_k$ the
-# path differs from it by $e_k\,\zeta_k$, with
+# A **rotation** from noise $x_T$ to image $x_0$ would be $a\,x_0 + b\,x_T$: the *sum of the legs*. Along $u_k$ the path differs
+# from it by $e_k\,\zeta_k$, with
 #
 # $$
 # e_k = \sqrt{a^2\lambda_k+b^2} - a\sqrt{\lambda_k} - b.

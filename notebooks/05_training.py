@@ -359,8 +359,9 @@ assert bent[:, -1].min() > 0.7
 assert straight[:, 0].min() > 0.4
 
 # %% [markdown]
-# The bent share, alone. The two parts move one after the other: the straight part finds the Gaussian and *stays*, and the bent
-# share comes later. So nothing of the Gaussian is unlearned: the network adds to it.
+# The bent share. The two parts move one after the other. The straight part finds the Gaussian, wavers a little, and *stays*: at
+# the last step it is nearer than at step 32. The bent share comes later, and grows. So nothing of the Gaussian is unlearned: the
+# network adds to it.
 #
 # Why does the straight part stay? The Gaussian denoiser is the best affine denoiser of *any* data with that mean and
 # covariance ([chapter 1, exercise 2](01_noise_and_score.ipynb#exercises)), so the best affine fit to the exact denoiser is the
