@@ -175,12 +175,19 @@ def _session(base: Base, settings: dict[str, str]) -> Iterator[tuple[Path, Async
             kernel_name="colab", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(kernel.parent)])
         )
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
-        yield content, manager, inherited | settings | {"HOME": str(home), "TQDM_DISABLE": "1"}
+        yield (
+            content,
+            manager,
+            inherited | settings | {"HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DISABLE": "1"},
+        )
 
 
-def _versions(manager: AsyncKernelManager, variables: dict[str, str]) -> dict[str, str]:
+def _versions(content: Path, manager: AsyncKernelManager, variables: dict[str, str]) -> dict[str, str]:
+    """Each package that a cell of the notebook could import, with its version."""
     python = manager.kernel_spec_manager.get_kernel_spec("colab").argv[0]
-    done = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, check=True, env=variables)
+    done = subprocess.run(
+        [python, "-c", _VERSIONS], cwd=content, env=variables, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -193,6 +200,7 @@ def _seconds(cells: list[NotebookNode]) -> float:
 def _execute(notebook: NotebookNode, content: Path, manager: AsyncKernelManager, variables: dict, timeout: int) -> str:
     """Run a notebook where it lies; return what is wrong with it, or nothing."""
     client = NotebookClient(notebook, km=manager, timeout=timeout, resources={"metadata": {"path": str(content)}})
+    client.owns_km = True  # else it leaves the kernel running
     try:
         client.execute(env=variables)
     except CellExecutionError as error:
@@ -209,10 +217,10 @@ def visit(book: Book, base: Base, chapter: Chapter, settings: dict[str, str], ti
     with _session(base, settings) as (content, manager, variables):
         shutil.copyfile(chapter.paired, content / chapter.paired.name)
         notebook = read_paired(book, chapter)
-        before = _versions(manager, variables)
+        before = _versions(content, manager, variables)
         if failure := _execute(notebook, content, manager, variables, timeout):
             result.findings.append(failure)
-        after = _versions(manager, variables)
+        after = _versions(content, manager, variables)
     result.seconds = _seconds(notebook.cells)
     result.install_seconds = _seconds([cell for cell in notebook.cells if is_generated(cell)])
     result.added = sorted(f"{name} {after[name]}" for name in after.keys() - before.keys())
@@ -221,7 +229,7 @@ def visit(book: Book, base: Base, chapter: Chapter, settings: dict[str, str], ti
         for name, version in sorted(before.items())
         if after.get(name) != version
     ]
-    if "gausstools" not in after:
+    if "gausstools" not in after.keys() - before.keys():
         result.findings.append("its first cell did not install gausstools")
     if result.install_seconds > INSTALL_SECONDS:
         result.findings.append(f"installing took {result.install_seconds:.0f} s, at most {INSTALL_SECONDS} s expected")
