@@ -111,7 +111,7 @@ def _environment(job: _Job, threads: int) -> dict[str, str]:
     )
 
 
-def _end(process: subprocess.Popen) -> None:
+def end(process: subprocess.Popen) -> None:
     """End a worker with its kernel, which is a session of its own and would outlive it, and what the kernel started."""
     try:
         family = [psutil.Process(process.pid)]
@@ -272,5 +272,5 @@ def execute(
         finally:
             for job in running:
                 if job.process:
-                    _end(job.process)
+                    end(job.process)
     return outcome
