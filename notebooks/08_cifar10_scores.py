@@ -541,9 +541,18 @@ print(f"published: ten modes leave at best {best:.2f} of what the Gaussian leave
 
 # %%
 network = gt.pretrained.load(NETWORK, device=DEVICE)
+if IMAGES == "cifar10":
+    try:
+        pictures = {
+            s: gt.datasets.load("cifar10", s).images for s in ("train", "test")
+        }
+    except gt.datasets.DataUnavailable as error:
+        IMAGES = "drawn"
+        print(
+            f"{error}\nSo the network is asked about images that it draws itself."
+        )
 OURS = NETWORK == "cifar10" and IMAGES == "drawn"
 if IMAGES == "cifar10":
-    pictures = {s: gt.datasets.load("cifar10", s).images for s in ("train", "test")}
     cloud = gt.PointCloud(pictures["train"])
     photographs = pictures["train"]
     pictures = {
