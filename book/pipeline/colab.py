@@ -137,17 +137,8 @@ def _publish(book: Book, folder: Path) -> dict[str, str]:
         if (book.root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(book.root / name, folder / name)
-    git = [
-        "git",
-        "-C",
-        folder,
-        "-c",
-        "user.name=colab",
-        "-c",
-        "user.email=colab@localhost",
-        "-c",
-        "commit.gpgsign=false",
-    ]
+    settings = ("user.name=colab", "user.email=colab@localhost", "commit.gpgsign=false")
+    git = ["git", "-C", folder, *(word for setting in settings for word in ("-c", setting))]
     _output([*git, "init", "--quiet", f"--initial-branch={book.repository.branch}"])
     _output([*git, "add", "--force", "."])
     _output([*git, "commit", "--quiet", "--message=as it is now"])
@@ -199,7 +190,7 @@ def _session(base: Base, settings: dict[str, str]) -> Iterator[_Session]:
         (site / "google" / "colab" / "__init__.py").touch()
         (startup / "00-colab.py").write_text("import google.colab\n", "utf-8")  # Colab loads it before any cell
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
-        own = {"HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DISABLE": "1"}
+        own = {"HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         yield _Session(python, content, inherited | settings | own)
 
 
@@ -234,7 +225,7 @@ def visit(book: Book, base: Base, chapter: Chapter, settings: dict[str, str], ti
     result.install_seconds = _seconds([cell for cell in notebook.cells if is_generated(cell)])
     result.added = sorted(f"{name} {after[name]}" for name in after.keys() - before.keys())
     result.findings += [
-        f"installing gausstools changes {name} from {version} to {after.get(name, 'none')}, which Colab has loaded"
+        f"installing gausstools changes {name} from {version} to {after.get(name, 'none')}, which Colab had before"
         for name, version in sorted(before.items())
         if after.get(name) != version
     ]
