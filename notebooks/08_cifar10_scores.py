@@ -27,6 +27,7 @@ MIXTURE = [10, 256]  # modes and ranks; fitted only if IMAGES is "cifar10"
 THEIR_WEIGHTS = 55.7e6
 THEIR_IMAGES = 200e6
 COMPARED = [0.5, 1.0, 2.0, 5.0]  # noise levels held against the published ones
+DEVICE = None  # of the networks: the GPU if there is one, or "cpu", "cuda", …
 
 # %%
 import math
@@ -545,10 +546,19 @@ print(f"published: ten modes leave at best {best:.2f} of what the Gaussian leave
 # From here on the network is asked anew. First the images that it is asked about.
 
 # %%
-network = gt.pretrained.load(NETWORK)
+network = gt.pretrained.load(NETWORK, device=DEVICE)
+if IMAGES == "cifar10":
+    try:
+        pictures = {
+            s: gt.datasets.load("cifar10", s).images for s in ("train", "test")
+        }
+    except gt.datasets.DataUnavailable as error:
+        IMAGES = "drawn"
+        print(
+            f"{error}\nSo the network is asked about images that it draws itself."
+        )
 OURS = NETWORK == "cifar10" and IMAGES == "drawn"
 if IMAGES == "cifar10":
-    pictures = {s: gt.datasets.load("cifar10", s).images for s in ("train", "test")}
     cloud = gt.PointCloud(pictures["train"])
     photographs = pictures["train"]
     pictures = {
@@ -883,7 +893,8 @@ for sigma in COMPARED:
 # that their network leaves, and compare it with [the second formula](#eq-noise-left), with $q_G$ measured too.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-digits, digit_network = gt.datasets.load("digits"), gt.pretrained.load("digits")
+digits = gt.datasets.load("digits")
+digit_network = gt.pretrained.load("digits", device=DEVICE)
 digit_gaussian = gt.Gaussian.fit(digits.images)
 held_out = gt.datasets.load("digits", "test").images
 for sigma in (0.2, 0.5, 1.0, 2.0):

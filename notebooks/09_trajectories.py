@@ -18,6 +18,7 @@ SHOWN = 3  # seeds in the first figure
 BATCH = 64
 CLASS_RANK = 50  # of the class Gaussians of MNIST, fitted to 400 images each
 FEATURES = 20  # leading components whose order is measured
+DEVICE = None  # of the networks: the GPU if there is one, or "cpu", "cuda", …
 
 # %%
 import math
@@ -54,7 +55,7 @@ def class_mixture(images, labels, rank=None):
     return gt.Mixture(counts / counts.sum(), list(family.values()))
 
 
-networks = {name: gt.pretrained.load(name) for name in NAMES}
+networks = {name: gt.pretrained.load(name, device=DEVICE) for name in NAMES}
 gaussians = {name: shipped.statistics(name) for name in NAMES}
 solved = {name: {} for name in NAMES}  # models whose path needs a solver
 for name, rank in (("digits", None), ("mnist", CLASS_RANK)):

@@ -21,6 +21,7 @@ SETS = [4, 6, 8, 10]  # steps skipped where sets of images are compared
 SET_SIZE = 256  # digits in a set
 TOLERANCE = 0.02  # RMS change of a pixel, of a range of 2, that is allowed
 SIGMA_MAX = 80.0
+DEVICE = None  # of the networks: the GPU if there is one, or "cpu", "cuda", …
 
 # %%
 import math
@@ -37,7 +38,7 @@ from gausstools.noise import seeded_noise
 figures.set_style()
 NAMES = ["digits", "mnist", "cifar10"]
 SIGMAS = gt.karras_sigmas(STEPS, sigma_max=SIGMA_MAX)
-networks = {name: gt.pretrained.load(name) for name in NAMES}
+networks = {name: gt.pretrained.load(name, device=DEVICE) for name in NAMES}
 gaussians = {name: shipped.statistics(name) for name in NAMES}
 
 

@@ -14,6 +14,7 @@ SEEDS = 32  # starting points of the live comparison
 NFES = [5, 6, 8, 10, 15, 20]  # network calls
 SKIP = 10.0  # noise level of the jump in the live comparison
 ORDER_PATHS = 16  # paths on which orders are measured
+DEVICE = None  # of the networks: the GPU if there is one, or "cpu", "cuda", …
 
 # %%
 from functools import partial
@@ -214,7 +215,8 @@ solvers = {
     "iPNDM": partial(gt.samplers.ipndm, order=4),
     "ours": exponential,
 }
-network, gaussian = gt.pretrained.load("digits"), shipped.statistics("digits")
+network = gt.pretrained.load("digits", device=DEVICE)
+gaussian = shipped.statistics("digits")
 noise = 80 * seeded_noise(0, range(SEEDS), (1, 8, 8))
 reference = converged(network, noise, most_steps=256)
 print(

@@ -17,6 +17,7 @@ N_SAMPLES = 64
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
 SIGMA_MAX = 80.0
 SEED = 0
+DEVICE = None  # of the networks: the GPU if there is one, or "cpu", "cuda", …
 
 # %%
 import matplotlib.pyplot as plt
@@ -27,7 +28,7 @@ from gausstools import figures, shipped
 
 figures.set_style()
 NAMES = ["digits", "mnist", "cifar10"]
-networks = {name: gt.pretrained.load(name) for name in NAMES}
+networks = {name: gt.pretrained.load(name, device=DEVICE) for name in NAMES}
 tables = {name: shipped.residuals(name) for name in NAMES}
 for name, network in networks.items():
     size = sum(weights.numel() for weights in network.parameters())

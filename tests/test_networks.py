@@ -130,6 +130,38 @@ def test_without_noise_nothing_is_denoised(denoiser):
     assert change[2] < 0.0001
 
 
+class Elsewhere(nn.Module):
+    """A network that is on a device of its own, and knows nothing."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.weight, self.wrap = nn.Parameter(torch.empty(1, device="meta")), wrap
+
+    def forward(self, x, step):
+        assert x.device == step.device == self.weight.device
+        return self.wrap(torch.zeros(x.shape))  # on the CPU, since meta has no numbers to bring back
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "factor"),
+    [
+        (EDM(Elsewhere(lambda answer: answer), (2,), 0.5), 0.5),
+        (
+            DiffusersDenoiser(
+                Elsewhere(lambda answer: SimpleNamespace(sample=answer)), gt.DDPM.linear(), "sample", (2,)
+            ),
+            0,
+        ),
+    ],
+    ids=["EDM", "diffusers"],
+)
+def test_it_is_asked_on_its_own_device_and_answers_on_the_readers(denoiser, factor):
+    x = torch.ones(3, 2, dtype=torch.float64)
+    answer = denoiser(x, 0.5)
+    assert answer.device == x.device
+    torch.testing.assert_close(answer, factor * x)
+
+
 def test_its_answer_does_not_grow_with_the_noise(denoiser):
     """Untrained, a network knows no mean; where it is exact, the next test asks for that."""
     top = 157.5

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -72,6 +73,13 @@ def test_import_is_light():
     code = "import sys, gausstools; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "matplotlib", "sklearn", "diffusers", "scipy"} & set(modules)
+
+
+def test_a_command_says_what_it_can_where_the_encoding_has_no_greek():
+    narrow = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "gausstools", "sample", "--help"], capture_output=True, env=narrow)
+    assert done.returncode == 0, done.stderr
+    assert b"uniform in ln ?" in done.stdout
 
 
 def test_numpy_torch_and_all_else_have_lower_bounds_that_colab_meets():

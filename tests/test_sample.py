@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -117,7 +116,7 @@ def test_killed_and_started_again_and_in_two_processes_the_bytes_are_the_same(tm
     while len(list(tmp_path.glob("killed/*.png"))) < 9:
         assert killed.poll() is None, killed.stderr.read()
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.communicate()
     assert 9 <= len(list(tmp_path.glob("killed/*.png"))) < 40
     (tmp_path / "killed" / ".000039.png.1").write_text("what a kill leaves in the middle of writing")

@@ -21,22 +21,28 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+import nbformat
 from nbformat import NotebookNode
 
 from book.pipeline.errors import PipelineError
+from book.pipeline.execute import end
 from book.pipeline.layout import Book, Chapter, make_writable
-from book.pipeline.pairing import describe, is_generated, read_paired
+from book.pipeline.pairing import describe, is_generated
 
 INSTALL_SECONDS = 60
 """What the first cell may take."""
 
 _PUBLISHED = Path(__file__).with_name("colab-packages.txt")
 _SETTINGS = ("GAUSSTOOLS", "GIT_", "HF_", "IPYTHON", "JUPYTER", "MPL", "PYTHON", "TORCH", "VIRTUAL_ENV", "XDG_")
-_STARTUP = 'import sys, types\n\nsys.modules["google.colab"] = types.ModuleType("google.colab")\n'
+_DRIVER = """\
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+try:
+    NotebookClient(notebook, timeout=int(sys.argv[2]), kernel_name="python3").execute()
+finally:
+    nbformat.write(notebook, sys.argv[1])
+"""
 _VERSIONS = """\
 import importlib.metadata, json
 found = {}
@@ -131,17 +137,8 @@ def _publish(book: Book, folder: Path) -> dict[str, str]:
         if (book.root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(book.root / name, folder / name)
-    git = [
-        "git",
-        "-C",
-        folder,
-        "-c",
-        "user.name=colab",
-        "-c",
-        "user.email=colab@localhost",
-        "-c",
-        "commit.gpgsign=false",
-    ]
+    settings = ("user.name=colab", "user.email=colab@localhost", "commit.gpgsign=false")
+    git = ["git", "-C", folder, *(word for setting in settings for word in ("-c", setting))]
     _output([*git, "init", "--quiet", f"--initial-branch={book.repository.branch}"])
     _output([*git, "add", "--force", "."])
     _output([*git, "commit", "--quiet", "--message=as it is now"])
@@ -152,36 +149,49 @@ def _publish(book: Book, folder: Path) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class _Session:
+    """An empty folder, a fresh environment, and the variables that a notebook meets there."""
+
+    python: Path
+    content: Path
+    variables: dict[str, str]
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        """Run the environment's Python in the folder; return its status and what it wrote. An interruption ends it."""
+        process = subprocess.Popen(
+            [self.python, *words], cwd=self.content, env=self.variables, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            out, err = process.communicate()
+        finally:
+            if process.poll() is None:
+                end(process)
+        return process.returncode, out, err
+
+    def versions(self) -> dict[str, str]:
+        """Each package that a cell of the notebook could import, with its version."""
+        return json.loads(self.run("-c", _VERSIONS)[1])
+
+
 @contextmanager
-def _session(base: Base, settings: dict[str, str]) -> Iterator[tuple[Path, AsyncKernelManager, dict[str, str]]]:
-    """An empty folder, a kernel that is about to start in a fresh environment, and its variables."""
+def _session(base: Base, settings: dict[str, str]) -> Iterator[_Session]:
+    """A session that nothing was done in yet; it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="colab-", ignore_cleanup_errors=True) as place:
-        session, content, home = Path(place) / "session", Path(place) / "content", Path(place) / "home"
-        startup = home / ".ipython" / "profile_default" / "startup"
+        environment, content, home = Path(place) / "session", Path(place) / "content", Path(place) / "home"
+        python, startup = _python_of(environment), home / ".ipython" / "profile_default" / "startup"
         for folder in (content, startup):
             folder.mkdir(parents=True)
-        (startup / "00-colab.py").write_text(_STARTUP, "utf-8")
-        _output([base.python, "-m", "venv", "--without-pip", session])
-        site = Path(
-            _output([_python_of(session), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-        )
+        _output([base.python, "-m", "venv", "--without-pip", environment])
+        site = Path(_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
         (site / "colab.pth").write_text(f"import site; site.addsitedir({str(base.site)!r})\n", "utf-8")
-        kernel = Path(place) / "kernels" / "colab"
-        kernel.mkdir(parents=True)
-        command = [str(_python_of(session)), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        specification = {"argv": command, "display_name": "Python 3", "language": "python"}
-        (kernel / "kernel.json").write_text(json.dumps(specification), "utf-8")
-        manager = AsyncKernelManager(
-            kernel_name="colab", kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(kernel.parent)])
-        )
+        (site / "google" / "colab").mkdir(parents=True)
+        (site / "google" / "colab" / "__init__.py").touch()
+        (startup / "00-colab.py").write_text("import google.colab\n", "utf-8")  # Colab loads it before any cell
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
-        yield content, manager, inherited | settings | {"HOME": str(home), "TQDM_DISABLE": "1"}
-
-
-def _versions(manager: AsyncKernelManager, variables: dict[str, str]) -> dict[str, str]:
-    python = manager.kernel_spec_manager.get_kernel_spec("colab").argv[0]
-    done = subprocess.run([python, "-c", _VERSIONS], capture_output=True, text=True, check=True, env=variables)
-    return json.loads(done.stdout)
+        own = {"HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        yield _Session(python, content, inherited | settings | own)
 
 
 def _seconds(cells: list[NotebookNode]) -> float:
@@ -190,38 +200,36 @@ def _seconds(cells: list[NotebookNode]) -> float:
     return (max(stamps) - min(stamps)).total_seconds() if stamps else float("nan")
 
 
-def _execute(notebook: NotebookNode, content: Path, manager: AsyncKernelManager, variables: dict, timeout: int) -> str:
-    """Run a notebook where it lies; return what is wrong with it, or nothing."""
-    client = NotebookClient(notebook, km=manager, timeout=timeout, resources={"metadata": {"path": str(content)}})
-    try:
-        client.execute(env=variables)
-    except CellExecutionError as error:
-        begun = [cell for cell in notebook.cells if cell.get("execution_count") or cell.get("outputs")]
-        return f"{describe(begun[-1]) if begun else 'its first cell'} failed:\n{error.traceback}"
-    except (CellTimeoutError, DeadKernelError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+def _failure(notebook: NotebookNode, status: int, messages: str) -> str:
+    """What is wrong with an executed notebook, or nothing."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                return f"{describe(cell)} failed:\n" + "\n".join(output.traceback)
+    return f"did not end:\n{messages[-4000:]}" if status else ""
 
 
 def visit(book: Book, base: Base, chapter: Chapter, settings: dict[str, str], timeout: int) -> Visit:
     """Open a chapter's notebook as Colab does, run all its cells, and look at what that changed."""
     result = Visit(chapter)
-    with _session(base, settings) as (content, manager, variables):
-        shutil.copyfile(chapter.paired, content / chapter.paired.name)
-        notebook = read_paired(book, chapter)
-        before = _versions(manager, variables)
-        if failure := _execute(notebook, content, manager, variables, timeout):
-            result.findings.append(failure)
-        after = _versions(manager, variables)
+    with _session(base, settings) as session:
+        file = session.content / chapter.paired.name
+        shutil.copyfile(chapter.paired, file)
+        before = session.versions()
+        status, _, messages = session.run("-c", _DRIVER, file.name, str(timeout))
+        after = session.versions()
+        notebook = nbformat.read(file, as_version=4)
+    if failure := _failure(notebook, status, messages):
+        result.findings.append(failure)
     result.seconds = _seconds(notebook.cells)
     result.install_seconds = _seconds([cell for cell in notebook.cells if is_generated(cell)])
     result.added = sorted(f"{name} {after[name]}" for name in after.keys() - before.keys())
     result.findings += [
-        f"installing gausstools changes {name} from {version} to {after.get(name, 'none')}, which Colab has loaded"
+        f"installing gausstools changes {name} from {version} to {after.get(name, 'none')}, which Colab had before"
         for name, version in sorted(before.items())
         if after.get(name) != version
     ]
-    if "gausstools" not in after:
+    if "gausstools" not in after.keys() - before.keys():
         result.findings.append("its first cell did not install gausstools")
     if result.install_seconds > INSTALL_SECONDS:
         result.findings.append(f"installing took {result.install_seconds:.0f} s, at most {INSTALL_SECONDS} s expected")

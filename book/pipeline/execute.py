@@ -105,12 +105,13 @@ def _environment(job: _Job, threads: int) -> dict[str, str]:
             "OMP_WAIT_POLICY": "PASSIVE",  # else threads that wait for a busy core spin, and take it from the others
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else the debugger warns on the kernel's stderr
             "PYTHONHASHSEED": "0",
+            "PYTHONUTF8": "1",  # else what programs say to each other on Windows is in another encoding
             "TQDM_DISABLE": "1",  # a progress bar is for the one who waits; on a page it is noise on stderr
         }
     )
 
 
-def _end(process: subprocess.Popen) -> None:
+def end(process: subprocess.Popen) -> None:
     """End a worker with its kernel, which is a session of its own and would outlive it, and what the kernel started."""
     try:
         family = [psutil.Process(process.pid)]
@@ -271,5 +272,5 @@ def execute(
         finally:
             for job in running:
                 if job.process:
-                    _end(job.process)
+                    end(job.process)
     return outcome

@@ -207,9 +207,9 @@ def write_atomically(path: Path, text: str) -> None:
     make_writable(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private, which a shared checkout would not expect
+        Path(temporary).chmod(0o644)  # mkstemp makes it private, which a shared checkout would not expect
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)  # an interruption may come after the replacement

@@ -29,8 +29,8 @@ class EDM(nn.Module):
 
     Args:
         network: F, called with scaled images ``(batch, *event)`` and ``c_noise = ln(σ)/4``, ``(batch,)``; it answers
-            in the shape of the images. It computes in the dtype of its parameters, whatever the dtype of ``x``. If its
-            attribute ``classes`` is above 0, it takes ``labels`` as well, ``(batch,)``.
+            in the shape of the images. It computes in the dtype and on the device of its parameters, whatever those of
+            ``x``. If its attribute ``classes`` is above 0, it takes ``labels`` as well, ``(batch,)``.
         event_shape: shape of one image.
         sigma_data: σ_d > 0, the standard deviation of the data, in the units of the data.
 
@@ -142,7 +142,8 @@ class EDM(nn.Module):
         squared = level**2 + self.sigma_data**2
         total = squared.sqrt()
         parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
-        dtype = next((value.dtype for value in parameters), x.dtype)
+        own = next(iter(parameters), x)
         c_noise = levels.clamp(min=SMALLEST).log().expand(len(x)) / 4
-        answer = self.network((x / total).to(dtype), c_noise.to(dtype), **(told or {})).to(x.dtype)
+        told = {name: value.to(own.device) for name, value in (told or {}).items()}
+        answer = self.network((x / total).to(own), c_noise.to(own), **told).to(x)
         return self.sigma_data**2 / squared * x + level * self.sigma_data / total * answer

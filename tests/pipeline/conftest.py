@@ -197,7 +197,7 @@ def _executed_once(tmp_path_factory) -> tuple[Toy, execute.Outcome, str]:
     toy.git("init", "--initial-branch=main")
     toy.git("add", ".")
     toy.git("commit", "--message=toy")
-    with open(os.devnull, "w") as nowhere, pytest.MonkeyPatch.context() as patch:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, pytest.MonkeyPatch.context() as patch:
         console = Console(file=nowhere, record=True)
         patch.setattr(execute, "cores", lambda: CORES)
         outcome = execute.execute(toy.book, [], jobs=2, progress=Progress(console))
