@@ -385,40 +385,54 @@ for steps, (value, error) in gained.items():
 # %% [markdown]
 # The distance stays where it was, well within its error bar, while a third of the calls is saved. At ten skipped steps it leaves.
 #
-# For CIFAR-10 the same takes a few minutes, so the page shows a record: 256 images of our network in each row, judged by the
-# classifier of CIFAR-10 that comes with the library (the card `data/jumps.md` says how it was made). Beside it, the authors'
-# table for the network of [Karras et al. 2022](https://arxiv.org/abs/2206.00364), the FID of 50,000 images a row.
+# For MNIST and CIFAR-10 the same takes most of an hour, so the page shows a record: 1,024 images of our networks in each row,
+# judged by the classifiers that come with the library (`python -m benchmarks.jumps` makes it again; the card `data/jumps.md`
+# says what is in it). Beside that of CIFAR-10, the authors' table for the network of
+# [Karras et al. 2022](https://arxiv.org/abs/2206.00364), the FID of 50,000 images a row.
 
 # %%
-record = {row["steps_skipped"]: row for row in shipped.jumps("cifar10")}
+numerals, record = (
+    {row["steps_skipped"]: row for row in shipped.jumps(name)}
+    for name in ("mnist", "cifar10")
+)
 published = {row["steps_skipped"]: row for row in shipped.published("heun_fid")}
 base, ours = published[0]["fid"], record[0]["distance"]
-print(f"no jump: ours {ours:.2f} ± {record[0]['error']:.2f}, published FID {base}")
-for steps, row in record.items():
-    if steps:
-        print(
-            f"skip {steps}: ours {row['difference']:+.3f} ± {row['difference_error']:.3f},"
-            f" {row['difference'] / ours:+.1%};"
-            f" FID {published[steps]['fid']}, {published[steps]['fid'] / base - 1:+.1%}"
-        )
+for title, rows_of in (("MNIST", numerals), ("CIFAR-10", record)):
+    distance, error = (rows_of[0][column] for column in ("distance", "error"))
+    print(f"{title}, no jump: {distance:.3f} ± {error:.3f}")
+    for steps, row in rows_of.items():
+        if steps:
+            value, error = row["difference"], row["difference_error"]
+            print(
+                f"   skip {steps}: {value:+.4f} ± {error:.4f}, {value / distance:+.1%};"
+                f" {1 - row['nfe'] / calls:.0%} of the calls saved"
+            )
+print(f"published for CIFAR-10, no jump: FID {base}")
+for steps in list(record)[1:]:
+    fid = published[steps]["fid"]
+    print(f"   skip {steps}: FID {fid}, {fid / base - 1:+.1%}")
+for steps in (4, 5, 6):
+    change, error = record[steps]["difference"], record[steps]["difference_error"]
+    assert 6 * error < change < 0.02 * ours < record[steps]["error"]
+    assert abs(published[steps]["fid"] / base - 1) < 0.02
+    assert abs(numerals[steps]["difference"]) < numerals[steps]["error"]
 for steps in (4, 6):
     value, error = gained[steps]
     assert abs(value) < max(3 * error, 0.03 * whole) < own_error
-    assert 0 < record[steps]["difference"] < 0.02 * ours < record[steps]["error"]
-    assert abs(published[steps]["fid"] / base - 1) < 0.02
-assert 2 * 6 / calls > 0.25
+assert 1 - record[5]["nfe"] / calls > 0.25
 assert gained[10][0] > 2 * gained[10][1]
-assert record[8]["difference"] > 4 * record[8]["difference_error"]
+assert record[8]["difference"] > 2 * record[8]["error"]
 assert (base, published[4]["fid"]) == (1.959, 1.934)
 
 # %% [markdown]
-# Ours moves too, if so little that only the shared noise makes it visible: by 1.5 %, half of the distance's own error bar,
-# when a third of the calls is saved. It moves *away* from the data. The published one comes nearer at first: 1.934
-# with four steps skipped, 1.959 without. That a jump can gain is no
-# wonder, if at high noise the Gaussian is nearer to the exact denoiser than the network is, as it was for the digits. Why ours
-# does not, this page cannot tell.
+# So does skipping a quarter of the calls leave the distance unchanged? Within its error bar, yes. But shared noise sees
+# through that bar. On CIFAR-10 the distance grows by 1.1 % when five steps are skipped (29 % of the calls) and by 1.6 % with
+# six: less than the distance's own error, and more than six times the error of the difference. It moves *away* from the data,
+# from the first skipped steps on. MNISTSENTENCE The published one comes nearer at first: 1.934 with four steps skipped, 1.959
+# without. That a jump can gain is no wonder, if at high noise the Gaussian is nearer to the exact denoiser than the network
+# is, as it was for the digits. Why ours does not, this page cannot tell.
 
-# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots) and our CIFAR-10 network (diamonds), bars of one standard error of the difference, and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Three series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, our CIFAR-10 a little, our digits at ten."}}
+# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots), our MNIST network (triangles) and our CIFAR-10 network (diamonds), bars of one standard error of the difference, and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Four series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, our CIFAR-10 a little, our digits at ten."}}
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.axhline(1, lw=1, color=figures.COLORS["noise"])
 ax.errorbar(
@@ -431,16 +445,21 @@ ax.errorbar(
     color=figures.COLORS["measured"],
     label=f"{SET_SIZE} digits, ours",
 )
-ax.errorbar(
-    list(record),
-    [1 + row["difference"] / ours for row in record.values()],
-    [row["difference_error"] / ours for row in record.values()],
-    fmt="D-",
-    ms=4,
-    capsize=3,
-    color=figures.COLORS["second"],
-    label=f"{record[0]['images']} of CIFAR-10, ours",
-)
+for title, rows_of, marker, color in (
+    ("MNIST", numerals, "^-", "data"),
+    ("CIFAR-10", record, "D-", "second"),
+):
+    unit = rows_of[0]["distance"]
+    ax.errorbar(
+        list(rows_of),
+        [1 + row["difference"] / unit for row in rows_of.values()],
+        [row["difference_error"] / unit for row in rows_of.values()],
+        fmt=marker,
+        ms=4,
+        capsize=3,
+        color=figures.COLORS[color],
+        label=f"{rows_of[0]['images']:,} of {title}, ours",
+    )
 shown = [row for steps, row in published.items() if steps <= 8]
 ax.plot(
     [row["steps_skipped"] for row in shown],
@@ -559,7 +578,8 @@ for seed in range(3):
 # ## What we saw
 #
 # **Shown here.** Two matrix products replace the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
-# Fréchet distance where it was, within its error bar, on the digits and on CIFAR-10. The jump's own error grows with the residual
+# Fréchet distance where it was, within its error bar, on the digits, MNIST and CIFAR-10; the same noise in both sets shows that on
+# CIFAR-10 it still grows, by 1.6 %. The jump's own error grows with the residual
 # between network and Gaussian. At high noise that is a floor, the network's own imperfection; from a level between $\sigma = 20$ and
 # 5 on it rises, since the data are no Gaussian: there is the knee. A few hundred questions to the network predict the curve within a factor of two,
 # before anything is drawn. For 64 images the jump costs less than a hundredth of *one* evaluation of the published network.
@@ -567,8 +587,8 @@ for seed in range(3):
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) report on CIFAR-10, with 18 steps of Heun, an FID of 1.934
 # after four skipped steps, 1.959 without.
 #
-# **The difference.** Our distances are those of a few hundred images in the features of small classifiers; theirs are FIDs of 50,000
-# images of a network many times larger. Theirs becomes *better* by 1.3 % with four steps skipped, ours worse by half a percent; and
+# **The difference.** Our distances are those of at most a thousand images in the features of small classifiers; theirs are FIDs of
+# 50,000 images of a network many times larger. Theirs becomes *better* by 1.3 % with four steps skipped, ours worse by 0.7 %; and
 # theirs has the sharper knee, at eight steps. The choice of the landing point from the residual is ours.
 #
 # ## Exercises
