@@ -203,7 +203,8 @@ curves = {
 }
 for name, curve in curves.items():
     print(
-        f"{name:<8} below the jump a change grows {curve.amplification:.2f} times"
+        f"{name:<8} carries a change {curve.amplification:.2f} times"
+        " as far as the Gaussian does"
     )
     for sigma, residual, predicted, measured in zip(
         levels[1:], curve.residual[1:], curve.predicted[1:], own[name]
@@ -265,7 +266,9 @@ for ax, (name, curve) in zip(axes, curves.items()):
     ax.set_xticks([60, 20, 10, 5, 3], [60, 20, 10, 5, 3])
     ax.minorticks_off()
 axes[0].set_ylabel("RMS of a pixel, of a range of 2")
-axes[1].legend(fontsize=8)
+fig.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3
+)
 plt.show()
 
 # %%
