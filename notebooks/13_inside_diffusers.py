@@ -90,7 +90,7 @@ assert len(calls) == 10
 # Schedulers differ in their timesteps and in the scale of the state. What they share is how they *add* noise: each
 # offers `add_noise` or `scale_noise`. Give it an image of ones without noise, and it answers $a$;
 # give it noise of ones without an image, and it answers $s$. So `signal_and_noise` reads the VE noise level $\sigma = s/a$ of
-# every step of every scheduler.
+# every step of every scheduler. ("Karras" is the grid of [chapter 12](12_samplers.ipynb#where-do-ten-calls-go).)
 #
 # > **Predict.** Asked for 20 steps, which spends the largest share of its calls above $\sigma = 20$: DDIM with its evenly spaced
 # > timesteps, a Karras grid, or flow matching?
