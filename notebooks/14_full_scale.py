@@ -21,7 +21,10 @@ OUT = ""  # folder for the images, kept and gone on with; "" is a temporary one
 SEED = 0
 
 # %%
+import contextlib
+import io
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -80,9 +83,10 @@ ax.set_yticklabels([f"{tick}" for tick in ax.get_yticks()])
 plt.show()
 
 # %% [markdown]
-# The curve has three parts. At first it *falls*: a closed form makes no discretisation error, and the network's own
-# answers at σ = 80 are not better than the Gaussian's. It is flat up to five or six steps. Then it turns up, where
-# [chapter 8](08_cifar10_scores.ipynb) found the network's score to leave the Gaussian's.
+# The curve has three parts. At first it *falls* a little. Two reasons are possible: a closed form makes no discretisation error,
+# and at the highest noise a network may be the worse denoiser, as ours is ([chapter 8](08_cifar10_scores.ipynb#fig-who-denoises)).
+# It is flat up to five or six steps. Then it turns up, at the levels where the Gaussian leaves more and more of the network
+# ([chapter 11](11_teleportation.ipynb#fig-jump-frechet)).
 #
 # ## Drawing the images
 #
@@ -91,8 +95,9 @@ plt.show()
 # share it without a word:
 #
 # ```
-# python -m gausstools sample google/ddpm-cifar10-32 --num 50000 --skip 19.35 --out runs/skip4 \
-#     --gaussian cifar10.safetensors --device cuda --batch-size 500
+# python -m gausstools sample google/ddpm-cifar10-32 --num 50000 \
+#     --skip 19.35 --gaussian cifar10.safetensors --out runs/skip4 \
+#     --device cuda --batch-size 500
 # accelerate launch --num_processes 8 -m gausstools sample ...the same...
 # python -m gausstools fid runs/skip4 --reference cifar10
 # ```
@@ -105,19 +110,26 @@ statistics = shipped.path("cifar10-statistics.safetensors")
 folders = {k: out / f"skipped-{k}" for k in SKIPPED}
 
 
+def report(said):
+    """Print what a command said, in lines that fit the page."""
+    print(textwrap.fill(said.replace(str(out), "…"), 84, subsequent_indent="  "))
+
+
 def draw(skipped, num):
-    """Images with so many steps skipped, into their folder; those that are there are kept."""
-    sample(
-        MODEL,
-        folders[skipped],
-        num=num,
-        steps=STEPS,
-        skip=str(float(grid[skipped])) if skipped else None,
-        gaussian=statistics,
-        seed=SEED,
-        batch_size=BATCH,
-        device=device,
-    )
+    """Images with so many steps skipped, into their folder; what is there is kept."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        sample(
+            MODEL,
+            folders[skipped],
+            num=num,
+            steps=STEPS,
+            skip=str(float(grid[skipped])) if skipped else None,
+            gaussian=statistics,
+            seed=SEED,
+            batch_size=BATCH,
+            device=device,
+        )
+    report(said.getvalue())
 
 
 for skipped in SKIPPED:
@@ -148,10 +160,13 @@ def shown(folder, numbers):
 
 
 sets = {k: shown(folders[k], range(min(NUM, 2000))) for k in SKIPPED}
-fig, ax = plt.subplots(figsize=(7, 0.75 * len(SKIPPED)))
+fig, ax = plt.subplots(figsize=(7, 0.7 * len(SKIPPED)))
 figures.image_grid(
     ax, torch.cat([images[:10] for images in sets.values()]), columns=10
 )
+for row, k in enumerate(SKIPPED):
+    label = f"skip {k}" if k else "all steps"
+    ax.text(-3, 33 * row + 16, label, ha="right", va="center", fontsize=8)
 plt.show()
 
 
@@ -239,13 +254,15 @@ moved = {
 }
 for k in SKIPPED[1:]:
     print(
-        f"{k} steps skipped: a pixel moves by {moved[k].mean():.3f} on average, of a range of 2"
+        f"{k} steps skipped: a pixel moves by {moved[k].mean():.3f} on average,"
+        " of a range of 2"
     )
 assert moved[5].mean() < 0.06 < moved[8].mean()
 
 # %% [markdown]
-# After five skipped steps it takes a careful eye to see the difference, after eight it does not. Chapter 11 measures this
-# change against noise level, and predicts it without drawing an image.
+# To the eye the rows hold the same pictures; after eight skipped steps some details differ.
+# [Chapter 11](11_teleportation.ipynb#fig-jump-error) measures this change against the noise level, and predicts it without
+# drawing an image.
 #
 # ## Beside the paper
 #
@@ -290,8 +307,8 @@ figures.BesidePaper(
 needed = NUM * (2 * found[0].error / (0.01 * found[0].value)) ** 2
 print(f"about {needed:,.0f} images")
 assert needed > 5_000
-# That is the order of the 50,000 that an FID is made of. Images from the same noise need
-# fewer: what they have in common cancels in the difference.
+# Thousands, which is why an FID is made of 50,000. Images from the same noise need fewer:
+# what they have in common cancels in the difference.
 
 # %% [markdown]
 # **2. Does the batch matter?** The files promise that image $i$ depends on the seed and $i$ alone. Draw the first
@@ -299,23 +316,26 @@ assert needed > 5_000
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 again = out / "another-batch"
-sample(
-    MODEL,
-    again,
-    num=20,
-    steps=STEPS,
-    skip=str(float(grid[SKIPPED[-1]])),
-    gaussian=statistics,
-    seed=SEED,
-    batch_size=20,
-    device=device,
-)
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    sample(
+        MODEL,
+        again,
+        num=20,
+        steps=STEPS,
+        skip=str(float(grid[SKIPPED[-1]])),
+        gaussian=statistics,
+        seed=SEED,
+        batch_size=20,
+        device=device,
+    )
+report(said.getvalue())
 off = (shown(again, range(20)) - sets[SKIPPED[-1]][:20]).abs() * 127.5
 print(
-    f"{(off > 0.5).double().mean():.2%} of the pixels differ, by {off.max():.0f} grey level at most"
+    f"{(off > 0.5).double().mean():.2%} of the pixels differ,"
+    f" by {off.max():.0f} grey levels at most"
 )
 assert off.max() < 1.5
-# The noise is the same, so the images are. A processor may add in another order in another
-# batch, and a last digit could tip a rounding here and there. So the folder notes the batch
-# size, and refuses to go on with another.
+# The noise is the same, so the images are. A processor may add in another order in
+# another batch, and a last digit could tip a rounding here and there. So the folder notes
+# the batch size, and refuses to go on with another.
 temporary.cleanup()
