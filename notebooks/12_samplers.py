@@ -387,7 +387,7 @@ plt.show()
 # Our integrator takes for known how the answer follows the question: nudge $x$ along $u_k$, and the Gaussian passes on the
 # share $\lambda_k/(\lambda_k+\sigma^2)$. What does the network pass on? No derivative is needed to find out. The slope of
 # the exact denoiser is the posterior covariance over $\sigma^2$
-# ([proof](91_proofs.ipynb#tweedie-s-formula)), so its mean along $u_k$ is the mean squared error of the denoised image
+# ([proof](91_proofs.ipynb#tweedies-formula)), so its mean along $u_k$ is the mean squared error of the denoised image
 # along $u_k$, in units of $\sigma^2$. We let each network draw some images, noise them to $\sigma = 1$, and average over
 # the 20 leading directions.
 
