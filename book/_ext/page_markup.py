@@ -18,6 +18,7 @@ _FORMULA = re.compile(r'\(?<span class="math[^"]*">\\\([^<]*\\\)</span>[.,;:!?)â
 _PRINTED = re.compile(
     r'(?P<begin><div class="output stream[^>]*><div class="highlight"><pre><span></span>)(?P<text>[^<]+)'
 )
+_EXPONENT = re.compile(r"-?\d[\d.]*e-\d+")  # where browsers would break the number
 _PARAMETERS = re.compile(r"<dl>\s*(?P<items>(?:<dd>(?:(?!</dd>).)*</dd>\s*)+)</dl>", re.DOTALL)
 _UNNAMED_TOGGLE = re.compile(r"(?P<entry><a [^>]*>(?P<title>[^<]*)</a><details[^>]*><summary)(?=>)")
 _VAGUE_NAME = ' aria-label="Toggle hidden content"'  # in the place of the text there, which says what is hidden
@@ -34,7 +35,7 @@ def _keep(match: re.Match) -> str:
 
 
 def _print(match: re.Match) -> str:
-    lines = match["text"].splitlines(keepends=True)
+    lines = _EXPONENT.sub(r'<span class="kept-together">\g<0></span>', match["text"]).splitlines(keepends=True)
     return match["begin"] + "".join(f'<span class="printed-line">{line}</span>' for line in lines)
 
 

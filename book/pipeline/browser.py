@@ -194,8 +194,10 @@ def _weight_findings(requests: list[Request]) -> list[str]:
 
 def unfold(page: Page) -> None:
     """Unfold solutions and code, so that they are looked at as well."""
-    page.evaluate("() => document.querySelectorAll('details').forEach(details => { details.open = true })")
-    page.wait_for_timeout(400)  # the theme waits for 300 ms before it measures what can be scrolled
+    folded = page.locator("details:not([open])")
+    if folded.count():
+        folded.evaluate_all("all => all.forEach(details => { details.open = true })")
+        page.wait_for_timeout(400)  # the theme waits for 300 ms before it measures what can be scrolled
 
 
 def look(browser: Browser, site: str, address: str, width: int) -> list[str]:

@@ -303,10 +303,11 @@ def test_the_parameters_of_a_signature_are_a_list():
 
 def test_a_printed_line_is_an_element_and_the_text_is_the_same():
     begin = '<div class="output stream highlight-myst-ansi notranslate"><div class="highlight"><pre><span></span>'
-    text = "one &lt; 1\n\n  two\n"
+    text = "one &lt; 1\n\n  two 5e-05\n"
     page = BeautifulSoup(marked(f"{begin}{text}</pre></div></div>"), "lxml")
-    assert [line.get_text() for line in page.select(".printed-line")] == ["one < 1\n", "\n", "  two\n"]
-    assert page.get_text() == "one < 1\n\n  two\n"
+    assert [line.get_text() for line in page.select(".printed-line")] == ["one < 1\n", "\n", "  two 5e-05\n"]
+    assert page.get_text() == "one < 1\n\n  two 5e-05\n"
+    assert page.select_one(".kept-together").get_text() == "5e-05"
     colours = f"{begin}<span class='red'>one\ntwo</span>\n</pre></div></div>"
     assert marked(colours) == colours
 
