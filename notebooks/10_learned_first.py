@@ -10,7 +10,7 @@
 # these records beside the published one. Then it solves the one case that can be solved, a linear denoiser, and trains small
 # networks while you read, to see how far that solution reaches. At the end it gives a network too little to learn from.
 
-# %% tags=["parameters"] fast={"STEPS": 200, "IMAGES": 65536, "LONG": 65536, "SIZES": [20], "SEEDS": [0, 1]}
+# %% tags=["parameters"] fast={"STEPS": 200, "IMAGES": 131072, "LONG": 65536, "SIZES": [20], "SEEDS": [0, 1]}
 SIGMA = 0.5  # where a linear denoiser and a network are followed mode by mode
 RATE, STEPS = 0.01, 800  # of the linear denoiser's descent
 IMAGES = 262_144  # that the networks of this chapter see
