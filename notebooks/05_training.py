@@ -453,7 +453,7 @@ def sample(denoiser):
     return list(gt.samplers.heun(denoiser, noise, levels))[-1].x
 
 
-# %% mystnb={"figure": {"caption": "Samples of the first network after 0, 32, 1,024 and 2,048 steps (orange), all from the same noise, over the data (grey).", "name": "fig-training-samples"}, "image": {"alt": "Four scatter plots of orange points over grey arcs: a round cloud, a tilted oval cloud, three bent smears joined by stray points, and thin arcs on top of the grey ones with a few stray points."}}
+# %% mystnb={"figure": {"caption": "Samples of the first network after 0, 32, 1,024 and 2,048 steps (orange), all from the same noise, over the data (grey). First a round cloud, then the Gaussian's oval, then the arcs.", "name": "fig-training-samples"}, "image": {"alt": "Four scatter plots of orange points over grey arcs: a round cloud, a tilted oval cloud, three bent smears joined by stray points, and thin arcs on top of the grey ones with a few stray points."}}
 fig, axes = plt.subplots(1, 4, figsize=(7, 2.1), sharey=True)
 for ax, step in zip(axes, shown):
     panel(ax, data, "0.7", f"step {step}", size=2)
@@ -591,7 +591,7 @@ print(
 )
 assert shares.min() > 2 * near_few(unseen)
 
-# %% mystnb={"figure": {"caption": "Three networks trained on twelve points. Left: what the cloud of the twelve leaves unexplained at σ = 0.1, around those points and around unseen ones, and what the cloud of a thousand points leaves around unseen ones (means, bands of one standard deviation). Right: samples of the first network (orange), its twelve points (rings), and the arcs that they came from (grey).", "name": "fig-few"}, "image": {"alt": "Left, three falling curves on logarithmic axes: one goes far below one, one ends near one, one levels off below one. Right, orange dots crowded around black rings on parts of grey arcs, and hardly any elsewhere."}}
+# %% mystnb={"figure": {"caption": "Three networks trained on twelve points. Left: what the cloud of the twelve leaves unexplained at σ = 0.1, around those points and around unseen ones, and what the cloud of a thousand points leaves around unseen ones (means, bands of one standard deviation). Right: samples of the first network (orange), its twelve points (rings), and the arcs that they came from (grey). The cloud of the twelve comes to explain the network around them and never elsewhere; the samples crowd around the rings.", "name": "fig-few"}, "image": {"alt": "Left, three falling curves on logarithmic axes: one goes far below one, one ends near one, one levels off below one. Right, orange dots crowded around black rings on parts of grey arcs, and hardly any elsewhere."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
 for (name, place), label, color in (
     (("twelve", "training points"), "the twelve, around them", "data"),

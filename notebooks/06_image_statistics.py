@@ -367,7 +367,7 @@ print(
 )
 assert errors.max() < 0.05
 
-# %% mystnb={"figure": {"caption": "Noise level at which each of the 20 leading components is half way to its final value: measured on the solver's path (dots) and predicted by √(3λ) (line).", "name": "fig-order"}, "image": {"alt": "Dots that lie on a falling line from about 2.9 for the first component to about 0.7 for the twentieth."}}
+# %% mystnb={"figure": {"caption": "Noise level at which each of the 20 leading components is half way to its final value: measured on the solver's path (dots) and predicted by √(3λ) (line). Every dot lies on the line.", "name": "fig-order"}, "image": {"alt": "Dots that lie on a falling line from about 2.9 for the first component to about 0.7 for the twentieth."}}
 fig, ax = plt.subplots(figsize=(7, 2.6))
 k = torch.arange(1, 21)
 ax.plot(k, predicted, color=figures.COLORS["gaussian"], label="predicted, √(3λ)")

@@ -916,7 +916,7 @@ assert (
 #
 # Slide the noise level through the plane:
 
-# %% mystnb={"figure": {"caption": "The same plane, at the noise level of the slider: directions of the score of the network, the Gaussian and the point cloud (each arrow of one length where the score is not small). The label gives the mean cosine, in the plane, between the network's arrows and the others'.", "name": "fig-slide-slices"}, "image": {"alt": "Three panels of arrows of equal length around three orange dots. At high noise all arrows run to the centre; as the noise level falls, the network's and the point cloud's split into basins around the dots, the Gaussian's do not. Below, a button and a slider."}}
+# %% mystnb={"figure": {"caption": "The same plane, at the noise level of the slider: directions of the score of the network, the Gaussian and the point cloud (each arrow of one length where the score is not small). The label gives the mean cosine, in the plane, between the network's arrows and the others'. As the noise falls, the fields of the network and the cloud split into basins around the three digits; the Gaussian's does not.", "name": "fig-slide-slices"}, "image": {"alt": "Three panels of arrows of equal length around three orange dots. At high noise all arrows run to the centre; as the noise level falls, the network's and the point cloud's split into basins around the dots, the Gaussian's do not. Below, a button and a slider."}}
 pictures, labels = [], []
 for sigma in torch.logspace(1, -0.7, 15).tolist():
     steps = {name: step @ basis for name, step in directions(sigma).items()}
