@@ -182,7 +182,7 @@ def test_the_error_of_a_difference_is_its_spread_which_shared_noise_makes_small(
     value, error, extrapolated, _ = (np.array(column) for column in zip(*paired, strict=True))
     assert abs(extrapolated.mean() - exact) < 3 * value.std() / 40**0.5
     assert error.mean() == pytest.approx(value.std(), rel=0.35)  # a spread of 40 is known to 11 %
-    assert np.mean(np.abs(extrapolated - exact) < 2 * error) > 0.9
+    assert np.mean(np.abs(extrapolated - exact) < 2 * error) > 0.8  # 92 % for Student's t of 9 degrees
     assert error.mean() < 0.4 * np.mean(independent)
 
 
