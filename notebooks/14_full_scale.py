@@ -226,8 +226,8 @@ assert found[0].extrapolated > 20 * floor["extrapolated"]
 # What cannot be read off is a change of one percent, such as the published one from 1.959 to 1.934. For that the error bar
 # is much too wide ([exercise 1](#exercises)). But the noise was the same in each setting, and what it adds to one distance it
 # adds to the other. So the *difference* of two distances has a far smaller error, if the same images are left out of both
-# sets when it is estimated (`features.frechet_difference`). That is how the record of 1,024 images behind
-# [chapter 11](11_teleportation.ipynb#fig-jump-frechet) sees what five skipped steps do to the distance:
+# sets when it is estimated: `features.frechet_difference`, already printed above. The record of 1,024 images behind
+# [chapter 11](11_teleportation.ipynb#fig-jump-frechet) sees clearly what five skipped steps do to the distance:
 
 # %%
 record = {row["steps_skipped"]: row for row in shipped.jumps("cifar10")}
@@ -287,9 +287,9 @@ figures.BesidePaper(
 # ## What we saw
 #
 # **Shown here.** The whole measurement, from noise to distance, in the form that runs at any scale: images numbered and
-# resumable, the same bytes from any number of processes, and a distance with its error. At a few dozen images it shows that
-# skipping 29 % of the calls changes nothing that lies outside this error; a thousand pairs of images show what lies within: our
-# network's images get worse by one percent.
+# resumable, the same bytes from any number of processes, and a distance with its error. At a few dozen images, skipping 29 % of
+# the calls changes nothing that lies outside this error. A thousand pairs of images show what lies within: the images of our
+# network move away from the data, by one percent of the distance.
 #
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) drew 50,000 images for each setting with EDM's
 # network. The FID fell from 1.959 to 1.934 with four steps skipped, and stayed there with five.

@@ -166,23 +166,23 @@ def test_a_difference_changes_its_sign_with_the_order_and_vanishes_between_equal
 
 
 def test_the_error_of_a_difference_is_its_spread_which_shared_noise_makes_small(monkeypatch):
-    """60 times 150 pairs of draws from two Gaussians in 3 dimensions, from the same noise; the distances are known."""
+    """40 times 150 pairs of draws from two Gaussians in 3 dimensions, from the same noise; the distances are known."""
     monkeypatch.setattr(features, "GROUPS", 10)
     generator = torch.Generator().manual_seed(0)
     reference = gt.Gaussian.isotropic(torch.zeros(3, dtype=torch.float64), 1.0)
     paired, independent = [], []
-    for index in range(60):
+    for index in range(40):
         noise = torch.randn(150, 3, generator=generator, dtype=torch.float64)
         near, far = 0.3 + 1.2 * noise, 0.4 + 1.25 * noise
         paired.append(frechet_difference(far, near, reference, pixels))
-        if index < 5:
+        if index < 3:
             alone = [frechet(images, reference, pixels) for images in (near, far)]
             independent.append(np.hypot(*(distance.error for distance in alone)))
     exact = 3 * (0.4**2 + 0.25**2) - 3 * (0.3**2 + 0.2**2)
     value, error, extrapolated, _ = (np.array(column) for column in zip(*paired, strict=True))
-    assert abs(extrapolated.mean() - exact) < 3 * value.std() / 60**0.5
-    assert error.mean() == pytest.approx(value.std(), rel=0.3)  # a spread of 60 is known to 9 %
-    assert np.mean(np.abs(extrapolated - exact) < 2 * error) > 0.9
+    assert abs(extrapolated.mean() - exact) < 3 * value.std() / 40**0.5
+    assert error.mean() == pytest.approx(value.std(), rel=0.35)  # a spread of 40 is known to 11 %
+    assert np.mean(np.abs(extrapolated - exact) < 2 * error) > 0.8  # 92 % for Student's t of 9 degrees
     assert error.mean() < 0.4 * np.mean(independent)
 
 
