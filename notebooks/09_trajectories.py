@@ -218,7 +218,7 @@ assert off["mnist"]["Gaussian"][1][0].mean() < 0.1
 #
 # One number looks wrong. On CIFAR-10 the denoised images are two fifths apart from the start, where all is noise. That is the
 # network's own error at the highest noise ([chapter 8](08_cifar10_scores.ipynb#fig-who-denoises)). It hardly moves the state,
-# which is a hundred times larger there than any image.
+# which is nearly all noise there.
 #
 # ## Where they end
 #

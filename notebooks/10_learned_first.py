@@ -984,8 +984,8 @@ memory = {
 for place, values in memory.items():
     mean, spread = values.mean(0), values.std(0)
     print(
-        f"around {place:<6} digits the cloud of the twenty leaves {mean[0]:5.2f}"
-        f" at first, {mean[1]:.2f} ± {spread[1]:.2f} at last"
+        f"around {place:<6} digits their cloud leaves {mean[0]:5.2f} at first,"
+        f" {mean[1]:.2f} ± {spread[1]:.2f} at last"
     )
 assert memory["seen"][:, 1].max() < 0.15
 assert memory["unseen"][:, 1].min() > 0.9
@@ -1038,9 +1038,9 @@ distances = {
 for size, values in distances.items():
     of_samples, by_chance = values.T
     print(
-        f"{size:5,} digits: median distance to the nearest, from samples"
+        f"{size:5,} digits, distance to the nearest: of samples"
         f" {of_samples.mean():.2f} ± {of_samples.std():.2f},"
-        f" from unseen digits {by_chance.mean():.2f}"
+        f" of unseen digits {by_chance.mean():.2f}"
     )
 assert (distances[SIZES[0]][:, 0] < distances[SIZES[0]][:, 1] / 2).all()
 assert (distances[len(digits)][:, 0] > distances[len(digits)][:, 1]).all()

@@ -552,7 +552,7 @@ for calls in (6, 20):
             (last.x - reference.x).flatten(1).square().mean(1).sqrt().mean().item()
         )
     print(f"{calls} calls, by the last level above 0:")
-    print("  ", *(f"{low:g}: {ends[calls, low]:.4f} " for low in lows))
+    print("  ", *(f"{low:g}: {ends[calls, low]:.4f}" for low in lows))
 few, many = (min(lows, key=lambda low: ends[calls, low]) for calls in (6, 20))
 assert few > many
 # With few calls it pays to stop early. A step to 0 from a higher level errs more, but the

@@ -231,7 +231,7 @@ plt.show()
 #
 # ## 6. Measure a set
 #
-# Side by side, one sees changes, not losses. A Fréchet distance compares sets ([chapter 14](14_full_scale.ipynb#eq-frechet)). If no classifier knows your images, train a small one on
+# Side by side, one sees changes, not losses. A Fréchet distance compares sets (chapter 14, [its equation](14_full_scale.ipynb#eq-frechet)). If no classifier knows your images, train a small one on
 # labels that you have; here it tells temple from flower. Its distances mean something only beside one another.
 
 # %%

@@ -90,7 +90,7 @@ plt.show()
 # ## Along the training
 #
 # A table comes with each network. It holds the fraction of the network's score that analytic models leave unexplained
-# (chapter 7, [its equation](07_neural_scores.ipynb#eq-residual)), at a dozen noise levels and at a dozen marks along the training:
+# (chapter 7, [its equation](07_neural_scores.ipynb#eq-residual)), at a dozen noise levels and at marks along the training:
 # the data's mean alone, an isotropic Gaussian, the Gaussian, mixtures and the point cloud of the training images, on noised
 # training images and on noised held-out ones. The tables begin before the first step, where the network is an isotropic Gaussian
 # by construction ([chapter 5](05_training.ipynb)). So the isotropic model is ahead at first. Then the Gaussian is.
@@ -111,7 +111,7 @@ def pick(rows, x, y, **wanted):
     return [row[x] for row in found], [row[y] for row in found]
 
 
-# %% mystnb={"figure": {"caption": "Unexplained score at σ = 1 against the images seen in training, from none: on training images (lines) and held-out images (dashed). In each network the Gaussian and the mixture overtake the isotropic model within the first 20,000 images.", "name": "fig-residuals-training"}, "image": {"alt": "Three panels, one for each data set. In each, the isotropic model begins lowest and rises; the curves of the Gaussian and of the mixture fall by more than a hundred times and cross it after a few thousand images."}}
+# %% mystnb={"figure": {"caption": "Unexplained score at σ = 1 against the images seen in training, from none: on training images (lines) and held-out images (dashed). In each network the Gaussian and the mixture have overtaken the isotropic model by about 20,000 images.", "name": "fig-residuals-training"}, "image": {"alt": "Three panels, one for each data set. In each, the isotropic model begins lowest and rises; the curves of the Gaussian and of the mixture fall by more than a hundred times and cross it after a few thousand images."}}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.8), sharey=True)
 for ax, name in zip(axes, NAMES):
     for model, (label, color) in MODELS.items():

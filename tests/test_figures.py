@@ -88,11 +88,27 @@ def test_what_cannot_be_drawn_is_refused(ax, draw, message):
 def test_a_table_of_published_numbers_shows_the_same_rows_to_readers_and_to_the_appendix():
     table = figures.BesidePaper([("a < b", 0.5, 0.25), ("c", 2.0, 3.0, 0.11)], "some.csv")
     bundle = table._repr_mimebundle_()
-    rows = [["a < b", "0.5", "0.25", "0.50"], ["c", "2", "3 ± 0.1", "1.50"]]
+    rows = [["a < b", "0.5", "0.25", "0.50"], ["c", "2", "3.0 ± 0.1", "1.50"]]
     assert bundle[figures.BESIDE_PAPER] == {"source": "some.csv", "rows": rows}
     cells = re.findall(r"<td>(.*?)</td>", bundle["text/html"])
     assert [html.unescape(cell) for cell in cells] == [cell for row in rows for cell in row]
     assert [line.split("  ")[-1].strip() for line in bundle["text/plain"].splitlines()] == ["ratio", "0.50", "1.50"]
+
+
+@pytest.mark.parametrize(
+    ("measured", "error", "shown"),
+    [
+        (0.002021, 5.3e-5, "0.00202 ± 0.00005"),
+        (0.000212, 7e-6, "0.000212 ± 0.000007"),
+        (1.0062, 0.0016, "1.006 ± 0.002"),
+        (5.061, 0.096, "5.06 ± 0.10"),
+        (431.7, 25.0, "432 ± 25"),
+        (0.25, 0.0, "0.25 ± 0"),
+    ],
+)
+def test_a_measured_number_has_the_digits_that_its_error_allows(measured, error, shown):
+    ((_, _, cell, _),) = figures.BesidePaper([("x", 1.0, measured, error)], "some.csv").rows()
+    assert cell == shown
 
 
 @pytest.mark.parametrize(

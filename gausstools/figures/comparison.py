@@ -33,6 +33,14 @@ class Entry(NamedTuple):
         return self.measured / self.published
 
 
+def _with_error(value: float, error: float | None) -> str:
+    """Return three digits of a value; with an error, as many as the first digit of the error allows."""
+    if not error:
+        return f"{value:.3g}" + ("" if error is None else " ± 0")
+    digits = max(0, -math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
 class BesidePaper:
     """A table of published and measured numbers; the last value of a notebook's cell shows it.
 
@@ -65,7 +73,7 @@ class BesidePaper:
             (
                 entry.quantity,
                 f"{entry.published:.3g}",
-                f"{entry.measured:.3g}" + ("" if entry.error is None else f" ± {entry.error:.1g}"),
+                _with_error(entry.measured, entry.error),
                 f"{entry.ratio:.2f}",
             )
             for entry in self.entries
