@@ -306,7 +306,7 @@ for process in (gt.VP(), gt.FlowMatching()):
 # $$
 #
 # and $S-\sigma^2I=\Sigma$. All these matrices have the eigenvectors $u_k$, and $\Sigma S^{-1}$ the eigenvalues
-# $\lambda_k/(\lambda_k+\sigma^2)$: the **gains**. The covariance is $\sigma^2$ times the Jacobian of $D$. It does not
+# $\lambda_k/(\lambda_k+\sigma^2)$: the **gains**. The posterior covariance is $\sigma^2$ times the Jacobian of $D$. It does not
 # depend on $x$.
 #
 # Where all directions off the span of $u_1\dots u_r$ share one variance $\tau$, their terms add up to
