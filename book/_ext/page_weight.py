@@ -8,7 +8,6 @@
 """
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pydata_sphinx_theme
@@ -56,6 +55,8 @@ def _lighten_figures(app: Sphinx, _pagename: str, _template: str, context: dict,
 
     def lighten(match: re.Match) -> str:
         name = match["name"]
+        if f"{name}.png" not in sources:  # written in HTML by hand
+            return match[0]
         width, height = _convert(sources[f"{name}.png"], Path(app.outdir, "_images", f"{name}.webp"))
         return f'{match["begin"]}{name}.webp" width="{width}" height="{height}" loading="lazy"'
 
@@ -82,9 +83,8 @@ def _lighten_icons(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
     static = Path(app.outdir, "_static")
-    named = cache(lambda path: set(_ICON_NAME.findall(path.read_text("utf-8"))))
     texts = [*Path(app.outdir).rglob("*.html"), static / "scripts" / "pydata-sphinx-theme.js"]
-    used = set().union(*map(named, texts))
+    used = {name for path in texts for name in _ICON_NAME.findall(path.read_text("utf-8"))}
     # From the theme and not from the pages, where an earlier build has been here before.
     style = (_THEME / _STYLE).read_text("utf-8")
     style = _ICON_RULE.sub(lambda rule: rule[0] if used & set(_ICON_NAME.findall(rule[0])) else "", style)
