@@ -11,6 +11,7 @@ full order; without, each of its first steps is of the order that its evaluation
 :func:`gausstools.samplers.gaussian_exponential` needs none there, since it is told which Gaussian the jump followed.
 """
 
+from gausstools.samplers.dpm_v3 import ModelStatistics, dpm_v3
 from gausstools.samplers.exponential import gaussian_exponential
 from gausstools.samplers.multistep import dpmpp, ipndm, unipc
 from gausstools.samplers.one_step import ddim, euler, heun
@@ -18,8 +19,10 @@ from gausstools.samplers.path import Evaluation, State, gaussian_history
 
 __all__ = [
     "Evaluation",
+    "ModelStatistics",
     "State",
     "ddim",
+    "dpm_v3",
     "dpmpp",
     "euler",
     "gaussian_exponential",
