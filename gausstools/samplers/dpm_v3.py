@@ -30,9 +30,8 @@ partners: the k-th derivative is estimated from k + 1 values. It is of second or
 The corrector takes the step again with the answer at its end as one more value; that answer is kept.
 
 **What is ours.** Between the levels of the table the coefficients are natural cubic splines in ln σ. So they belong to
-noise levels, not to the steps of a run: a run that starts late, after a jump, finds its own. The paper stops above 0.
-A step to 0 here takes l for that of a Gaussian of variance v, ``l = σ²/(σ²+v)``, down to 0, whose flow ends at
-``x + (D − x)/(1 + √(1−l))``: on D for l = 1, as in data prediction, and half the way for l = 0, as a score's flow does.
+noise levels, not to the steps of a run: a run that starts late, after a jump, finds its own. The paper stops above 0;
+here a step to 0 lands on D, as in data prediction.
 """
 
 import math
@@ -225,8 +224,7 @@ def dpm_v3(
         raise TypeError(f"statistics is {type(statistics).__name__}, expected ModelStatistics, of this denoiser")
     steps = check_steps(x, sigmas)
     past = check_history(history, x, steps[0][0])
-    if x.shape[1:] != statistics.event_shape:
-        raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, *{tuple(statistics.event_shape)})")
+    check_batch(x, statistics.event_shape)
     coefficients = _Coefficients(statistics)
     coefficients.check_range([evaluation.sigma for evaluation in past] + [level for step in steps for level in step])
     past = [_Value(e.sigma, coefficients.rest(e)) for e in past]
@@ -239,7 +237,7 @@ def dpm_v3(
             x = coefficients.advance(x, before, start, [used[0], value, *used[1:]], pseudo)
         past = [*past, value][-order:]
         if end == 0:
-            x = coefficients.finish(x, asked)
+            x = asked.denoised
         else:
             step_before = (x, start, past[::-1]) if corrector else None
             x = coefficients.advance(x, start, end, past[::-1], pseudo)
@@ -397,10 +395,6 @@ class _Coefficients:
 
     def rest(self, asked: Evaluation) -> Tensor:
         return (1 - self._linear(asked.sigma).to(asked.x)) * asked.x - asked.denoised
-
-    def finish(self, x: Tensor, asked: Evaluation) -> Tensor:
-        linear = self._linear(asked.sigma).clamp(0, 1)
-        return x + (1 / (1 + (1 - linear).sqrt())).to(x) * (asked.denoised - x)
 
     def advance(self, x: Tensor, start: float, end: float, values: list[_Value], pseudo: bool) -> Tensor:
         """Return the state at end; the first of the values is that at start."""
