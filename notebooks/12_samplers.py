@@ -31,7 +31,15 @@ torch.set_grad_enabled(False)
 COLORS = dict(
     zip(
         ["Euler", "Heun", "DPM++", "UniPC", "iPNDM", "DPM-Solver-v3", "ours"],
-        ["#9a9a9a", "#222222", "#029e73", "#de8f05", "#cc78bc", "#56b4e9", "#0173b2"],
+        [
+            "#9a9a9a",
+            "#222222",
+            "#029e73",
+            "#de8f05",
+            "#cc78bc",
+            "#56b4e9",
+            "#0173b2",
+        ],
         strict=True,
     )
 )
