@@ -1,20 +1,21 @@
 # The two commands of the README are `make book` and `make test`. `make` alone lists all of them.
 # Each makes what it needs: the environment in .venv first of all.
 
-PYTHON ?= python3
+WINDOWS := $(filter Windows_NT,$(OS))
+PYTHON ?= $(if $(WINDOWS),python,python3)
 PORT ?= 8000
 TORCH ?= 2.13.0
 
 VENV := .venv
 # On Windows a virtual environment keeps its programs elsewhere.
-BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 RUN := $(BIN)/python
 BOOK := $(RUN) -m book.pipeline
 READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint notebooks execute pages scan bench serve browser screenshots lock clean
+.PHONY: help setup book test lint notebooks execute fast colab pages scan bench serve browser screenshots weigh lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,6 +49,13 @@ notebooks: $(READY) ## write notebooks/*.ipynb from their sources
 execute: $(READY) ## run the chapters that changed
 	$(BOOK) execute
 
+fast: $(READY) ## run every chapter with small sizes, its claims unchecked (CHAPTERS=07 for one)
+	$(BOOK) execute --fast $(CHAPTERS)
+
+# Where the index has no build of Colab's torch without CUDA, name another release: COLAB="--torch 2.13.0".
+colab: $(READY) ## run the notebooks as Colab does, beside its packages (minutes)
+	$(BOOK) colab $(COLAB) $(CHAPTERS)
+
 pages: $(READY) ## build the pages from the finished runs
 	$(BOOK) pages
 
@@ -65,6 +73,9 @@ browser: $(READY) ## open every page in a browser without a network and check it
 
 screenshots: $(READY) ## take a picture of every page, two widths, light and dark (after make book)
 	$(BOOK) screenshots
+
+weigh: $(READY) ## measure what each page weighs and how soon it is shown (after make book)
+	$(BOOK) weigh
 
 # From a fresh environment, so that nothing stands in the lock that the packages do not ask for.
 lock: ## write requirements.txt anew from pyproject.toml (TORCH=2.13.0)

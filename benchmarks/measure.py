@@ -1,10 +1,10 @@
 """Clocks and gauges: time beside the machine's own rate in the same minute, memory of a call, its largest tensor."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -95,18 +95,17 @@ def apart(function: Callable, *arguments):
 
 def can_tell_memory() -> bool:
     """Whether ``extra_memory`` works here: Linux alone keeps a peak that can start anew."""
-    return os.path.exists("/proc/self/clear_refs")
+    return Path("/proc/self/clear_refs").exists()
 
 
 def extra_memory(question: Callable) -> int:
     """Return by how many bytes the memory of this process grows at most during a call."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts anew from here
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # the peak starts anew from here
     before = _memory("VmRSS")
     question()
     return _memory("VmHWM") - before
 
 
 def _memory(name: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))

@@ -50,6 +50,8 @@ for _name, _help in COMMANDS.items():
 
 
 def _main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a pipe on Windows may have no σ
     try:
         app(prog_name="python -m gausstools")
     except (ImportError, OSError, ValueError) as error:

@@ -19,7 +19,7 @@ __all__ = ["load"]
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def load(name_or_path: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn.Module:
+def load(name_or_path: str | os.PathLike, *, device: str | torch.device | None = "cpu") -> nn.Module:
     """Return a trained denoiser ``D(x, sigma) -> E[x0 | x]``, to be asked and not trained.
 
     Args:
@@ -27,11 +27,12 @@ def load(name_or_path: str | os.PathLike, *, device: str | torch.device = "cpu")
 
             - "digits", "mnist" or "cifar10": a small network that comes with this package, trained on that data set;
             - a path that ends in ``.safetensors``: what :meth:`gausstools.networks.EDM.save` wrote;
-            - a path that ends in ``.pkl``: a published EDM network, such as ``edm-cifar10-32x32-uncond-vp.pkl``. The
-              code in the file is not run;
+            - a path that ends in ``.pkl``: a published EDM network, such as ``edm-cifar10-32x32-uncond-vp.pkl``; one
+              with classes takes ``labels`` as well. The code in the file is not run;
             - a folder: an unconditional model of diffusers, as ``save_pretrained`` wrote it;
             - ``owner/name``: the same on the Hugging Face hub, such as "google/ddpm-cifar10-32".
-        device: where it computes.
+        device: where it computes; None takes the GPU if there is one. Wherever that is, it takes points from any device
+            and answers on theirs.
 
     Returns:
         An ``nn.Module`` in eval mode, whose parameters need no gradient and which has an ``event_shape``.
@@ -49,6 +50,8 @@ def load(name_or_path: str | os.PathLike, *, device: str | torch.device = "cpu")
     >>> denoiser(torch.ones(1, 1, 8, 8), 0.5).mean()         # untrained: the Gaussian of variance 0.5²
     tensor(0.5000)
     """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     return _find(name_or_path).eval().requires_grad_(False).to(device)
 
 

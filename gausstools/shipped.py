@@ -139,11 +139,12 @@ def jumps(name: str) -> list[dict]:
     """Return what jumps over the first steps did to the samples of a shipped network, a row for each.
 
     All rows are of the same noise. A row has ``images``, ``steps_skipped`` of 18, ``sigma_skip``, ``nfe``, the Fréchet
-    ``distance`` to the training images in the features of the shipped classifier and its standard error ``error``,
-    and the ``difference`` from no jump with ``difference_error``, in which the noise that both have in common cancels.
+    ``distance`` to the training images in the features of the shipped classifier and its standard error ``error``; the
+    ``difference`` from no jump with ``difference_error``, as :func:`gausstools.features.frechet_difference` gives them;
+    and ``rmse``, how far a pixel (of a range of 2) is from where it ends without a jump, with ``rmse_error``.
 
     Args:
-        name: "cifar10".
+        name: "mnist" or "cifar10".
 
     >>> row = jumps("cifar10")[0]
     >>> row["steps_skipped"], row["nfe"], row["difference"]

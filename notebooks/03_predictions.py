@@ -9,7 +9,7 @@
 # Each answer is a short formula. Each is then held against a solver that only asks the denoiser, and the deviation is
 # printed. At the end we ask the same of data that are *not* Gaussian, to see which answers survive.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"STEPS": 90, "PATHS": 2, "SEEDS": [0, 1]}
 SIGMA_MAX = 80.0  # where sampling starts, as in EDM
 SIDE = 16  # pixels along a side of the textures
 STEPS = 720  # of the solver on the texture's paths
@@ -62,7 +62,8 @@ texture = gt.Gaussian(
 )
 spectrum = texture.variances
 print(
-    f"{texture.rank} patterns, variances from {spectrum[0]:.0f} to {spectrum[-1]:.4f}"
+    f"{texture.rank} patterns, variances from {spectrum[0]:.0f} to"
+    f" {spectrum[-1]:.4f}"
 )
 print(f"{int((spectrum > 1).sum())} of them above 1, the variance of unit noise")
 
@@ -98,8 +99,8 @@ plt.show()
 # %% [markdown]
 # ## What is drawn first?
 #
-# Chapter 2 found how much of direction $u_k$ the denoised image shows on the way, as a share of its final value:
-# $\sqrt{\lambda_k/(\lambda_k+\sigma^2)}$, which is one half at $\sigma = \sqrt{3\lambda_k}$
+# Chapter 2 found how much of direction $u_k$ the denoised image shows on the way, as a share $c_k(\sigma)/c_k(0)$ of its
+# final value: $\sqrt{\lambda_k/(\lambda_k+\sigma^2)}$, which is one half at $\sigma = \sqrt{3\lambda_k}$
 # [(there)](02_gaussian_model.ipynb#eq-half-way). Write it in logarithms:
 #
 # $$
@@ -207,8 +208,9 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 #
 # The angle runs from 90° (noise) to 0° (image), whatever the schedule. A VE state is brought to VP by the factor
 # $a$. Now look along one direction. By the closed form of the flow
-# [(there)](02_gaussian_model.ipynb#eq-gaussian-flow), the coordinate of the state stays in step with the noised deviation $\sqrt{\lambda_k+\sigma^2}$; call the ratio $\zeta_k$. For a random path it is a
-# standard normal number. Times $a$, and with $a\sigma = b$,
+# [(there)](02_gaussian_model.ipynb#eq-gaussian-flow), the coordinate of the state stays in step with the noised deviation
+# $\sqrt{\lambda_k+\sigma^2}$; call the ratio $\zeta_k$. For a random path it is a standard normal number. Times $a$, and with
+# $a\sigma = b$,
 #
 # $$
 # u_k^\top(x_t - a\mu) = \sqrt{a^2\lambda_k + b^2}\;\zeta_k.
@@ -218,20 +220,18 @@ for sigma in (8.0, 2.0, 0.5, 0.1):
 # weights: the image is in the noise from the start. And the path between them is the hypotenuse of a right triangle with
 # the legs $a\sqrt{\lambda_k}$ and $b$.
 #
-# A **rotation** from noise $x_T$ to image $x_0$ would be $a\,x_0 + b\,x_T$: the *sum of the legs*. The two differ by
+# A **rotation** from noise $x_T$ to image $x_0$ would be $a\,x_0 + b\,x_T$: the *sum of the legs*. Along $u_k$ the path differs
+# from it by $e_k\,\zeta_k$, with
 #
 # $$
-# \begin{aligned}
-# x_t &\approx a\,x_0 + b\,x_T, \\
-# e_k &= \sqrt{a^2\lambda_k+b^2} - a\sqrt{\lambda_k} - b
-# \end{aligned}
+# e_k = \sqrt{a^2\lambda_k+b^2} - a\sqrt{\lambda_k} - b.
 # $$ (eq-rotation)
 #
-# deviations $\zeta_k$ along $u_k$. Any right triangle knows what that means. The error is never positive: the path takes a
-# short cut inside the rotation. It is never larger than the shorter leg. So it is small where one leg is much shorter than the
-# other: for directions with $\sqrt{\lambda_k} \gg \sigma$, and for those with $\sqrt{\lambda_k}\ll\sigma$. In between, the worst
-# is an isosceles triangle, $\sqrt{\lambda_k} = \sigma$, whose legs are $\sqrt2$ times the hypotenuse. *Each* direction with
-# variance passes through that once, and then the rotation is 41 % too long for it.
+# Think of the triangle ([proof](91_proofs.ipynb#in-vp-the-path-is-nearly-a-rotation)). The hypotenuse is shorter than the two legs together, so $e_k$ is never positive: the path takes a
+# short cut inside the rotation. And the short cut saves at most the shorter leg. So the error is small where one leg is much
+# shorter than the other: for directions with $\sqrt{\lambda_k} \gg \sigma$, and for those with $\sqrt{\lambda_k}\ll\sigma$. In
+# between, the worst is an isosceles triangle, $\sqrt{\lambda_k} = \sigma$, whose legs together are $\sqrt2$ times the
+# hypotenuse. *Each* direction with variance passes through that once, and then the rotation is 41 % too long for it.
 #
 # Which direction suffers most on the whole way? Measure its error by the wider of its two ends, 1 for the noise and
 # $\sqrt{\lambda_k}$ for the image. The shorter leg is at most $\sqrt{\lambda_k}$ and at most 1, so the error is at most
@@ -264,14 +264,15 @@ assert ((at - 1).abs() < 0.05).all()
 on_the_way = (legs - hypotenuse).max(0).values / spectrum.sqrt().clamp(min=1)
 for k in (0, int((spectrum - 1).abs().argmin()), 255):
     print(
-        f"λ = {spectrum[k]:<6.2g} error at most {on_the_way[k]:.0%} of the wider end"
+        f"λ = {spectrum[k]:<6.2g} error at most {on_the_way[k]:.0%} of the"
+        " wider end"
     )
 assert (on_the_way < torch.minimum(spectrum.sqrt(), spectrum.rsqrt())).all()
 assert 0.8 < spectrum[on_the_way.argmax()] < 1.2
 
 # %% [markdown]
-# What does this make of a whole picture? Add up the directions, with the mean square 1 for each $\zeta_k$. The error
-# of the rotation, relative to the length of $x_t$, is about
+# How far off is the rotation for a whole picture? Add up the directions, with the mean square 1 for each $\zeta_k$. Its
+# error, relative to the length of $x_t$, is about
 #
 # $$
 # \sqrt{\frac{\sum_k e_k^2}{\sum_k (a^2\lambda_k+b^2)}} .
@@ -281,8 +282,8 @@ assert 0.8 < spectrum[on_the_way.argmax()] < 1.2
 # few.
 #
 # The rotation makes a second, weaker claim: that the path stays in the *plane* of $x_0$ and $x_T$, wherever in it.
-# That is the distance of $x_t$ from the plane, and it too follows from the spectrum: project $\sqrt{a^2\lambda_k+b^2}$, as
-# a vector over $k$, off the plane of the vectors $\sqrt{\lambda_k}$ and $1$.
+# How far it leaves that plane follows from the spectrum too: take $\sqrt{a^2\lambda_k+b^2}$ as a vector over $k$, and remove
+# its part in the plane of the vectors $\sqrt{\lambda_k}$ and $1$.
 
 
 # %%
@@ -312,7 +313,8 @@ for name, found, predicted_error in (
     ("plane", found_plane, by_plane),
 ):
     print(
-        f"{name:<9} misses the path by at most {found.mean():.1%} ± {found.std():.1%}"
+        f"{name:<9} misses the path by at most {found.mean():.1%} ±"
+        f" {found.std():.1%}"
         f" of its length; predicted {predicted_error:.1%}"
     )
     assert (found / predicted_error - 1).abs().max() < 0.2
@@ -377,7 +379,7 @@ plt.show()
 #
 # ## How many numbers make a path?
 #
-# The path lives in 256 dimensions and nearly lies in a plane. Perhaps not the plane of $x_0$ and $x_T$ but some other fits
+# The path lives in 256 dimensions and nearly lies in a plane. Perhaps some other plane than that of $x_0$ and $x_T$ fits
 # better? Take the states of one path as a data set, and ask for its principal components: how much of the path is left
 # unexplained by its mean over time and the best $m$ directions? (All in VP, with steps equal in $\theta$. In VE a single
 # straight line would explain nearly everything, and say nothing.)
@@ -471,7 +473,7 @@ left.plot(
     color=figures.COLORS["noise"],
     label="random walk",
 )
-left.set(xlabel="components", ylabel="share left unexplained", ylim=(1e-7, 2))
+left.set(xlabel="components", ylabel="share left unexplained", ylim=(1e-8, 2))
 left.legend(fontsize="small")
 x = vp[:, 0] - vp[:, 0].mean(0)
 directions = torch.linalg.svd(x, full_matrices=False).Vh[:3]
@@ -651,8 +653,8 @@ plt.show()
 # \frac1d\sum_k \frac{\lambda_k}{\lambda_k+\sigma'^2},
 # $$ (eq-random-kick)
 #
-# the share of the directions that the noise has not drowned. For pictures that is little until late. Nearly all of a
-# random error is off the data, and the steps that follow clean it up.
+# the share of the directions that the noise has not drowned. For our textures that is little until late: a random error is
+# nearly all along directions with hardly any variance, and the steps that follow clean it up.
 
 # %%
 for sigma in (8.0, 1.0, 0.1):
@@ -703,12 +705,16 @@ assert gap < 1e-10
 
 
 # %% [markdown]
-# Three measurements, the same for each model: the half-way levels, how flat the paths are, and what is left of a kick.
+# Three measurements, the same for each model: the half-way levels, how flat the paths are, and what is left of a kick along
+# the widest direction $u_1$ at $\sigma' = 0.5$.
+#
+# > **Predict.** On digits one of the three formulas fails. Which: that of the order, of the low dimension, or of the kick?
+# > And of the two models, which is further from it?
 
 
 # %%
 def half_ways(run):
-    """Measured half-way noise levels of the 20 leading components, for each seed."""
+    """Measured half-way noise levels of 20 leading components, for each seed."""
     shown = torch.stack([state.denoised for state in run]) - gaussian.mean
     shown = (shown.flatten(2) @ gaussian.basis[:, :20]).unflatten(
         1, (len(SEEDS), -1)
@@ -726,7 +732,7 @@ def flatness(run):
 
 
 def kick_left(model, run, sigma=0.5, size=0.05):
-    """Length that is left of a small kick along u₁ at level sigma, for each path."""
+    """Length left of a small kick along u₁ at level sigma, for each path."""
     after = int((coarse.tan() < sigma).int().argmax())
     kick = size * gaussian.basis[:, 0].reshape(1, 8, 8)
     *_, last = gt.samplers.heun(
@@ -750,14 +756,16 @@ for name in models:
     in_order = in_order[-1, :-1]
     print(f"{name}:")
     print(
-        f"  rank correlation with √(3λ): {in_order.mean():.2f}, least {in_order.min():.2f}"
+        f"  rank correlation with √(3λ): {in_order.mean():.2f}, least"
+        f" {in_order.min():.2f}"
     )
     print(
         f"  half way at {ratio[:10].mean():.2f} · √(3λ) for components 1 to 10,"
         f" {ratio[10:].mean():.2f} for 11 to 20"
     )
     print(
-        f"  two components leave {flat[name].mean():.2%}, most {flat[name].max():.2%}"
+        f"  two components leave {flat[name].mean():.2%}, most"
+        f" {flat[name].max():.2%}"
     )
     median = rests[name].reshape(len(SEEDS), -1).median(1).values
     print(
@@ -805,15 +813,17 @@ right.legend(fontsize="small", loc="upper left")
 plt.show()
 
 # %% [markdown]
+# **The formula of the kick fails**, most of all for the point cloud. The cloud forgets the kick: nearly all directions are off
+# a set of single points. The mixture keeps two thirds of it.
+#
 # **The order survives**, with a twist. The broad strokes are half way where $\sqrt{3\lambda}$ says, or a little before. Finer
 # components come earlier than predicted, and measured levels are less far apart. A likely reason: once the broad strokes have
 # decided which digit it is, much of its detail follows, and need not wait for its own noise level. **The low dimension
 # survives.** Two components leave several times more than for the Gaussian, and still less than one percent of any path.
 #
-# **The kick does not survive**, and tells the two models apart. The point cloud forgets it: nearly all directions are off a
-# set of single points. The mixture keeps less than the Gaussian says, since within one digit there is less variance along
-# $u_1$ than across all. If that is the reason, then the answer of each digit's own Gaussian, averaged, should come near
-# what was measured.
+# Why does the mixture keep less of the kick than the Gaussian says? Within one digit there is less variance along $u_1$ than
+# across all. If that is the reason, then the answer of each digit's own Gaussian, averaged, should come near what was
+# measured.
 
 # %%
 unit = gaussian.basis[:, :1].T.reshape(1, 1, 8, 8)
@@ -827,17 +837,19 @@ expected = (class_shares.double() @ own).item()
 lost = {name: int((rest > 1.6).sum()) for name, rest in rests.items()}
 print(f"mean over the digits' own Gaussians: {expected:.3f}")
 print(f"measured, median over the mixture's paths: {rests['mixture'].median():.3f}")
-print("paths that were kicked over to another place:", lost)
+print("paths that the kick pushed over to another place, of 80:")
+print(", ".join(f"{name} {count}" for name, count in lost.items()))
 assert abs(rests["mixture"].median() / expected - 1) < 0.1
 assert 0 < lost["mixture"] + lost["point cloud"] < 10
 assert lost["Gaussian"] == 0
 
 # %% [markdown]
-# Why this matters for a real network. It is asked at high noise first, and there, as the next chapters will show, its score is
-# nearly the Gaussian's. So the order tells which parts of an image are settled in which calls: the layout in a few early ones.
-# The low dimension is one reason why samplers can manage with few steps: the path bends little, and its past tells its future. And kicks
-# are what every step of a solver adds. What falls off the data is cleaned up; what falls along the data stays, and looks
-# like an image. Nothing here *proves* any of this for a network. It says what to measure. That is the business of Part II.
+# Why does this matter for a real network? It is asked at high noise first, and there, as Part II will show, its score is
+# nearly the Gaussian's. So the order tells which parts of an image are settled in which calls: the broad ones in the early
+# calls. The low dimension is one reason why samplers can manage with few steps: the path bends little, and its past tells its
+# future. And kicks are what every step of a solver adds. What falls off the data is cleaned up; what falls along the data
+# stays, and looks like an image. Nothing here *proves* any of this for a network. It says what to measure. That is the
+# business of Part II.
 #
 # ## What we saw
 #
@@ -854,7 +866,8 @@ assert lost["Gaussian"] == 0
 #
 # **The difference.** We give the error of the rotation, which is not small for every spectrum. Whether early or late kicks
 # matter more is a question of the ruler: late ones by absolute size, early ones by their share of the noise. And our models
-# are exact; [Chapter 6](06_image_statistics.ipynb) goes on to the statistics of images.
+# are exact; theirs were trained. [The next chapter](04_mixtures_and_clouds.ipynb) looks into the two that the Gaussian does
+# not fully foretell, the mixture and the point cloud.
 #
 # ## Exercises
 #
@@ -904,7 +917,8 @@ for degree in (85, 30):
         measured_rest = kept(texture, kick / a, b / a).item()
         formula = (spectrum[i] / (a**2 * spectrum[i] + b**2)).sqrt().item()
         print(
-            f"θ = {degree}°  λ = {spectrum[i]:<6.2g} {measured_rest:.3f}, formula {formula:.3f}"
+            f"θ = {degree}°  λ = {spectrum[i]:<6.2g} {measured_rest:.3f},"
+            f" formula {formula:.3f}"
         )
         assert abs(measured_rest - formula) < 1e-3 * max(formula, 1)
         assert (formula > 1) == (spectrum[i] > 1)
@@ -929,10 +943,12 @@ wandering = angles.cos()[:, None, None] * torch.stack(wandering).flatten(2)
 rest = left_over(wandering.transpose(0, 1))
 count = (rest > 1e-3).sum(1) + 1
 print(
-    f"two components leave {rest[:, 1].mean():.0%}, against {on_paths[:, 1].mean():.2%}"
+    f"two components leave {rest[:, 1].mean():.0%}, against"
+    f" {on_paths[:, 1].mean():.2%}"
 )
 print(
-    f"99.9 % takes {count.min()} to {count.max()} components, against {needed.max()}"
+    f"99.9 % takes {count.min()} to {count.max()} components, against"
+    f" {needed.max()}"
 )
 assert count.min() > 50
 assert rest[:, 1].min() > 0.1

@@ -12,7 +12,7 @@
 # is as it is, an advantage that the network is given before it has learned anything, and what happens when it has
 # too little to learn from.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"STEPS": 1024, "SEEDS": [0, 1], "LONG": 200}
 N_POINTS = 1000  # training points; as many unseen ones are kept for judging
 STEPS = 2048  # of training
 SIGMAS = [0.1, 0.2, 0.4, 1.0]  # noise levels at which scores are compared
@@ -78,15 +78,13 @@ print(f"standard deviation per coordinate, σ_d = {sigma_data:.2f}")
 # %% [markdown]
 # The four models form a ladder. The **isotropic Gaussian** knows the size of the cloud. The **Gaussian** knows its mean and
 # covariance. The **mixture** knows that there are three arcs, and describes each by an ellipse. The **point cloud**
-# knows every training point.
+# knows every training point. (`Mixture.fit` finds the three by expectation maximisation, without being told which point
+# belongs to which arc.)
 
 # %% mystnb={"figure": {"caption": "The training data (black), and 1,000 samples of each of the three models that are smooth. The fourth, the point cloud, draws the training points themselves.", "name": "fig-ladder"}, "image": {"alt": "Four scatter plots. Three thin separate arcs; a round cloud; a tilted oval cloud; three blurred oval clouds where the arcs were."}}
 smooth = {name: models[name] for name in ("isotropic", "Gaussian", "mixture")}
-shades = dict(
-    zip(
-        models, (figures.COLORS[c] for c in ("noise", "gaussian", "second", "data"))
-    )
-)
+palette = ("path", "gaussian", "first", "second")
+shades = {name: figures.COLORS[c] for name, c in zip(models, palette)}
 
 
 def panel(ax, points, color, title="", size=3):
@@ -106,7 +104,7 @@ plt.show()
 #
 # A raw network $F$ is seldom used as the denoiser itself. At $\sigma = 80$ its input would be a hundred times as large as at
 # $\sigma = 0.1$. [Karras et al. 2022](https://arxiv.org/abs/2206.00364) wrap it, so that it sees inputs and gives answers
-# of unit size at every noise level:
+# of unit size at every noise level. This is called **preconditioning**:
 #
 # $$
 # \begin{aligned}
@@ -117,8 +115,9 @@ plt.show()
 # $$ (eq-edm)
 #
 # with $\sigma_d$ the standard deviation of the data. Now look at the first line alone. Where $F$ is 0, the denoiser is
-# $\sigma_d^2/(\sigma_d^2+\sigma^2)\,x$. We have met that factor [in chapter 2](02_gaussian_model.ipynb): it is the
-# exact denoiser of a Gaussian with mean 0 and variance $\sigma_d^2$ in every direction.
+# $\sigma_d^2/(\sigma_d^2+\sigma^2)\,x$. We have met that factor
+# [in chapter 2](02_gaussian_model.ipynb#eq-gaussian-denoiser): it is the exact denoiser of a Gaussian with mean 0 and variance
+# $\sigma_d^2$ in every direction.
 #
 # So an untrained network is not a blank slate. It *is* the isotropic Gaussian, by construction, and needs to learn only what
 # the data have beyond it. Whoever asks what a network learns must not count this as learned.
@@ -169,7 +168,7 @@ marks = [0, *sorted({round(2 ** (k / 2)) for k in range(25)})]
 
 
 def train(points, steps, seed, lr=2e-3, batch=128):
-    """Train on points; return the steps at which the network was kept, and its copies."""
+    """Train on points; return copies of the network, by the step of each."""
     torch.manual_seed(seed)
     network = gt.networks.EDM(Small(), (2,), sigma_data)
     optimizer = torch.optim.Adam(network.parameters(), lr, fused=True)
@@ -192,9 +191,9 @@ steps = torch.tensor(list(runs[0]))
 # %% [markdown]
 # ## Which model is the network nearest to?
 #
-# The yardstick is the fraction of unexplained variance of [chapter 1](01_noise_and_score.ipynb): the mean squared difference
-# between the network's score and a model's, divided by the mean square of the network's. Zero means that the model *is* the
-# network. Now it is the network that is to be explained, and we ask at points that it was not trained on.
+# The yardstick is the fraction of unexplained variance of [chapter 1](01_noise_and_score.ipynb#eq-unexplained): the mean
+# squared difference between the network's score and a model's, divided by the mean square of the network's. Zero means that
+# the model *is* the network. Now it is the network that is to be explained, and we ask at points that it was not trained on.
 #
 # The paper averages the ratio point by point instead. In two dimensions that average does not exist, as
 # [exercise 3](#exercises) shows, so we ask for the ratio of the two averages, `pooled=True`.
@@ -248,8 +247,9 @@ for k, sigma in enumerate(SIGMAS):
     curve, low = fraction["Gaussian"][k], least["Gaussian"].values[k]
     place = steps[least["Gaussian"].indices[k]]
     print(
-        f"σ = {sigma:<4g} Gaussian: {curve[0, 0]:.3f} at first,"
-        f" {low.mean():.3f} ± {low.std():.3f} at steps {place.min()} to {place.max()},"
+        f"σ = {sigma:<4g} Gaussian: {curve[0, 0]:.2f} at first,"
+        f" {low.mean():.3f} ± {low.std():.3f} at steps {place.min()} to"
+        f" {place.max()},"
         f" {curve[:, -1].mean():.2f} ± {curve[:, -1].std():.2f} at last"
     )
     assert (low < curve[:, 0] / 2).all()
@@ -276,7 +276,8 @@ for sigma in (0.1, 0.2):
 mixture = fraction["mixture"][SIGMAS.index(0.1)]
 rise = mixture[:, -1] / mixture.min(-1).values - 1
 print(
-    f"σ = 0.1  the mixture's fraction has risen again by {rise.mean():.0%} on average"
+    f"σ = 0.1  the mixture's fraction has risen again by {rise.mean():.0%} on"
+    " average"
 )
 assert rise.min() > 0
 assert rise.mean() > 0.1
@@ -284,13 +285,14 @@ assert rise.mean() > 0.1
 # %% [markdown]
 # At $\sigma = 1$ something else happens. The Gaussian's fraction rises to a hump and comes *down* again, and so does that of
 # the point cloud. But at this level the point cloud's score is as good as the truth. So the hump is no structure that the
-# network has found. It is an error, made while the network is busy with lower noise, and repaired later.
+# network has found. It is an error, made perhaps while the network is busy with lower noise, and repaired later.
 
 # %%
 hump = fraction["point cloud"][SIGMAS.index(1.0), :, 10:]
 print(
     f"point cloud at σ = 1: down to {hump[:, :6].min(1).values.mean():.3f},"
-    f" up to {hump[:, 6:].max(1).values.mean():.3f}, at last {hump[:, -1].mean():.3f}"
+    f" up to {hump[:, 6:].max(1).values.mean():.3f}, at last"
+    f" {hump[:, -1].mean():.3f}"
 )
 assert (hump[:, 6:].max(1).values > 2 * hump[:, -1]).all()
 
@@ -305,6 +307,9 @@ assert (hump[:, 6:].max(1).values > 2 * hump[:, -1]).all()
 # $$
 # R_{\text{Gaussian}} = R_{\text{straight}} + R_{\text{bent}}.
 # $$ (eq-pythagoras)
+#
+# > **Predict.** After some 32 steps the blue curve rises again. Which part makes it rise: does the straight part move away from
+# > the Gaussian again, does the bent share grow, or both?
 
 
 # %%
@@ -338,11 +343,13 @@ torch.testing.assert_close(straight + bent, whole, rtol=1e-3, atol=1e-4)
 for step in (0, 32, STEPS):
     k = steps.tolist().index(step)
     print(
-        f"step {step:<4} straight {straight[:, k].mean():.3f} ± {straight[:, k].std():.3f}"
+        f"step {step:<4} straight {straight[:, k].mean():.3f} ±"
+        f" {straight[:, k].std():.3f}"
         f"  bent {bent[:, k].mean():.3f} ± {bent[:, k].std():.3f}"
     )
 print(
-    f"bent share up to step 16: at most {bent[:, : steps.tolist().index(23)].max():.3f}"
+    "bent share up to step 16: at most"
+    f" {bent[:, : steps.tolist().index(23)].max():.3f}"
 )
 assert bent[:, : steps.tolist().index(23)].max() < 0.01
 k = steps.tolist().index(32)
@@ -352,12 +359,13 @@ assert bent[:, -1].min() > 0.7
 assert straight[:, 0].min() > 0.4
 
 # %% [markdown]
-# The two parts move one after the other. The straight part finds the Gaussian and *stays*. The bent share comes later, and
-# it alone makes the blue curve rise. So nothing of the Gaussian is unlearned: the network adds to it.
+# The bent share. The two parts move one after the other. The straight part finds the Gaussian, wavers a little, and *stays*: at
+# the last step it is nearer than at step 32. The bent share comes later, and grows. So nothing of the Gaussian is unlearned: the
+# network adds to it.
 #
 # Why does the straight part stay? The Gaussian denoiser is the best affine denoiser of *any* data with that mean and
-# covariance, so the best affine fit to the exact denoiser is the Gaussian's. Who learns the arcs has learned the Gaussian
-# with them.
+# covariance ([chapter 1, exercise 2](01_noise_and_score.ipynb#exercises)), so the best affine fit to the exact denoiser is the
+# Gaussian's. Who learns the arcs has learned the Gaussian with them.
 #
 # And why is the straight part quick? For a denoiser that can be nothing else, $D(x) = b + W(x-\mu)$, learning can be
 # solved. Gradient descent with a small rate $\eta$ on the denoising loss at one $\sigma$ follows
@@ -367,7 +375,7 @@ assert straight[:, 0].min() > 0.4
 # $$ (eq-linear-learning)
 #
 # In the eigenvectors of $\Sigma$ that is one equation for each direction: the gain along $u_k$ approaches
-# $\lambda_k/(\lambda_k+\sigma^2)$ as $e^{-2\eta(\lambda_k+\sigma^2)t}$. There is no plateau on the way, wide directions come
+# $\lambda_k/(\lambda_k+\sigma^2)$ as $e^{-2\eta(\lambda_k+\sigma^2)t}$ ([proof](91_proofs.ipynb#how-a-linear-denoiser-learns)). There is no plateau on the way, wide directions come
 # first, and where it stops is the Gaussian. A network whose answers are still straight can go nowhere else. We let a linear
 # denoiser learn from noisy samples, starting from the isotropic Gaussian as our networks do, and compare.
 
@@ -445,7 +453,7 @@ def sample(denoiser):
     return list(gt.samplers.heun(denoiser, noise, levels))[-1].x
 
 
-# %% mystnb={"figure": {"caption": "Samples of the first network after 0, 32, 1,024 and 2,048 steps (orange), all from the same noise, over the data (grey).", "name": "fig-training-samples"}, "image": {"alt": "Four scatter plots of orange points over grey arcs: a round cloud, a tilted oval cloud, three bent smears joined by stray points, and thin arcs on top of the grey ones with a few stray points."}}
+# %% mystnb={"figure": {"caption": "Samples of the first network after 0, 32, 1,024 and 2,048 steps (orange), all from the same noise, over the data (grey). First a round cloud, then the Gaussian's oval, then the arcs.", "name": "fig-training-samples"}, "image": {"alt": "Four scatter plots of orange points over grey arcs: a round cloud, a tilted oval cloud, three bent smears joined by stray points, and thin arcs on top of the grey ones with a few stray points."}}
 fig, axes = plt.subplots(1, 4, figsize=(7, 2.1), sharey=True)
 for ax, step in zip(axes, shown):
     panel(ax, data, "0.7", f"step {step}", size=2)
@@ -494,13 +502,13 @@ assert gone[0] > 0.6 > 0.4 > gone[1]
 # %% mystnb={"figure": {"caption": "Step through the first training. Left: samples of the network (orange) over the data (grey), with the one- and two-deviation ellipses of the Gaussian. Right: the network's score at σ = 0.4 (black arrows) over the Gaussian's (blue). Watch the arrows cover each other near step 32, and part again.", "name": "fig-training-live"}, "image": {"alt": "Two panels with a slider for the training step. Left, orange samples over grey arcs and two blue ellipses. Right, black arrows drawn over blue ones."}}
 still = interactive.Points(data[::3], "noise", 2.5, opacity=0.5)
 ellipses = interactive.Ellipse(gaussian.mean, gaussian.covariance, label="Gaussian")
-his = interactive.Arrows(
+gaussians = interactive.Arrows(
     grid, 0.6 * (gaussian(grid, 0.4) - grid), "gaussian", label="Gaussian"
 )
-plane = {"x": (-2.2, 2.2), "y": (-2.2, 2.2), "equal": True}
+plane = {"x": (-2.2, 2.2), "y": (-2.2, 2.2), "equal": True, "width": 300}
 views = [
     interactive.Panel(**plane, title="samples", background=[still, ellipses]),
-    interactive.Panel(**plane, title="score", background=[still, his]),
+    interactive.Panel(**plane, title="score", background=[still, gaussians]),
 ]
 stages = [
     [
@@ -551,8 +559,8 @@ assert (end["twelve", "training points"] < end["arcs", "training points"]).all()
 assert (end["twelve", "unseen points"] > end["arcs", "unseen points"]).all()
 
 # %% [markdown]
-# Around its twelve points the network has become their cloud, and goes on approaching it. Around points that it has not seen,
-# that cloud explains nothing. This is **memorisation**: right where one looks during training, and nowhere else. The
+# Around its twelve points the network has come close to their cloud, and goes on approaching it. Around points that it has not
+# seen, that cloud explains nothing. This is **memorisation**: right where one looks during training, and nowhere else. The
 # networks with a thousand points show no such gap:
 
 # %%
@@ -577,12 +585,13 @@ def near_few(points):
 
 shares = torch.stack([near_few(sample(kept[LONG])) for kept in longer])
 print(
-    f"within 0.05 of one of the twelve: {shares.mean():.0%} ± {shares.std():.0%} of samples,"
+    f"within 0.05 of one of the twelve: {shares.mean():.0%} ±"
+    f" {shares.std():.0%} of samples,"
     f" {near_few(unseen):.0%} of unseen points"
 )
 assert shares.min() > 2 * near_few(unseen)
 
-# %% mystnb={"figure": {"caption": "Three networks trained on twelve points. Left: what the cloud of the twelve leaves unexplained at σ = 0.1, around those points and around unseen ones, and what the cloud of a thousand points leaves around unseen ones (means, bands of one standard deviation). Right: samples of the first network (orange), its twelve points (rings), and the arcs that they came from (grey).", "name": "fig-few"}, "image": {"alt": "Left, three falling curves on logarithmic axes: one goes far below one, one ends near one, one levels off below one. Right, orange dots crowded around black rings on parts of grey arcs, and hardly any elsewhere."}}
+# %% mystnb={"figure": {"caption": "Three networks trained on twelve points. Left: what the cloud of the twelve leaves unexplained at σ = 0.1, around those points and around unseen ones, and what the cloud of a thousand points leaves around unseen ones (means, bands of one standard deviation). Right: samples of the first network (orange), its twelve points (rings), and the arcs that they came from (grey). The cloud of the twelve comes to explain the network around them and never elsewhere; the samples crowd around the rings.", "name": "fig-few"}, "image": {"alt": "Left, three falling curves on logarithmic axes: one goes far below one, one ends near one, one levels off below one. Right, orange dots crowded around black rings on parts of grey arcs, and hardly any elsewhere."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
 for (name, place), label, color in (
     (("twelve", "training points"), "the twelve, around them", "data"),
@@ -637,7 +646,7 @@ for sigma in (0.2, 0.4):
 # **Shown here.** A preconditioned network starts as the isotropic Gaussian, exactly. Its score then comes close to the
 # Gaussian's, within a few dozen steps in every training, and departs from it as it learns what is bent. At low noise it passes the
 # mixture too. The Gaussian is not unlearned on the way: the straight part of the score stays there. A network with a
-# dozen points learns these points, and nothing of what lies between them.
+# dozen points comes close to their cloud around them, and is far from it elsewhere.
 #
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) follow the same fractions while a network learns
 # CIFAR-10. In their published table, at $\sigma = 0.5$, the Gaussian's fraction falls from 0.82 to 0.023 by 300 thousand
@@ -647,6 +656,7 @@ for sigma in (0.2, 0.4):
 # rises by half, ours more than tenfold at $\sigma = 0.2$ and 0.4. They average a ratio at each point; in the plane one cannot.
 # Their figures leave out the isotropic Gaussian, which explains the untrained network for no merit of its own; here it is
 # shown. Our networks are small and were trained for seconds: at the lowest noise they are still on their way.
+# [The next chapter](06_image_statistics.ipynb) begins with images: what do their mean and covariance know?
 #
 # ## Exercises
 #
@@ -672,7 +682,8 @@ assert found[:, 0].mean() > 0.05
 # score is (D − x)/σ², so F's share of it grows as 1/σ, and the isotropic one's does not.
 
 # %% [markdown]
-# **2. Data that are Gaussian.** Train on a thousand samples of the Gaussian instead of the arcs. Is it left?
+# **2. Data that are Gaussian.** Train on a thousand samples of the Gaussian instead of the arcs. Does the Gaussian's fraction at
+# $\sigma = 0.2$ rise again?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 for seed in SEEDS[:2]:

@@ -10,7 +10,7 @@
 # these records beside the published one. Then it solves the one case that can be solved, a linear denoiser, and trains small
 # networks while you read, to see how far that solution reaches. At the end it gives a network too little to learn from.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"STEPS": 200, "IMAGES": 131072, "LONG": 65536, "SIZES": [20], "SEEDS": [0, 1]}
 SIGMA = 0.5  # where a linear denoiser and a network are followed mode by mode
 RATE, STEPS = 0.01, 800  # of the linear denoiser's descent
 IMAGES = 262_144  # that the networks of this chapter see
@@ -45,8 +45,8 @@ def seeded(seed):
 # ## The record
 #
 # While each shipped network was trained, its score was compared with those of analytic models at a dozen noise levels, after
-# 0, 1000, 2000, 5000, … images. The measure is the fraction of unexplained variance, the mean over noised images of
-# $|s_\mathrm{net}-s_\mathrm{model}|^2/|s_\mathrm{net}|^2$; zero means that the model *is* the network. It was taken on
+# 0, 1000, 2000, 5000, … images. The measure is that of chapter 7, [its equation](07_neural_scores.ipynb#eq-residual): the fraction
+# of the network's score that a model leaves unexplained; zero means that the model *is* the network. It was taken on
 # noised training images and on noised held-out ones. We sort the tables into curves.
 
 # %%
@@ -64,13 +64,14 @@ LEVELS = sorted({sigma for *_, sigma in curves})
 for name, title in NAMES.items():
     models = list(dict.fromkeys(key[2] for key in curves if key[0] == name))
     last = int(curves[name, "train", "gaussian", 1.0][-1, 0])
-    print(f"{title:<8} {last:7,} images seen;", ", ".join(models))
+    print(f"{title:<8} {last:7,} images seen, by {len(models)} models, such as")
+    print("        ", ", ".join(models[2:-1]))
 assert len(LEVELS) == 12
 
 # %% [markdown]
-# `mixture-10` is a mixture of ten Gaussians, `mixture-50x100` one of fifty with a hundred directions each, and `cloud` the
-# point cloud of all training images: a ladder of models with ever more modes. [The next figure](#fig-learning-live) lets you
-# step through the training of the digits' network.
+# `mixture-10` is a mixture of ten Gaussians, `mixture-50x100` one of fifty with a hundred directions each. Below them stand the
+# mean alone and the isotropic Gaussian, above them the point cloud of all training images: a ladder of models with ever more
+# modes. [The next figure](#fig-learning-live) lets you step through the training of the digits' network.
 
 # %% mystnb={"figure": {"caption": "Step through the training of the digits' network. What each model leaves unexplained of its score, against the noise level, on noised training images and on held-out ones; what is above 100 is drawn at the edge. Watch the isotropic Gaussian lead at first, the Gaussian dive below it by 20,000 images, and the mixture of ten below both.", "name": "fig-learning-live"}, "image": {"alt": "Two panels of four curves on logarithmic axes, with a slider for the images seen. All curves fall with growing noise; their order changes along the training."}}
 SHOWN = {
@@ -112,7 +113,7 @@ interactive.frames(
 # %%
 at = {n: curves["digits", "test", n, 0.5][:, 1] for n in SHOWN}
 k = marks.index(20_032)
-print(f"σ = 0.5, held out, after {marks[k]:,} images:", end=" ")
+print(f"left at σ = 0.5, on held-out digits, after {marks[k]:,} images:")
 print(", ".join(f"{name} {values[k]:.3f}" for name, values in at.items()))
 assert (at["isotropic"][:4] < at["gaussian"][:4]).all()
 assert at["gaussian"][k] < at["isotropic"][k] / 2
@@ -162,7 +163,7 @@ PUBLISHED = dict(zip(SHOWN, ("isotropic", "gaussian", "gmm_10", "delta")))
 
 
 def training_axes(ax, least, ticks):
-    """Images seen, logarithmic but with room for 0; residuals or errors, logarithmic."""
+    """Images seen, logarithmic with room for 0; residuals or errors, logarithmic."""
     ax.set_xscale("symlog", linthresh=least)
     ax.set_xticks([0, *ticks], ["0", *(f"$10^{math.log10(t):.0f}$" for t in ticks)])
     ax.set(xlim=(-0.1 * least, None), xlabel="images seen")
@@ -201,7 +202,7 @@ plt.show()
 
 # %%
 def overtaken(first, second):
-    """Between which two marks the second curve falls below the first, and stays there."""
+    """The two marks between which the second curve falls below the first for good."""
     below = second[:, 1] < first[:, 1]
     k = int((~below).nonzero().max())
     return int(first[k, 0]), int(first[k + 1, 0])
@@ -232,7 +233,7 @@ for sigma in (0.1, 0.5, 1.0):
 
 # %%
 def beside(model, sigma, images=None):
-    """Published and measured at the same number of images; the end of ours if not given."""
+    """Published and measured after so many images; if not given, at the end of ours."""
     label, their_curve = SHOWN[model][0], theirs[PUBLISHED[model], sigma]
     ours = curves["cifar10", "train", model, sigma]
     k = -1 if images is None else int((ours[:, 0] - images).abs().argmin())
@@ -259,7 +260,8 @@ end = [beside("gaussian", 0.1)]
 end += [beside(model, 0.5) for model in ("isotropic", "mixture-10", "cloud")]
 least = [
     figures.Entry(
-        f"CIFAR-10, Gaussian, least unexplained score along the training at σ = {sigma:g}",
+        "CIFAR-10, Gaussian, least unexplained score along the training"
+        f" at σ = {sigma:g}",
         lowest(theirs["gaussian", sigma])[1],
         lowest(curves["cifar10", "train", "gaussian", sigma])[1],
     )
@@ -272,10 +274,11 @@ assert end[-1].ratio > 1
 figures.BesidePaper(start + least + end, "published_edm_training.csv")
 
 # %% [markdown]
-# (What the Gaussian leaves in the end at higher σ stands in [chapter 8](08_cifar10_scores.ipynb).) Untrained they agree, as
-# they must: these rows check that both measure the same thing. In the end the Gaussian leaves less of our network unexplained than of theirs, by up to a quarter, and the point cloud more. Our network is small, and has
+# Untrained they agree, as they must: these rows check that both measure the same thing. In the end the Gaussian leaves less of
+# our network unexplained than of theirs, by up to a quarter, and the point cloud more. Our network is small, and has
 # not come as far from the simple models. At $\sigma = 0.1$ there may be a second reason: most of our training images
-# had been through JPEG, which takes off fine detail.
+# had been through JPEG, which takes off fine detail. (For what the Gaussian leaves in the end at higher σ, and how the
+# published network went on, see [chapter 8](08_cifar10_scores.ipynb#why-half).)
 #
 # ## When is the Gaussian nearest?
 #
@@ -324,19 +327,20 @@ for name, title in NAMES.items():
         print(
             f"{title:<8} {images_from:<5} risen by {rise[0.5] - 1:3.0%} at σ = 0.5,"
             f" {rise[1.0] - 1:3.0%} at 1, {rise[20.0] - 1:2.0%} at 20;"
-            f" from 0.1 to 1 by at least {min(rises):.1f} standard errors"
+            f" ≥ {min(rises):.1f} errors"
         )
         assert min(rises) > 3
         assert max(rise[s] for s in (20.0, 40.0)) < 1.05
 
 # %% [markdown]
 # In all three trainings, on images seen and unseen, the network comes close to the Gaussian and then leaves it, at every
-# noise level from 0.1 to 1. (The errors are upper bounds: both ends were measured at the same points.) At high noise it only comes
-# closer, since there the Gaussian *is* nearly the truth.
+# noise level from 0.1 to 1, by at least three standard errors. (These are upper bounds: both ends were measured at the same
+# points.) At high noise it only comes closer, since there the Gaussian *is* nearly the truth.
 #
 # How far the Gaussian is left differs much. For the digits the residual at $\sigma = 1$ rises by 82 %, for MNIST at
-# $\sigma = 2$ by 67 %: there the noise is low enough to tell one digit's shape from another's. Photographs know no such groups,
-# and for CIFAR-10 it is a tenth. But ours stopped early. Where is the published one at the same number of images, and at its end?
+# $\sigma = 2$ by 67 %: there the noise is low enough to tell one digit's shape from another's. Photographs fall into no groups as
+# distinct as digits, and for CIFAR-10 it is a tenth. But ours stopped early. Where is the published one at the same number of
+# images, and at its end?
 
 # %%
 for sigma in (0.1, 0.5, 1.0):
@@ -347,7 +351,7 @@ for sigma in (0.1, 0.5, 1.0):
     there = (record[:, 0] - ours[-1, 0]).abs().argmin()
     low = record[:, 1].min()
     print(
-        f"CIFAR-10, σ = {sigma:<4g} risen by {lowest(ours)[2] - 1:3.0%}; the published by"
+        f"σ = {sigma:<4g} ours risen by {lowest(ours)[2] - 1:3.0%}; the published by"
         f" {record[there, 1] / low - 1:3.0%} at {record[there, 0]:,.0f} images,"
         f" {record[-1, 1] / low - 1:3.0%} at {record[-1, 0]:,.0f}"
     )
@@ -374,7 +378,7 @@ def modes(name, model):
 
 
 def simplest(name, images_from, sigma):
-    """Number of modes of the simplest model that is as good as the best, at each mark."""
+    """Modes of the simplest model that is as good as the best, at each mark."""
     found = {key[2] for key in curves if key[0] == name} - {"mean"}
     ladder = sorted(found, key=lambda model: modes(name, model))
     values = torch.stack([curves[name, images_from, m, sigma] for m in ladder])
@@ -392,7 +396,7 @@ winners = {
     for images_from in SETS
 }
 
-# %% mystnb={"figure": {"caption": "The simplest model within one standard error of the best, by images seen (columns) and noise level (rows), on training images (above) and held-out ones (below). The colours are the number of modes, from none (isotropic) to one for each image.", "name": "fig-modes"}, "image": {"alt": "Six grids of coloured squares. In each, the left half is light blue. To the right follow blue, then purple and some orange. For MNIST on training images the lower right is green; on held-out images it is purple and orange. CIFAR-10 stays blue at medium noise."}}
+# %% mystnb={"figure": {"caption": "The simplest model within one standard error of the best, by images seen (columns) and noise level (rows), on training images (above) and held-out ones (below). The colours are the number of modes, from none (isotropic) to one for each image. Between σ = 0.1 and 5 each row goes up in modes from left to right. Green, the cloud, appears on training images of MNIST alone.", "name": "fig-modes"}, "image": {"alt": "Six grids of coloured squares. In each, the left half is light blue. To the right follow blue, then purple and some orange. For MNIST on training images the lower right is green; on held-out images it is purple and orange. CIFAR-10 stays blue at medium noise."}}
 shades = ("path", "gaussian", "first", "denoised", "second")
 colors = plt.matplotlib.colors.ListedColormap([figures.COLORS[s] for s in shades])
 rungs = ("isotropic", "Gaussian", "10 modes", "40 to 100", "point cloud")
@@ -424,13 +428,15 @@ fig.legend(squares, rungs, loc="outside upper center", ncols=5, fontsize="x-smal
 plt.show()
 
 # %% [markdown]
-# Read a row from left to right: between σ = 0.1 and 5 every network climbs the ladder, and none climbs down.
+# Read a row from left to right: between σ = 0.1 and 5 every network climbs the ladder, and none climbs down. Printed are the numbers
+# of modes at the end of the training, from σ = 0.1 to 5.
 
 # %%
 middle = [k for k, sigma in enumerate(LEVELS) if 0.1 <= sigma <= 5]
 for (name, images_from), found in winners.items():
     steps = found[middle].diff(dim=1)
-    print(f"{NAMES[name]:<8} {images_from:<5} last:", found[middle, -1].tolist())
+    last = ["cloud" if n == 10**6 else n for n in found[middle, -1].tolist()]
+    print(f"{NAMES[name]:<8} {images_from:<5} modes at last:", *last)
     assert (steps >= 0).all()
     assert (found[middle, 0] == 0).all()
     assert (found[middle, -1] > 0).all()
@@ -470,7 +476,7 @@ assert all(
 # \end{aligned}
 # $$ (eq-gains)
 #
-# It ends at the Gaussian's gain. **Its rate is the variance of the noised data**, $\lambda_k + \sigma^2$. Directions in which the
+# It ends at the Gaussian's gain ([proof](91_proofs.ipynb#how-a-linear-denoiser-learns)). **Its rate is the variance of the noised data**, $\lambda_k + \sigma^2$. Directions in which the
 # data vary much are learned first, since there the gradient is large; those with $\lambda_k \ll \sigma^2$ all share the slowest
 # rate.
 #
@@ -481,7 +487,7 @@ assert all(
 
 # %%
 def descend(seed, batch=128):
-    """Train a linear denoiser from zero; return its gains after each step, (steps + 1, 64)."""
+    """Train a linear denoiser from zero; its gains after each step, (steps + 1, 64)."""
     generator = seeded(seed)
     layer = nn.Linear(64, 64)
     nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
@@ -538,9 +544,9 @@ finite = (stepped - predicted).abs().max().item()
 off = (descents - predicted).abs()
 print(
     f"{len(SEEDS)} descents, {predicted.shape[1]} directions, {STEPS} steps:"
-    f" at most {off.max():.3f} from the formula,"
-    f" {off.square().mean().sqrt():.4f} root mean square"
+    f" {off.max():.3f} from the formula at most"
 )
+print(f"root mean square over all of them: {off.square().mean().sqrt():.4f}")
 print(f"descent without noise, in steps of this size: at most {finite:.3f}")
 assert off.max() < 0.06
 assert off.square().mean().sqrt() < 0.01
@@ -551,8 +557,8 @@ broad = gaussian.variances > 0.05
 expected = math.log(2) / theory.rates[broad]
 ratio = half[:, broad] / expected
 print(
-    f"half-way steps of the {int(broad.sum())} widest directions, measured over predicted:"
-    f" {ratio.mean():.2f} ± {ratio.std():.2f}"
+    f"half-way steps of the {int(broad.sum())} widest directions,"
+    f" measured over predicted: {ratio.mean():.2f} ± {ratio.std():.2f}"
 )
 assert (ratio.mean() - 1).abs() < 0.05
 assert ratio.std() < 0.2
@@ -622,9 +628,8 @@ def train(images, seed, length, warmup=0):
 
 runs = [train(digits, seed, IMAGES) for seed in SEEDS]
 seen = torch.tensor(list(runs[0])).double()
-print(
-    f"{sum(p.numel() for p in runs[0][0].parameters()):,} weights, kept {len(seen)} times"
-)
+weights = sum(p.numel() for p in runs[0][0].parameters())
+print(f"{weights:,} weights, kept {len(seen)} times")
 
 # %%
 models = {
@@ -635,7 +640,7 @@ models = {
 
 
 def unexplained_by(models, runs, images, sigmas, points=256):
-    """Fractions of the score that models leave unexplained: (run, mark, level, model)."""
+    """Fractions of the score left unexplained: (run, mark, level, model)."""
     table = [
         [
             row.unexplained.score
@@ -682,25 +687,29 @@ for sigma in (0.5, 1.0):
     rise = found[:, -1, 1] / low.values[:, 1]
     beyond = found[:, -1, 2] / found[:, -1, 1]
     place, value, recorded = lowest(curves["digits", "test", "gaussian", sigma])
+    print(f"σ = {sigma:g}  lowest at")
+    for model, places in zip(models, turn.T):
+        print(
+            f"    {model:<10} {places.min():7,.0f} to {places.max():7,.0f} images"
+        )
+    least = low.values[:, 1]
     print(
-        f"σ = {sigma:g}  isotropic lowest at {turn[:, 0].min():,.0f}–{turn[:, 0].max():,.0f}"
-        f" images, Gaussian at {turn[:, 1].min():,.0f}–{turn[:, 1].max():,.0f},"
-        f" mixture at {turn[:, 2].min():,.0f}"
+        f"    Gaussian down to {least.mean():.3f} ± {least.std():.3f},"
+        f" then up {rise.mean():.1f} ± {rise.std():.1f} times;"
     )
     print(
-        f"       Gaussian {low.values[:, 1].mean():.3f} ± {low.values[:, 1].std():.3f}, then"
-        f" up {rise.mean():.1f} ± {rise.std():.1f} times; the shipped network's"
-        f" {value:.3f} at {place:,} images, up {recorded:.1f} times"
+        f"    the shipped network's to {value:.3f} at {place:,} images,"
+        f" then up {recorded:.1f} times"
     )
     print(
-        f"       at last the mixture leaves {beyond.mean():.2f} ± {beyond.std():.2f}"
+        f"    at last the mixture leaves {beyond.mean():.2f} ± {beyond.std():.2f}"
         " of what the Gaussian leaves"
     )
     assert (turn[:, 0] < turn[:, 1] / 4).all()
     assert (turn[:, 1] < turn[:, 2]).all()
     assert rise.min() > 1.3
     assert beyond.max() < 0.95
-    assert low.values[:, 1].max() < value
+    assert least.max() < value
     assert turn[:, 1].min() > place
 
 # %% [markdown]
@@ -722,7 +731,7 @@ for sigma in (0.5, 1.0):
 # %%
 @torch.no_grad()
 def straight(network):
-    """Gains along the 64 directions, and how far the mean answer is from the data's mean."""
+    """Gains along the 64 directions; how far the mean answer is from the data's mean."""
     x = gt.evaluation_points(digits, SIGMA, 2048)
     answers = network(x, SIGMA)
     along_x, along_d = (
@@ -744,8 +753,9 @@ of_first = (gains[:, k, 0] - gains[:, 0, 0]) / (final[0] - gains[:, 0, 0])
 size = gaussian.mean.square().sum().item()
 print(f"|μ|² = {size:.1f}, λ_1 = {gaussian.variances[0]:.1f}")
 print(
-    f"after {seen[k]:.0f} images the mean has gone {of_mean.mean():.0%} ± {of_mean.std():.0%}"
-    f" of its way, the gain along u_1 {of_first.mean():.0%} ± {of_first.std():.0%}"
+    f"after {seen[k]:.0f} images the mean has gone"
+    f" {of_mean.mean():.0%} ± {of_mean.std():.0%} of its way,"
+    f" the gain along u_1 {of_first.mean():.0%} ± {of_first.std():.0%}"
 )
 assert size > 5 * gaussian.variances[0]
 assert of_mean.min() > 0.7
@@ -780,7 +790,12 @@ for k, color in zip(modes_shown, colors):
     left.plot(seen, gains[0, :, k], color=color)
     left.axhline(final[k], color=color, ls=":", lw=0.8)
     left.text(
-        1.2 * IMAGES, final[k], f"k = {k + 1}", color=color, va="center", fontsize=8
+        1.2 * IMAGES,
+        final[k],
+        f"k = {k + 1}",
+        color=color,
+        va="center",
+        fontsize=8,
     )
 training_axes(left, 100, [1e3, 1e4, 1e5])
 left.set(ylabel="gain at σ = 0.5")
@@ -814,7 +829,7 @@ def exponent(values, where):
 
 
 def in_order(values, where):
-    """Rank correlation of the times with the predicted order, 1 if all is as predicted."""
+    """Rank correlation of the times with the predicted order; 1: all as predicted."""
     pair = torch.stack([-rate[where], values[where]])
     return torch.corrcoef(pair.argsort().argsort().double())[0, 1].item()
 
@@ -822,14 +837,16 @@ def in_order(values, where):
 powers = torch.tensor([exponent(values, wide) for values in halves])
 order = torch.tensor([[in_order(v, w) for w in (wide, ~wide)] for v in halves])
 late = halves[:, ~wide]
+print("rank correlation with the predicted order")
+for which, column in (("rising", 0), ("falling", 1)):
+    found = order[:, column]
+    print(f"    {which:<7} gains: {found.mean():5.2f} ± {found.std():.2f}")
 print(
-    f"rising: rank correlation with the predicted order {order[:, 0].mean():.2f}"
-    f" ± {order[:, 0].std():.2f}; exponent {powers.mean():.2f} ± {powers.std():.2f},"
-    " predicted −1"
+    f"exponent of the rising {powers.mean():.2f} ± {powers.std():.2f}, predicted -1"
 )
 print(
-    f"falling: {order[:, 1].mean():.2f} ± {order[:, 1].std():.2f}; half of them between"
-    f" {late.quantile(0.25):,.0f} and {late.quantile(0.75):,.0f} images"
+    f"half of the falling between {late.quantile(0.25):,.0f}"
+    f" and {late.quantile(0.75):,.0f} images"
 )
 assert order[:, 0].min() > 0.8
 assert powers.max() < -1.2
@@ -846,11 +863,12 @@ assert order[:, 1].max() < -0.3
 #
 # ## Twenty digits
 #
-# What if there is too little to learn from? The same network, shown twenty digits again and again, each 4,915 times on
-# average; and then eighty, and 320. For each set size, three networks, each with digits of its own.
+# What if there is too little to learn from? The same network is shown twenty digits again and again, each 4,915 times on
+# average; and then eighty, and 320. For each set size there are three networks, each with digits of its own.
 
 # %%
 assert round(LONG / SIZES[0]) == 4915
+assert weights == 174_016
 sets = {
     size: [
         digits[torch.randperm(len(digits), generator=seeded(seed))[:size]]
@@ -892,7 +910,11 @@ by_gaussian = torch.tensor(
     [[missed(gt.Gaussian.fit(few), unseen) for few in sets[size]] for size in sets]
 )
 
-# %% mystnb={"figure": {"caption": "Mean squared error of denoising at σ = 0.5, on digits that the network was trained on (full lines) and on unseen ones (dashed); means of three trainings, bands of one standard deviation. Left: along the training, on twenty digits and on all 1,437. Right: at the end, against the number of training digits, beside the Gaussian of the same digits.", "name": "fig-memory"}, "image": {"alt": "Left, four curves: for twenty digits the error on seen ones falls to a small value while that on unseen ones turns and rises; for 1,437 digits the two fall together. Right, the error on seen digits rises and that on unseen ones falls with the number of training digits, and they nearly meet. The Gaussian's dotted curve starts below the dashed one and ends above it."}}
+# %% [markdown]
+# > **Predict.** Fit a Gaussian to the twenty digits that a network was trained on, and ask both about noised digits that neither
+# > has seen. Which denoises them better: the network with its 174,016 weights, or the Gaussian?
+
+# %% mystnb={"figure": {"caption": "Mean squared error of denoising at σ = 0.5, on digits that the network was trained on (full lines) and on unseen ones (dashed); means of three trainings, bands of one standard deviation. Left: along the training, on twenty digits and on all 1,437. Right: at the end, against the number of training digits, beside the Gaussian of the same digits. With 20 and 80 digits the blue dots are the lower ones, from 320 on the network's.", "name": "fig-memory"}, "image": {"alt": "Left, four curves: for twenty digits the error on seen ones falls to a small value while that on unseen ones turns and rises; for 1,437 digits the two fall together. Right, the error on seen digits rises and that on unseen ones falls with the number of training digits, and they nearly meet. The Gaussian's dotted curve starts below the dashed one and ends above it."}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.3), sharey=True)
 for size, color in ((SIZES[0], "data"), (len(digits), "second")):
     for place, style in (("seen", "-"), ("unseen", "--")):
@@ -909,7 +931,8 @@ right.set(xscale="log", xlabel="training digits")
 right.set_xticks(sizes, [f"{size:,}" for size in sizes])
 right.minorticks_off()
 for ax in (left, right):
-    ax.legend(fontsize="x-small", loc="lower left" if ax is left else "lower right")
+    corner = "lower left" if ax is left else "lower right"
+    ax.legend(fontsize="x-small", loc=corner)
 plt.show()
 
 # %%
@@ -919,9 +942,9 @@ for k, size in enumerate(sizes):
     )
     against = on_unseen / by_gaussian[k]
     print(
-        f"{size:5,} digits: seen {on_seen.mean():.4f}, unseen {on_unseen.mean():.4f}"
-        f" ± {on_unseen.std():.4f}, {against.mean():.2f} ± {against.std():.2f} times"
-        " the error of the Gaussian of these digits"
+        f"{size:5,} digits: seen {on_seen.mean():.3f}, unseen {on_unseen.mean():.3f}"
+        f" ± {on_unseen.std():.3f}, over the Gaussian's {against.mean():.2f}"
+        f" ± {against.std():.2f}"
     )
     assert against.min() > 1.03 if size < 100 else against.max() < 0.95
 gaps = [(errors[n, "unseen"] / errors[n, "seen"])[:, -1] for n in sizes]
@@ -937,9 +960,9 @@ assert marks[best.indices].max() < 20_000
 assert (errors[SIZES[0], "unseen"][:, -1] > 1.2 * best.values).all()
 
 # %% [markdown]
-# With twenty digits the error on them falls to a small value, while that on other digits turns before 20,000 images and
-# *rises*. In the end the network denoises unseen digits less well than the plain Gaussian of the same twenty would; so it is with
-# eighty. From 320 on the network is the better one, and with all 1,437 it does nearly as well on unseen digits as on seen ones.
+# The Gaussian, with twenty digits and with eighty. The network's error on its twenty falls to a small value, while that on other
+# digits turns before 20,000 images and *rises*. From 320 digits on the network is the better one, and with all 1,437 it does
+# nearly as well on unseen digits as on seen ones.
 #
 # What has it become? Ask the point cloud of the twenty, at a noise level at which they are well apart.
 
@@ -961,7 +984,7 @@ memory = {
 for place, values in memory.items():
     mean, spread = values.mean(0), values.std(0)
     print(
-        f"cloud of the twenty, around {place:<6} digits, leaves {mean[0]:.2f} unexplained"
+        f"around {place:<6} digits the cloud of the twenty leaves {mean[0]:5.2f}"
         f" at first, {mean[1]:.2f} ± {spread[1]:.2f} at last"
     )
 assert memory["seen"][:, 1].max() < 0.15
@@ -971,7 +994,7 @@ assert memory["unseen"][:, 1].min() > 0.9
 # This is memory. Around its twenty digits the network has become their point cloud; around others that cloud explains nothing of
 # it. The samples show it to the eye.
 
-# %% mystnb={"figure": {"caption": "First row: samples of the first network that was trained on twenty digits. Second row: for each, the nearest of the twenty. Third and fourth row: the same for a network trained on 1,437 digits, with the nearest of them.", "name": "fig-memory-samples"}, "image": {"alt": "Four rows of sixteen small digits. In the first two rows most digits above are those below; in the last two rows the pairs differ more."}}
+# %% mystnb={"figure": {"caption": "First row: samples of the first network that was trained on twenty digits. Second row: for each, the nearest of the twenty. Third and fourth row: the same for a network trained on 1,437 digits, with the nearest of them. The upper pairs are nearly copies; the lower ones differ.", "name": "fig-memory-samples"}, "image": {"alt": "Four rows of sixteen small digits. In the first two rows most digits above are those below; in the last two rows the pairs differ more."}}
 noise = 80.0 * torch.randn(128, 1, 8, 8, generator=seeded(5))
 
 
@@ -1015,13 +1038,17 @@ distances = {
 for size, values in distances.items():
     of_samples, by_chance = values.T
     print(
-        f"{size:5,} digits: median distance to the nearest of them {of_samples.mean():.2f}"
-        f" ± {of_samples.std():.2f} from samples, {by_chance.mean():.2f} from unseen digits"
+        f"{size:5,} digits: median distance to the nearest, from samples"
+        f" {of_samples.mean():.2f} ± {of_samples.std():.2f},"
+        f" from unseen digits {by_chance.mean():.2f}"
     )
 assert (distances[SIZES[0]][:, 0] < distances[SIZES[0]][:, 1] / 2).all()
 assert (distances[len(digits)][:, 0] > distances[len(digits)][:, 1]).all()
 
 # %% [markdown]
+# Samples of the first kind lie less than half as far from the twenty as unseen digits do. Those of the second kind lie *farther*
+# from the 1,437 than unseen digits: they are not copies, and not quite digits.
+#
 # ## What we saw
 #
 # **Shown here.** Networks that learn images climb a ladder. They start as the isotropic Gaussian, by construction. The
@@ -1040,6 +1067,9 @@ assert (distances[len(digits)][:, 0] > distances[len(digits)][:, 1]).all()
 # add held-out images, which tell memory from good denoising: on training images a point cloud can lead without anything
 # having been learned by heart. Our tables have one training for each data set; the networks of this chapter have three.
 #
+# This ends Part II. At high noise a network *is* nearly its Gaussian, in its scores, on its paths and from early in its
+# training. [Part III](11_teleportation.ipynb) makes use of it.
+#
 # ## Exercises
 #
 # **1. All at once.** Multiply the gradient by $(\Sigma+\sigma^2I)^{-1}$ from the right before each step (Newton's method does). In which order
@@ -1053,9 +1083,7 @@ for _ in range(100):
     weight = weight - 2 * RATE * (weight @ noised - covariance) @ whitened
 basis = gaussian.basis.double()
 share = ((basis.T @ weight) * basis.T).sum(1)[:40] / final[:40]
-print(
-    f"shares of the final gains after 100 steps: {share.min():.4f} to {share.max():.4f}"
-)
+print(f"after 100 steps {share.min():.4f} to {share.max():.4f} of the final gains")
 assert (share - (1 - (1 - 2 * RATE) ** 100)).abs().max() < 1e-4
 # In none: the error obeys dE/dt = −2ηE, the same for all. The order is a fact about
 # plain descent on these data, not about denoising.
@@ -1074,9 +1102,8 @@ slowly = half_way(
 )
 times = torch.zeros(len(rate), dtype=torch.float64)
 times[wide] = slowly
-print(
-    f"rank correlation {in_order(times, wide):.2f}, exponent {exponent(times, wide):.2f}"
-)
+print(f"rank correlation {in_order(times, wide):.2f}")
+print(f"exponent {exponent(times, wide):.2f}")
 assert in_order(times, wide) > 0.8
 assert exponent(times, wide) > powers.max() + 0.3
 # The order stays, the exponent does not: while the rate rises, what comes early comes
@@ -1101,4 +1128,4 @@ for sigma in (0.2, 0.5, 1.0):
     assert 1 < on_unseen / on_seen < 2
     assert on_unseen < of_gaussian
 # A little: it does better on what it has seen, by less than a factor of two, and still
-# denoises unseen digits better than the Gaussian. The networks with twenty digits do not.
+# denoises unseen digits better than the Gaussian. Networks with twenty digits do not.

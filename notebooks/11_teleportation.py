@@ -9,8 +9,15 @@
 #
 # The paper calls the jump **analytical teleportation**. We jump with the three shipped networks, measure what it does to single images and
 # to whole sets of them, and learn to choose the landing point before anything is drawn.
+#
+# **If you came for this alone.** A *denoiser* $D(x,\sigma)$ answers a noisy image with the mean of the clean ones behind it
+# ([chapter 1](01_noise_and_score.ipynb)); a diffusion network is one. A sampler follows the *probability flow*
+# $\mathrm dx/\mathrm d\sigma = (x-D)/\sigma$ from $\sigma = 80$, where all is noise, down to 0. Heun's method asks the network
+# twice in each of its 18 steps but the last: 35 calls. *The Gaussian* has the mean and covariance of the training images, and
+# its flow is a formula ([chapter 2](02_gaussian_model.ipynb)). [Chapter 13](13_inside_diffusers.ipynb) puts the jump into
+# pipelines of diffusers, [chapter 15](15_your_own.ipynb) goes through it with a model and images of your own.
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"SHOWN": 3, "SEEDS": {"digits": 8, "mnist": 2, "cifar10": 2}, "SET_SIZE": 64}
 STEPS = 18  # of Heun's method, on the grid of Karras et al.
 SKIPPED = [4, 6, 8]  # steps that are skipped in the first figure
 SHOWN = 10  # images in it, from each network
@@ -21,6 +28,7 @@ SETS = [4, 6, 8, 10]  # steps skipped where sets of images are compared
 SET_SIZE = 256  # digits in a set
 TOLERANCE = 0.02  # RMS change of a pixel, of a range of 2, that is allowed
 SIGMA_MAX = 80.0
+DEVICE = None  # of the networks: the GPU if there is one, or "cpu", "cuda", …
 
 # %%
 import math
@@ -35,9 +43,9 @@ from gausstools import figures, shipped
 from gausstools.noise import seeded_noise
 
 figures.set_style()
-NAMES = ["digits", "mnist", "cifar10"]
+NAMES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 SIGMAS = gt.karras_sigmas(STEPS, sigma_max=SIGMA_MAX)
-networks = {name: gt.pretrained.load(name) for name in NAMES}
+networks = {name: gt.pretrained.load(name, device=DEVICE) for name in NAMES}
 gaussians = {name: shipped.statistics(name) for name in NAMES}
 
 
@@ -102,13 +110,13 @@ for name in ("mnist", "cifar10"):
         rows[name][steps] = skip(name, noise[name], steps)
     rows[name]["all"] = gaussians[name].flow(noise[name], SIGMA_MAX, 0.0)
 
-# %% mystnb={"figure": {"caption": "Each column starts from one noise. First row: 18 steps of Heun's method. Below: the first 4, 6 and 8 steps replaced by the jump. Last row: the Gaussian all the way, without a network. Until six skipped steps, a third of the calls, it takes a lens to see a difference.", "name": "fig-jump-images"}, "image": {"alt": "Two blocks of five rows of small pictures, digits above and coloured scenes below. In each column the first three rows look alike; the fourth differs in some; the last row shows smudges and soft clouds of light in the same places."}}
+# %% mystnb={"figure": {"caption": "Each column starts from one noise. First row: 18 steps of Heun's method. Below: the first 4, 6 and 8 steps replaced by the jump. Last row: the Gaussian all the way, without a network. Up to six skipped steps, a third of the calls, it takes a lens to see a difference; after eight, the zero of the fifth column is no zero any more.", "name": "fig-jump-images"}, "image": {"alt": "Two blocks of five rows of small pictures, digits above and coloured scenes below. In each column the first three rows look alike; the fourth differs in some; the last row shows smudges and soft clouds of light in the same places."}}
 fig, axes = plt.subplots(2, 1, figsize=(7, 6))
 for ax, name in zip(axes, rows):
     images = torch.cat(list(rows[name].values()))
     side = images.shape[-1] + 1
     figures.image_grid(ax, images, columns=SHOWN)
-    ax.set_title(name)
+    ax.set_title(NAMES[name])
     for row, label in enumerate(["all 18 steps", *SKIPPED, "Gaussian"]):
         text = f"skip {label}" if label in SKIPPED else label
         ax.text(
@@ -135,13 +143,15 @@ for name, found in change.items():
         + f"; Gaussian alone {found['all'].median():.3f}"
     )
     assert found[6].median() < 0.25 * found["all"].median()
+    assert 0.005 < found[6].median() < 0.02
 
 # %% [markdown]
 # ## What does the jump itself change?
 #
-# That comparison mixes two things. Heun's method makes errors of its own on the steps that the jump replaces, and the jump, as
-# far as the network is Gaussian there, makes none. To see the jump's own error we take a finer solver and let both
-# runs share its grid below the landing point: what differs then is the jump alone.
+# With six steps skipped a pixel changes by about a hundredth, of a range of 2. But that comparison mixes two things. Heun's
+# method makes errors of its own on the steps that the jump replaces, and the jump, as far as the network is Gaussian there,
+# makes none. To see the jump's own error we take a finer solver and let both runs share its grid below the landing point:
+# what differs then is the jump alone.
 
 # %%
 fine = gt.karras_sigmas(FINE, sigma_max=SIGMA_MAX)
@@ -172,7 +182,7 @@ for name in NAMES:
 # %% [markdown]
 # Could that have been foreseen? Write the network as $D = D_G + R$, where $D_G$ is the Gaussian's denoiser and $R$ the
 # residual, what it leaves. Along the jump the network would have added $-R_k\,d\ln\sigma$ in direction $k$ at each level. The
-# Gaussian's flow carries each of these contributions down to the landing point $s$:
+# Gaussian's flow carries each of these contributions down to the landing point $s$ ([proof](91_proofs.ipynb#what-a-jump-costs)):
 #
 # $$
 # \begin{aligned}
@@ -193,13 +203,17 @@ curves = {
     for name in NAMES
 }
 for name, curve in curves.items():
-    print(f"{name:<8} carried on {curve.amplification:.2f} times as far")
+    print(
+        f"{name:<8} carries a change {curve.amplification:.2f} times"
+        " as far as the Gaussian does"
+    )
     for sigma, residual, predicted, measured in zip(
         levels[1:], curve.residual[1:], curve.predicted[1:], own[name]
     ):
+        middle, worst = measured.median(), measured.max()
         print(
-            f"   σ = {sigma:5.2f}: residual {residual:.3f}, predicted {predicted:.4f},"
-            f" measured {measured.median():.4f} (worst {measured.max():.4f})"
+            f"   σ = {sigma:5.2f}: residual {residual:.3f}, predicted"
+            f" {predicted:.4f}, measured {middle:.4f} (worst {worst:.4f})"
         )
 
 # %% [markdown]
@@ -210,7 +224,7 @@ for name, curve in curves.items():
 
 # %% mystnb={"figure": {"caption": "What a jump to σ changes in the finished image, root mean square of a pixel of range 2: measured (dots: the median of 16 seeds, of 64 for the digits; bars from the 10th to the 90th percentile) and predicted before anything was drawn (line). Grey: the residual, what the Gaussian leaves of the network's denoiser at that level. While the residual lies on its floor the jump costs little; where it rises, the curve goes with it. Dotted: the residual has risen by half.", "name": "fig-jump-error"}, "image": {"alt": "Three panels on logarithmic axes, one for each network, noise level falling to the right. Blue line and orange dots rise together from a thousandth to a tenth. A grey line is flat or falls at first, then rises; a dotted vertical line marks where."}}
 def risen(curve, factor=1.5):
-    """Level at which the residual is so many times its smallest value, going down."""
+    """Level, going down, at which the residual is so many times its smallest value."""
     low = int(curve.residual.argmin())
     after = low + int(
         (curve.residual[low:] > factor * curve.residual[low]).nonzero()[0]
@@ -249,20 +263,23 @@ for ax, (name, curve) in zip(axes, curves.items()):
         label="residual",
     )
     ax.axvline(knees[name], ls=":", lw=1, color=figures.COLORS["data"])
-    ax.set(title=name, xlabel="σ jumped to", xlim=(85, 2.8))
+    ax.set(title=NAMES[name], xlabel="σ jumped to", xlim=(85, 2.8))
     ax.set_xticks([60, 20, 10, 5, 3], [60, 20, 10, 5, 3])
     ax.minorticks_off()
-axes[0].set_ylabel("RMS of a pixel")
-axes[1].legend(fontsize=8)
+axes[0].set_ylabel("RMS of a pixel, of a range of 2")
+fig.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3
+)
 plt.show()
 
 # %%
 for name, curve in curves.items():
     ratio = own[name].median(1).values / curve.predicted[1:]
+    lowest = curve.sigmas[curve.residual.argmin()]
     print(
-        f"{name:<8} measured over predicted: {ratio.min():.2f} to {ratio.max():.2f}\n"
-        f"         residual smallest at σ ="
-        f" {curve.sigmas[curve.residual.argmin()]:.0f},"
+        f"{name:<8} measured over predicted:"
+        f" {ratio.min():.2f} to {ratio.max():.2f}\n"
+        f"         residual smallest at σ = {lowest:.0f},"
         f" half as large again at σ = {knees[name]:.1f}"
     )
     assert ratio.min() > 0.4
@@ -270,8 +287,12 @@ for name, curve in curves.items():
     assert 3 < knees[name] < 30
 
 # %% [markdown]
-# Whose is the floor, the data's or the network's? For the digits we can ask the exact denoiser of the training images, the point
-# cloud of [chapter 4](04_mixtures_and_clouds.ipynb), on the same path.
+# Network and Gaussian differ by no less than a floor, at the highest noise too. Whose is it, the data's or the network's? For the
+# digits we can ask the exact denoiser of the training images, the point cloud of [chapter 4](04_mixtures_and_clouds.ipynb), on
+# the same path.
+#
+# > **Predict.** At σ = 60, which is nearer to the exact denoiser of the digits: the network that was trained to be it, or
+# > the Gaussian, which knows two moments?
 
 # %%
 cloud = gt.PointCloud(gt.datasets.load("digits").images)
@@ -285,18 +306,20 @@ for sigma in levels[1:].tolist():
             for denoiser in (networks["digits"], cloud)
         ]
     exact[sigma] = float(left[1] / left[0])
-    print(f"σ = {sigma:5.2f}: network {left[0]:.4f}, exact denoiser {left[1]:.4f}")
+    print(
+        f"σ = {sigma:5.2f}: from the Gaussian to the network {left[0]:.4f},"
+        f" to the exact denoiser {left[1]:.4f}"
+    )
 assert max(ratio for sigma, ratio in exact.items() if sigma > 20) < 0.2
 assert min(exact.values()) < 0.02
-assert exact[min(exact)] > 0.5
+assert exact[min(exact)] > 0.8
 
 # %% [markdown]
-# At high noise the floor is the *network's*: the Gaussian is far nearer to the exact denoiser than the network is. A jump
-# replaces the worse of the two there. Further down the exact denoiser leaves the Gaussian too, and as far as the network does.
+# The Gaussian, by far. At high noise the floor is the *network's*, and a jump replaces the worse of the two there. Further down
+# the exact denoiser leaves the Gaussian too, at σ = 3 nearly as far as the network does.
 #
-# So here is **the knee, and why it is there**. A residual that lies on its floor is the network's imperfection, and an
-# integral over it grows slowly. Where the residual rises, the data show that they are no Gaussian, and the integral over a
-# slope does not stay slow.
+# So here is **the knee, and why it is there**. A residual that lies on its floor is the network's imperfection, and its
+# integral grows slowly. Where the residual rises, the data show that they are no Gaussian, and the integral rises with it.
 
 # %%
 growth = {}
@@ -304,16 +327,16 @@ for name in NAMES:
     size = own[name].median(1).values
     growth[name] = (size[-1] / size[STOPS.index(8)]).item()
     print(
-        f"{name:<8} a jump to σ = {float(fine[STOPS[-1]]):.1f} changes {growth[name]:.1f}"
-        f" times as much as one to {float(fine[8]):.1f}"
+        f"{name:<8} a jump to σ = {float(fine[STOPS[-1]]):.1f} changes"
+        f" {growth[name]:.1f} times as much as one to {float(fine[8]):.1f}"
     )
 assert growth["mnist"] > 5
 assert growth["digits"] > 3
 assert growth["cifar10"] < 4
 
 # %% [markdown]
-# Digits and MNIST have a sharp knee: below it some noises end as *another digit*. Our network of CIFAR-10 has a higher floor and a
-# gentler rise, as one that draws textures more than objects.
+# Digits and MNIST have a sharp knee: below it some noises end as *another digit* ([we count them](#are-the-images-as-good)).
+# Our network of CIFAR-10, which draws textures more than objects, has a higher floor and a gentler rise.
 #
 # ## Choosing
 #
@@ -346,11 +369,11 @@ for name, choice in chosen.items():
 #
 # A changed image is not a worse one. What counts is whether the *set* of images is as near to the data as before. The
 # Fréchet distance says so: both sets are sent through a classifier, and the means and covariances of its features are
-# compared. With the Inception network's features that is the FID. Here they are those of a small classifier of digits that
+# compared (chapter 14, [its equation](14_full_scale.ipynb#eq-frechet)). With the Inception network's features that is the FID. Here they are those of a small classifier of digits that
 # comes with the library (`gt.features`), so its numbers cannot be set beside any FID; ratios and knees can.
 #
 # Both sets start from the same noise, so what chance adds to one it adds to the other, and their *difference* is known far
-# better than either. Its error: leave out a sixteenth of the images, from both sets, in turn (the jackknife).
+# better than either. Its error: leave out a thirty-second of the images, the same from both sets, in turn (the jackknife).
 
 # %%
 classifier = gt.features.load("digits")
@@ -360,33 +383,14 @@ sets = {0: finish(gt.samplers.heun, "digits", noise_set, SIGMAS)}
 for steps in tqdm(SETS, desc="digits"):
     sets[steps] = skip("digits", noise_set, steps)
 sets = {steps: images.clamp(-1, 1) for steps, images in sets.items()}
-seen = {
-    steps: classifier.features(images).double() for steps, images in sets.items()
-}
-GROUPS = 16
-group = torch.arange(SET_SIZE) % GROUPS
-
-
-def distance(features):
-    fitted = gt.Gaussian.fit(features)
-    return gt.theory.frechet_distance(fitted, reference).item()
-
-
-def excess(steps):
-    """Distance beyond that without a jump, and its standard error."""
-    left_out = torch.tensor(
-        [
-            distance(seen[steps][group != g]) - distance(seen[0][group != g])
-            for g in range(GROUPS)
-        ]
+found = gt.features.frechet(sets[0], reference, classifier.features)
+whole, own_error = found.value, found.error
+gained = {}  # distance beyond that without a jump, and its standard error
+for steps in SETS:
+    beyond = gt.features.frechet_difference(
+        sets[steps], sets[0], reference, classifier.features
     )
-    error = ((GROUPS - 1) * left_out.var(correction=0)).sqrt().item()
-    return distance(seen[steps]) - distance(seen[0]), error
-
-
-whole = distance(seen[0])
-own_error = gt.features.frechet(sets[0], reference, classifier.features).error
-gained = {steps: excess(steps) for steps in SETS}
+    gained[steps] = beyond.value, beyond.error
 classes = {steps: classifier(images).argmax(1) for steps, images in sets.items()}
 other = {
     steps: (classes[steps] != classes[0]).double().mean().item() for steps in SETS
@@ -396,47 +400,64 @@ print(
 )
 for steps, (value, error) in gained.items():
     print(
-        f"skip {steps:2d}, from σ = {float(SIGMAS[steps]):5.2f}: {value:+.3f} ± {error:.3f};"
-        f" {other[steps]:.1%} became another digit"
+        f"skip {steps:2d}, from σ = {float(SIGMAS[steps]):5.2f}:"
+        f" {value:+.3f} ± {error:.3f}; {other[steps]:.1%} became another digit"
     )
+assert other[4] == other[6] == 0
+assert 0.1 < other[10] < 0.2
 
 # %% [markdown]
-# The distance stays where it was, well within its error bar, while a third of the calls is saved. At ten skipped steps it leaves.
+# The distance stays where it was, well within its error bar, while a third of the calls is saved. At ten skipped steps it rises,
+# and one digit in seven has become another.
 #
-# For CIFAR-10 the same takes a few minutes, so the page shows a record: 256 images of our network in each row, judged by the
-# classifier of CIFAR-10 that comes with the library (the card `data/jumps.md` says how it was made). Beside it, the authors'
-# table for the network of [Karras et al. 2022](https://arxiv.org/abs/2206.00364), the FID of 50,000 images a row.
+# For MNIST and CIFAR-10 the same takes most of an hour, so the page shows a record: 1,024 images of our networks in each row,
+# judged by the classifiers that come with the library (`python -m benchmarks.jumps` makes it again; the card `data/jumps.md`
+# says what is in it). Beside that of CIFAR-10, the authors' table for the network of
+# [Karras et al. 2022](https://arxiv.org/abs/2206.00364), the FID of 50,000 images a row.
 
 # %%
-record = {row["steps_skipped"]: row for row in shipped.jumps("cifar10")}
+numerals, record = (
+    {row["steps_skipped"]: row for row in shipped.jumps(name)}
+    for name in ("mnist", "cifar10")
+)
 published = {row["steps_skipped"]: row for row in shipped.published("heun_fid")}
 base, ours = published[0]["fid"], record[0]["distance"]
-print(f"no jump: ours {ours:.2f} ± {record[0]['error']:.2f}, published FID {base}")
-for steps, row in record.items():
-    if steps:
-        print(
-            f"skip {steps}: ours {row['difference']:+.3f} ± {row['difference_error']:.3f},"
-            f" {row['difference'] / ours:+.1%};"
-            f" FID {published[steps]['fid']}, {published[steps]['fid'] / base - 1:+.1%}"
-        )
+for title, rows_of in (("MNIST", numerals), ("CIFAR-10", record)):
+    distance, error = (rows_of[0][column] for column in ("distance", "error"))
+    print(f"{title}, no jump: {distance:.3f} ± {error:.3f}")
+    for steps, row in rows_of.items():
+        if steps:
+            value, error = row["difference"], row["difference_error"]
+            print(
+                f"   skip {steps}: {value:+.4f} ± {error:.4f}, {value / distance:+.1%};"
+                f" {1 - row['nfe'] / calls:.0%} of the calls saved"
+            )
+print(f"published for CIFAR-10, no jump: FID {base}")
+for steps in list(record)[1:]:
+    fid = published[steps]["fid"]
+    print(f"   skip {steps}: FID {fid}, {fid / base - 1:+.1%}")
+for steps in (4, 5, 6):
+    change, error = record[steps]["difference"], record[steps]["difference_error"]
+    assert 6 * error < change < 0.02 * ours < record[steps]["error"]
+    assert abs(published[steps]["fid"] / base - 1) < 0.02
+    assert abs(numerals[steps]["difference"]) < numerals[steps]["error"]
 for steps in (4, 6):
     value, error = gained[steps]
     assert abs(value) < max(3 * error, 0.03 * whole) < own_error
-    assert 0 < record[steps]["difference"] < 0.02 * ours < record[steps]["error"]
-    assert abs(published[steps]["fid"] / base - 1) < 0.02
-assert 2 * 6 / calls > 0.25
+assert 1 - record[5]["nfe"] / calls > 0.25
 assert gained[10][0] > 2 * gained[10][1]
-assert record[8]["difference"] > 4 * record[8]["difference_error"]
+assert record[8]["difference"] > 2 * record[8]["error"]
 assert (base, published[4]["fid"]) == (1.959, 1.934)
 
 # %% [markdown]
-# Ours moves too, if so little that only the shared noise makes it visible: by 1.5 %, half of the distance's own error bar,
-# when a third of the calls is saved. It moves *away* from the data. The published one comes nearer at first: 1.934
-# with four steps skipped, 1.959 without. That a jump can gain is no
-# wonder, if at high noise the Gaussian is nearer to the exact denoiser than the network is, as it was for the digits. Why ours
-# does not, this page cannot tell.
+# So does skipping a quarter of the calls leave the distance unchanged? Within its error bar, yes. But shared noise sees
+# through that bar. On CIFAR-10 the distance grows by 1.1 % when five steps are skipped (29 % of the calls) and by 1.6 % with
+# six: less than the distance's own error, and more than six times the error of the difference. It moves *away* from the data,
+# from the first skipped steps on. MNISTSENTENCE The published one comes nearer at first: 1.934 with four steps skipped, 1.959
+# without. That a jump can gain is no wonder, if at high noise the Gaussian is nearer to the exact denoiser than the network
+# is, as it was for the digits. Why ours does not, this page cannot tell.
 
-# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots) and our CIFAR-10 network (diamonds), bars of one standard error of the difference, and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Three series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, our CIFAR-10 a little, our digits at ten."}}
+# %% mystnb={"figure": {"caption": "Distance to the data against the steps skipped, in units of the distance without a jump: measured on our digits (dots), our MNIST network (triangles) and our CIFAR-10 network (diamonds), bars of one standard error of the difference, and published for CIFAR-10 (squares: the FID of 50,000 images). Features, data and networks differ, so only the shape can be compared: flat, then a knee.", "name": "fig-jump-frechet"}, "image": {"alt": "Four series of markers along a horizontal line at one from zero to six skipped steps; the published one turns up steeply at eight, our CIFAR-10 a little, our digits at ten."}}
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.axhline(1, lw=1, color=figures.COLORS["noise"])
 ax.errorbar(
@@ -449,16 +470,21 @@ ax.errorbar(
     color=figures.COLORS["measured"],
     label=f"{SET_SIZE} digits, ours",
 )
-ax.errorbar(
-    list(record),
-    [1 + row["difference"] / ours for row in record.values()],
-    [row["difference_error"] / ours for row in record.values()],
-    fmt="D-",
-    ms=4,
-    capsize=3,
-    color=figures.COLORS["second"],
-    label=f"{record[0]['images']} of CIFAR-10, ours",
-)
+for title, rows_of, marker, color in (
+    ("MNIST", numerals, "^-", "data"),
+    ("CIFAR-10", record, "D-", "second"),
+):
+    unit = rows_of[0]["distance"]
+    ax.errorbar(
+        list(rows_of),
+        [1 + row["difference"] / unit for row in rows_of.values()],
+        [row["difference_error"] / unit for row in rows_of.values()],
+        fmt=marker,
+        ms=4,
+        capsize=3,
+        color=figures.COLORS[color],
+        label=f"{rows_of[0]['images']:,} of {title}, ours",
+    )
 shown = [row for steps, row in published.items() if steps <= 8]
 ax.plot(
     [row["steps_skipped"] for row in shown],
@@ -577,7 +603,8 @@ for seed in range(3):
 # ## What we saw
 #
 # **Shown here.** Two matrix products replace the first third of sampling. Skipping six of 18 steps, 34 % of the calls, leaves the
-# Fréchet distance where it was, within its error bar, on the digits and on CIFAR-10. The jump's own error grows with the residual
+# Fréchet distance where it was, within its error bar, on the digits, MNIST and CIFAR-10; the same noise in both sets shows that on
+# CIFAR-10 it still grows, by 1.6 %. The jump's own error grows with the residual
 # between network and Gaussian. At high noise that is a floor, the network's own imperfection; from a level between $\sigma = 20$ and
 # 5 on it rises, since the data are no Gaussian: there is the knee. A few hundred questions to the network predict the curve within a factor of two,
 # before anything is drawn. For 64 images the jump costs less than a hundredth of *one* evaluation of the published network.
@@ -585,8 +612,8 @@ for seed in range(3):
 # **The paper.** [Wang & Vastola 2024](https://arxiv.org/abs/2412.09726) report on CIFAR-10, with 18 steps of Heun, an FID of 1.934
 # after four skipped steps, 1.959 without.
 #
-# **The difference.** Our distances are those of a few hundred images in the features of small classifiers; theirs are FIDs of 50,000
-# images of a network many times larger. Theirs becomes *better* by 1.3 % with four steps skipped, ours worse by half a percent; and
+# **The difference.** Our distances are those of at most a thousand images in the features of small classifiers; theirs are FIDs of
+# 50,000 images of a network many times larger. Theirs becomes *better* by 1.3 % with four steps skipped, ours worse by 0.7 %; and
 # theirs has the sharper knee, at eight steps. The choice of the landing point from the residual is ours.
 #
 # ## Exercises
@@ -608,7 +635,7 @@ for name, model in poorer.items():
     print(f"{name:<13} jump to σ = {choice.sigma:.2f}")
 assert reach["full"] < reach["isotropic"] < reach["mean of zero"]
 # The mean matters first: at high noise the denoiser is little else. The covariance is
-# the next order in 1/σ², and without it one has to stop earlier, too.
+# the next order in 1/σ²; without it one has to stop earlier too, but not as early.
 
 # %% [markdown]
 # **2. Does the rank matter?** Keep only the leading 4, 16, 64 or 256 eigenpairs of CIFAR-10, the discarded variance as a tail, and

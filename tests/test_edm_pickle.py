@@ -39,6 +39,7 @@ class Calls:
     [
         {},
         {"augment_dim": 0, "channel_mult": [2, 1], "attn_resolutions": [8, 4]},
+        {"label_dim": 5},
         {
             "embedding_type": "fourier",
             "encoder_type": "residual",
@@ -46,7 +47,7 @@ class Calls:
             "channel_mult_noise": 2,
         },
     ],
-    ids=["DDPM++", "without augmentation", "NCSN++"],
+    ids=["DDPM++", "without augmentation", "with classes", "NCSN++"],
 )
 def test_weights_arguments_and_sigma_data_come_through(path, changes):
     network = published.write(path, **changes)
@@ -249,7 +250,8 @@ def test_modules_may_not_repeat_or_nest_without_end(path, levels):
         ({"precond": "VEPrecond"}, "holds the class 'VEPrecond'"),
         ({"sigma_data": "0.5"}, "sigma_data is '0.5', expected a number"),
         ({"sigma_data": -1.0}, "sigma_data is -1.0"),
-        ({"arguments": {"label_dim": 10}}, "label_dim is 10, expected 0: class-conditional"),
+        ({"arguments": {"label_dim": 10}}, "Missing key.*map_label"),
+        ({"arguments": {"label_dim": 10**9}}, "label_dim is 1000000000"),
         ({"arguments": {"encoder_type": "skip"}}, "encoder_type is 'skip'"),
         ({"arguments": {"decoder_type": "skip"}}, "decoder_type is 'skip'"),
         ({"arguments": {"model_channels": 10**9}}, "model_channels is 1000000000"),

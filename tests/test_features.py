@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gausstools as gt
 from gausstools import features
-from gausstools.features import Classifier, frechet
+from gausstools.features import Classifier, frechet, frechet_difference
 
 HELD_OUT, WHEEL = 0.978, 0.998  # of the digits and of MNIST's training digits, data/classifiers.md
 
@@ -114,6 +114,88 @@ def test_extrapolation_takes_off_the_bias_of_few_images_and_the_error_is_their_s
     assert bias > 4 * uncertainty
     assert abs(extrapolated.mean() - exact) < 2.5 * uncertainty
     assert error.mean() == pytest.approx(value.std(), rel=0.3)
+
+
+# ---- the difference of two distances
+
+
+def partner(images, seed=0):
+    """Images from the same noise as others: near them, one by one."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed), dtype=images.dtype)
+    return 0.9 * images + 0.2 * images.std() * noise
+
+
+@given(pairs(most=32))
+@settings(max_examples=4)
+def test_a_difference_and_its_error_are_those_of_the_jackknife_that_leaves_out_pairs(pair):
+    left, reference, unit = pair
+    a, b, target = (pixels(images).numpy() for images in (left, partner(left), reference))
+    without = np.array(
+        [oracle(np.delete(a, index, 0), target) - oracle(np.delete(b, index, 0), target) for index in range(len(a))]
+    )
+    pseudo = len(a) * (oracle(a, target) - oracle(b, target)) - (len(a) - 1) * without
+    found = frechet_difference(left, partner(left), features.gaussian(reference, pixels), pixels)
+    assert found.value == pytest.approx(oracle(a, target) - oracle(b, target), rel=1e-5, abs=1e-5 * unit)
+    assert found.error == pytest.approx(pseudo.std() / (len(a) - 1) ** 0.5, rel=1e-4, abs=1e-5 * unit)
+    assert found.extrapolated == pytest.approx(pseudo.mean(), rel=1e-5, abs=1e-4 * unit)
+    assert found.images == len(a)
+    # Images as the reference are left out of both differences at once.
+    both = frechet_difference(left, partner(left), reference, pixels)
+    without = np.array(
+        [
+            oracle(a, np.delete(target, index, 0)) - oracle(b, np.delete(target, index, 0))
+            for index in range(len(target))
+        ]
+    )
+    expected = np.hypot(found.error, (len(target) - 1) ** 0.5 * without.std())
+    assert both.error == pytest.approx(expected, rel=1e-4, abs=1e-5 * unit)
+    assert both.value == pytest.approx(found.value, rel=1e-9, abs=1e-9 * unit)
+
+
+@given(pairs())
+@settings(max_examples=2)
+def test_a_difference_changes_its_sign_with_the_order_and_vanishes_between_equals(pair):
+    left, right, _ = pair
+    other = partner(left)
+    forth, back = (frechet_difference(*sets, right, pixels) for sets in ((left, other), (other, left)))
+    assert forth == (-back.value, back.error, -back.extrapolated, back.images)
+    assert frechet_difference(left, left.clone(), right, pixels) == (0, 0, 0, len(left))
+    parts = zip(*(iter(images.split(7)) for images in (left, other)), strict=True)
+    alternating = [torch.cat([part[0] for part in parts])]
+    assert frechet_difference(alternating, other.split(11), right, pixels) == pytest.approx(forth, rel=1e-6)
+
+
+def test_the_error_of_a_difference_is_its_spread_which_shared_noise_makes_small(monkeypatch):
+    """60 times 150 pairs of draws from two Gaussians in 3 dimensions, from the same noise; the distances are known."""
+    monkeypatch.setattr(features, "GROUPS", 10)
+    generator = torch.Generator().manual_seed(0)
+    reference = gt.Gaussian.isotropic(torch.zeros(3, dtype=torch.float64), 1.0)
+    paired, independent = [], []
+    for index in range(60):
+        noise = torch.randn(150, 3, generator=generator, dtype=torch.float64)
+        near, far = 0.3 + 1.2 * noise, 0.4 + 1.25 * noise
+        paired.append(frechet_difference(far, near, reference, pixels))
+        if index < 5:
+            alone = [frechet(images, reference, pixels) for images in (near, far)]
+            independent.append(np.hypot(*(distance.error for distance in alone)))
+    exact = 3 * (0.4**2 + 0.25**2) - 3 * (0.3**2 + 0.2**2)
+    value, error, extrapolated, _ = (np.array(column) for column in zip(*paired, strict=True))
+    assert abs(extrapolated.mean() - exact) < 3 * value.std() / 60**0.5
+    assert error.mean() == pytest.approx(value.std(), rel=0.3)  # a spread of 60 is known to 9 %
+    assert np.mean(np.abs(extrapolated - exact) < 2 * error) > 0.9
+    assert error.mean() < 0.4 * np.mean(independent)
+
+
+def test_sets_that_are_no_pairs_are_refused():
+    images = torch.randn(40, 1, 2, 2)
+    for others in (images[:39], images[:, :, :1]):
+        shape = rf"features of shape \(40, 4\) and the others of shape \({len(others)}, {others[0].numel()}\)"
+        with pytest.raises(ValueError, match=f"{shape}, expected pairs"):
+            frechet_difference(images, others, images, pixels)
+    with pytest.raises(ValueError, match="others holds 4 values that are NaN"):
+        frechet_difference(images, images.index_fill(0, torch.tensor([3]), torch.nan), images, pixels)
+    with pytest.raises(ValueError, match=r"a Gaussian over \(1, 2, 2\), expected \(4,\)"):
+        frechet_difference(images, images, gt.Gaussian.fit(images), pixels)
 
 
 @pytest.mark.parametrize(

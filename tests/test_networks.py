@@ -1,6 +1,8 @@
 """Networks as denoisers: what holds for each of them, and diffusers' own arithmetic as the oracle."""
 
 import copy
+import functools
+import itertools
 import json
 import math
 import os
@@ -126,6 +128,38 @@ def test_without_noise_nothing_is_denoised(denoiser):
     assert change[0] < 0.05
     assert change[1] < 0.0005
     assert change[2] < 0.0001
+
+
+class Elsewhere(nn.Module):
+    """A network that is on a device of its own, and knows nothing."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.weight, self.wrap = nn.Parameter(torch.empty(1, device="meta")), wrap
+
+    def forward(self, x, step):
+        assert x.device == step.device == self.weight.device
+        return self.wrap(torch.zeros(x.shape))  # on the CPU, since meta has no numbers to bring back
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "factor"),
+    [
+        (EDM(Elsewhere(lambda answer: answer), (2,), 0.5), 0.5),
+        (
+            DiffusersDenoiser(
+                Elsewhere(lambda answer: SimpleNamespace(sample=answer)), gt.DDPM.linear(), "sample", (2,)
+            ),
+            0,
+        ),
+    ],
+    ids=["EDM", "diffusers"],
+)
+def test_it_is_asked_on_its_own_device_and_answers_on_the_readers(denoiser, factor):
+    x = torch.ones(3, 2, dtype=torch.float64)
+    answer = denoiser(x, 0.5)
+    assert answer.device == x.device
+    torch.testing.assert_close(answer, factor * x)
 
 
 def test_its_answer_does_not_grow_with_the_noise(denoiser):
@@ -615,9 +649,53 @@ def test_waves_groups_filters_and_attention_are_the_textbooks():
     torch.testing.assert_close(block(h, embedding), (before + block.proj(attended)) / math.sqrt(2))
 
 
-def test_its_gradient_flows_to_every_parameter():
-    network = DDPMpp(**published.TINY).train()
-    network(torch.randn(2, *EVENT), torch.zeros(2), torch.randn(2, 3)).square().sum().backward()
+def test_a_label_adds_its_column_to_the_waves_before_the_embedding():
+    """Karras et al. 2022: one column of a matrix for each class, times the square root of their number, and a bias."""
+    network = DDPMpp(**published.TINY | {"label_dim": 4}).double()
+    nn.init.normal_(network.map_label.bias)
+    seen = []
+    network.map_layer0.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    x, c_noise = torch.randn(3, *EVENT, dtype=torch.float64), torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64)
+    labels = torch.tensor([2, 0, 2])
+    network(x, c_noise, labels=labels)
+    network(x, c_noise)
+    waves = network.map_noise(c_noise) + network.map_label.bias
+    torch.testing.assert_close(seen[0], waves + 2 * network.map_label.weight.T[labels])
+    torch.testing.assert_close(seen[1], waves)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_the_denoiser_of_a_class_answers_as_if_asked_about_each_image_alone():
+    torch.manual_seed(0)
+    network = DDPMpp(**published.TINY | {"label_dim": 4}).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, 0, 0.3)
+    denoiser, x = EDM(network, EVENT), torch.randn(3, *EVENT)
+    assert denoiser.classes == 4
+    assert EDM(DDPMpp(**published.TINY), EVENT).classes == 0
+    labels = torch.tensor([1, 3, 1])
+    together = denoiser(x, 0.6, labels)
+    for index, label in enumerate(labels.tolist()):
+        alone = functools.partial(denoiser, labels=label)(x[index : index + 1], 0.6)
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-4, atol=1e-5)
+    answers = [denoiser(x, 0.6, label) for label in (None, 0, 1, 2, 3)]
+    for first, second in itertools.combinations(answers, 2):
+        assert (first - second).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="labels lie from 1 to 4, expected 0 to 3"):
+        denoiser(x, 0.6, torch.tensor([1, 4, 2]))
+    with pytest.raises(ValueError, match=r"labels are torch.int64 of shape \(2,\), expected integers: one or \(3,\)"):
+        denoiser(x, 0.6, labels[:2])
+    with pytest.raises(ValueError, match=r"labels are torch.float32 of shape \(3,\), expected integers"):
+        denoiser(x, 0.6, labels.float())
+    with pytest.raises(ValueError, match="this network has no classes; leave them out"):
+        EDM(DDPMpp(**published.TINY), EVENT)(x, 0.6, 1)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_its_gradient_flows_to_every_parameter(classes):
+    network = DDPMpp(**published.TINY | {"label_dim": classes}).train()
+    labels = torch.tensor([0, 2]) if classes else None
+    network(torch.randn(2, *EVENT), torch.zeros(2), torch.randn(2, 3), labels).square().sum().backward()
     assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
 
 
@@ -625,7 +703,7 @@ def test_its_gradient_flows_to_every_parameter():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label_dim": 10}, "label_dim is 10, expected 0: class-conditional"),
+        ({"label_dim": -1}, "label_dim is -1"),
         ({"img_resolution": 7}, "img_resolution is 7 and channel_mult"),
         ({"channel_mult": []}, "channel_mult"),
         ({"model_channels": 6}, "model_channels is 6, expected a multiple of 4"),

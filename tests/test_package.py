@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -74,9 +75,16 @@ def test_import_is_light():
     assert not {"torch", "matplotlib", "sklearn", "diffusers", "scipy"} & set(modules)
 
 
+def test_a_command_says_what_it_can_where_the_encoding_has_no_greek():
+    narrow = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "gausstools", "sample", "--help"], capture_output=True, env=narrow)
+    assert done.returncode == 0, done.stderr
+    assert b"uniform in ln ?" in done.stdout
+
+
 def test_numpy_torch_and_all_else_have_lower_bounds_that_colab_meets():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = (ROOT / "tests" / "colab-packages.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "book" / "pipeline" / "colab-packages.txt").read_text(encoding="utf-8").splitlines()
     colab = dict(line.split("==") for line in lines if "==" in line)
     extras = project["optional-dependencies"]
     wanted = [Requirement(r) for r in (*project["dependencies"], *extras["data"], *extras["figures"])]

@@ -3,12 +3,13 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 import torch
 from hypothesis import given
@@ -115,7 +116,7 @@ def test_killed_and_started_again_and_in_two_processes_the_bytes_are_the_same(tm
     while len(list(tmp_path.glob("killed/*.png"))) < 9:
         assert killed.poll() is None, killed.stderr.read()
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.communicate()
     assert 9 <= len(list(tmp_path.glob("killed/*.png"))) < 40
     (tmp_path / "killed" / ".000039.png.1").write_text("what a kill leaves in the middle of writing")
@@ -204,3 +205,96 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(NotADirectoryError, match="is a file, expected a folder"):
         sample("digits", tmp_path / "thesis.tex", **FEW)
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+# ---- classes
+
+
+@pytest.fixture
+def conditional(tmp_path):
+    """A tiny random network with four classes, as EDM publishes them, that heeds them."""
+    torch.manual_seed(0)
+    arguments = published.TINY | {"label_dim": 4}
+    network = gt.networks.DDPMpp(**arguments).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    (tmp_path / "edm-tiny-cond.pkl").write_bytes(published.dump(published.snapshot(network, arguments)))
+    return str(tmp_path / "edm-tiny-cond.pkl")
+
+
+def pngs(folder) -> dict:
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def test_classes_take_turns_by_the_number_of_the_image_alone(tmp_path, conditional):
+    sample(conditional, tmp_path / "turns", labels="2, 0,2", **FEW)
+    for label in ("0", "2"):
+        sample(conditional, tmp_path / label, labels=label, **FEW)
+    sample(conditional, tmp_path / "untold", **FEW)
+    turns, zero, two = (pngs(tmp_path / name) for name in ("turns", "0", "2"))
+    whole = gt.pretrained.load(conditional)
+    noise = 80 * seeded_noise(0, range(10), (1, 8, 8))
+    for number in range(10):
+        name = f"{number:06d}.png"
+        assert turns[name] == (zero if number % 3 == 1 else two)[name]
+        *_, last = gt.samplers.heun(
+            lambda x, sigma, label=(2, 0, 2)[number % 3]: whole(x, sigma, label), noise[[number]], gt.karras_sigmas(3)
+        )
+        pixels = (last.x.clamp(-1, 1) + 1)[0, 0] * 127.5
+        assert np.abs(np.array(Image.open(tmp_path / "turns" / name)) - pixels.numpy()).max() <= 0.51
+    assert not {*zero.values()} & {*two.values()}
+    assert not {*zero.values()} & {*pngs(tmp_path / "untold").values()}
+    with pytest.raises(ValueError, match=r"other settings: labels \[0\] there, None now"):
+        sample(conditional, tmp_path / "0", **FEW)
+
+
+def test_each_class_jumps_by_its_own_gaussian(tmp_path, conditional):
+    digits = gt.datasets.load("digits")
+    for label in range(3):
+        (tmp_path / "pixels" / f"class {label}").mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.labels == label]):
+            pixels = ((image[0] + 1) * 127.5).round().byte().numpy()
+            Image.fromarray(pixels).save(tmp_path / "pixels" / f"class {label}" / f"{number:03d}.png")
+    options = FEW | {"labels": "2,0", "skip": "12"}
+    sample(conditional, tmp_path / "named", data="digits", **options)
+    sample(conditional, tmp_path / "folder", data=str(tmp_path / "pixels"), **options)
+    for label, start in (("2", 0), ("0", 1)):
+        gt.Gaussian.fit(digits.images[digits.labels == int(label)]).save(tmp_path / f"{label}.safetensors")
+        alone = FEW | {"labels": label, "skip": "12", "gaussian": tmp_path / f"{label}.safetensors"}
+        sample(conditional, tmp_path / label, **alone)
+        for number in range(start, 10, 2):
+            found, expected, by_folder = (
+                np.array(Image.open(tmp_path / name / f"{number:06d}.png")).astype(int)
+                for name in ("named", label, "folder")
+            )
+            assert np.abs(found - expected).max() <= 1
+            assert np.abs(found - by_folder).max() <= 2  # the folder's images are rounded to 8 bits
+    sample(conditional, tmp_path / "auto", data="digits", **options | {"skip": "auto", "tolerance": 0.5})
+    sample(
+        conditional, tmp_path / "exponential", data="digits", sampler="gaussian_exponential", **FEW | {"labels": "1"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": "4"}, "labels hold 4, expected 0 to 3, the classes of this network"),
+        ({"labels": "cat"}, "labels is 'cat', expected a whole number from 0, or several"),
+        ({"labels": "1,"}, "labels is '1,', expected"),
+        ({"labels": "-1"}, "labels is '-1', expected"),
+        ({"data": "digits"}, "there are no --labels; use --gaussian"),
+        ({"labels": "1", "data": "digits", "gaussian": Path("x.safetensors")}, "gaussian and data both say"),
+        ({"labels": "1", "data": "nothing"}, "data is nothing, expected a folder, or one of"),
+        ({"labels": "1", "data": "{}"}, "has no class 1; expected one for each label"),
+        ({"labels": "0", "data": "{}"}, r"images of shape \(1, 4, 4\), expected \(1, 8, 8\)"),
+        ({"labels": "0", "model": "digits"}, "this network has no classes; leave --labels out"),
+    ],
+)
+def test_labels_that_cannot_be_drawn_are_named_and_leave_nothing(tmp_path, conditional, change, message):
+    (tmp_path / "classes" / "small").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(tmp_path / "classes" / "small" / "0.png")
+    change = {name: tmp_path / "classes" if value == "{}" else value for name, value in change.items()}
+    change |= {"data": str(change["data"])} if "data" in change else {}
+    with pytest.raises(ValueError, match=message):
+        sample(**{"model": conditional, "out": tmp_path / "out"} | FEW | change)
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """What comes with the package: files with cards and checksums, statistics that are those of the data, sane networks."""
 
 import hashlib
+import itertools
 import shutil
 from pathlib import Path
 
@@ -44,14 +45,18 @@ def test_nothing_else_is_listed():
         assert shipped.names(kind) == list(NAMES)
 
 
-def test_jumps_are_counted_on_the_grid_of_eighteen_steps_and_compared_with_none():
-    rows, grid = shipped.jumps("cifar10"), gt.karras_sigmas(18)
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_jumps_are_counted_on_the_grid_of_eighteen_steps_and_compared_with_none(name):
+    rows, grid = shipped.jumps(name), gt.karras_sigmas(18)
+    assert [row["steps_skipped"] for row in rows] == sorted({row["steps_skipped"] for row in rows})
+    assert (rows[0]["steps_skipped"], rows[0]["rmse"], {row["images"] for row in rows}) == (0, 0, {1024})
     for row in rows:
         assert row["sigma_skip"] == pytest.approx(grid[row["steps_skipped"]].item(), abs=1e-3)
         assert row["nfe"] == 2 * (18 - row["steps_skipped"]) - 1
         assert row["difference"] == pytest.approx(row["distance"] - rows[0]["distance"], abs=2e-5)
     # Same noise: the difference is known better than either distance.
     assert all(row["difference_error"] < row["error"] for row in rows)
+    assert all(earlier["rmse"] < later["rmse"] for earlier, later in itertools.pairwise(rows))
 
 
 def test_a_changed_file_is_refused(copied):

@@ -4,10 +4,10 @@ import csv
 import hashlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,13 +176,13 @@ spend(trainer.run(1600, save_every=0.0))
 
 def test_killed_at_any_moment_a_run_resumes_to_the_same_bits(tmp_path):
     """SIGKILL leaves no chance to tidy up; with save_every=0 many of these strike while a checkpoint is written."""
-    code = CHILD.format(tests=os.path.dirname(__file__), folder=str(tmp_path / "killed"))
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for delay in (0.05, 0.2, 0.4):
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
         assert child.stdout.readline() == b"ready\n"
         time.sleep(delay)
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         child.communicate()
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL)
     whole = Trainer(small(), images(), tmp_path / "whole", Recipe(batch_size=16))
@@ -265,7 +265,7 @@ def test_a_network_comes_back_from_its_file(tmp_path):
     assert not found.training
     assert not any(value.requires_grad for value in found.parameters())
     denoiser.save(tmp_path / "half.safetensors", torch.float16)
-    assert os.path.getsize(tmp_path / "half.safetensors") < 0.6 * os.path.getsize(tmp_path / "network.safetensors")
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "network.safetensors").stat().st_size
     torch.testing.assert_close(EDM.load(tmp_path / "half.safetensors")(x, 1.0), found(x, 1.0), rtol=1e-2, atol=1e-2)
 
 

@@ -24,14 +24,12 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
-from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
-from book.pipeline.layout import Book
+from book._ext.generated import Generated
 
 _SHOWN = re.compile(r"^:::\{api\} +(\S+)$", re.MULTILINE)
 
@@ -112,8 +110,8 @@ def _entry(module: ModuleType, name: str) -> Iterator[str]:
     yield ""
 
 
-class _Generated(SphinxDirective):
-    """A directive that writes its content, in MyST."""
+class _FromLibrary(Generated):
+    """A directive that shows what modules offer."""
 
     def import_module(self, name: str) -> ModuleType:
         try:
@@ -126,13 +124,8 @@ class _Generated(SphinxDirective):
             self.env.note_dependency(sys.modules[".".join(parts[:depth])].__file__)
         return module
 
-    def parse(self, lines: list[str]) -> list[nodes.Node]:
-        node = nodes.Element()
-        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), 0, node, match_titles=True)
-        return node.children
 
-
-class _Api(_Generated):
+class _Api(_FromLibrary):
     """Show a module."""
 
     required_arguments = 1
@@ -143,13 +136,13 @@ class _Api(_Generated):
         return self.parse(["```{eval-rst}", f".. automodule:: {module.__name__}", "", *entries, "```"])
 
 
-class _Index(_Generated):
+class _Index(_FromLibrary):
     """List what the pages of this folder show."""
 
     def run(self) -> list[nodes.Node]:
         folder = PurePosixPath(self.env.docname).parent
         lines: list[str] = []
-        for document in Book(Path(self.env.srcdir)).documents:
+        for document in self.book.documents:
             if PurePosixPath(document).parent == folder and document != self.env.docname:
                 lines += self._table(Path(self.env.doc2path(document)))
         return self.parse(lines)
@@ -186,6 +179,13 @@ def _google(app: Sphinx, what: str, name: str, value: object, options: object, l
     lines[:] = GoogleDocstring(lines, Config(napoleon_use_param=False), app, what, name, value, options).lines()
 
 
+def _bare(_app: Sphinx, value: object, _bound_method: bool) -> None:
+    """Leave the types alone of annotations that say more, to the command line for instance."""
+    annotations = getattr(value, "__annotations__", {}) if inspect.isfunction(value) else {}
+    if any(typing.get_origin(annotation) is typing.Annotated for annotation in annotations.values()):
+        value.__annotations__ = typing.get_type_hints(value)
+
+
 def _signature(_app: Sphinx, what: str, _name: str, value: object, *_: object) -> tuple[str, None] | None:
     """No signature where nothing can be made (an abstract class) or another package would make it (a protocol)."""
     if what != "class":
@@ -203,6 +203,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("api", _Api)
     app.add_directive("api-index", _Index)
     app.connect("builder-inited", _this_repository_first)
+    app.connect("autodoc-before-process-signature", _bare)
     app.connect("autodoc-process-bases", _bases)
     app.connect("autodoc-process-docstring", _google)
     app.connect("autodoc-process-signature", _signature)

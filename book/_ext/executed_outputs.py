@@ -70,7 +70,21 @@ def _drop_data(cell: NotebookNode) -> None:
             del output.data[kind]
 
 
-_LABEL_ELSEWHERE = re.compile(r"\]\([\w./-]+\.ipynb(#(?:fig|eq)-[\w-]+)\)")
+_FIGURE_ELSEWHERE = re.compile(r"\]\([\w./-]+\.ipynb(#fig-[\w-]+)\)")
+_EQUATION = re.compile(r"\[(?P<words>[^\]]+)\]\((?:(?P<chapter>\d\d)_\w+\.ipynb)?(?P<label>#eq-[\w-]+)\)")
+
+
+def _refer(match: re.Match) -> str:
+    """A link to an equation, which Sphinx shows as the number alone: here with the words, or with its chapter.
+
+    Words in parentheses, "(above)", stand in Colab for the number that equations do not have there.
+    """
+    number = f"[]({match['label']})"
+    if not match["words"].startswith("("):
+        return f"{match['words']} {number}"
+    if match["chapter"] is None:
+        return number
+    return f"{number} of chapter {int(match['chapter'])}" if int(match["chapter"]) < 90 else f"{number} of the appendix"
 
 
 def page_notebook(notebook: NotebookNode, run: runs.Run, repository: Repository) -> NotebookNode:
@@ -84,8 +98,8 @@ def page_notebook(notebook: NotebookNode, run: runs.Run, repository: Repository)
     notebook.cells = [cell for cell in notebook.cells if not is_generated(cell)]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            # In Colab such a link must name the notebook. On the pages labels hold for the whole book, and only so.
-            cell.source = _LABEL_ELSEWHERE.sub(r"](\1)", cell.source)
+            # In Colab such a link names the notebook. On the pages labels hold for the whole book, and only so.
+            cell.source = _EQUATION.sub(_refer, _FIGURE_ELSEWHERE.sub(r"](\1)", cell.source))
     notebook.cells.append(nbformat.v4.new_markdown_cell(provenance(run.manifest, repository)))
     return notebook
 

@@ -1,7 +1,7 @@
 """Serve MathJax from the site itself, so that formulas need no network.
 
-MathJax 3 comes out of the PyPI package sphinx-mathjax-offline. Only its one bundle and its fonts are copied, after the
-build: anything below a static folder of the source would be loaded as a script on every page.
+MathJax 3 comes out of the PyPI package sphinx-mathjax-offline. Only the parts that formulas here ask for are copied,
+after the build: anything below a static folder of the source would be loaded as a script on every page.
 """
 
 import shutil
@@ -12,17 +12,21 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
-_BUNDLE = "tex-chtml-full.js"
-_FONTS = "output/chtml/fonts/woff-v2"  # MathJax looks for them there, relative to its script
+# The bundle of all parts weighs twice as much. It has every package of TeX, and a menu, which makes each formula a stop
+# of the tab key. A screen reader gets the formulas as MathML.
+_PARTS = ["input/tex", "output/chtml", "a11y/assistive-mml"]
+_FONTS = "output/chtml/fonts"
+_SCRIPTS = ["startup.js", "core.js", *(f"{part}.js" for part in _PARTS), f"{_FONTS}/tex.js"]
+_PACKAGES = "input/tex/extensions"  # most of these are loaded when a formula of the page has a macro of theirs
 
 
 def _use_local(_app: Sphinx, config: Config) -> None:
-    config.mathjax_path = f"mathjax/{_BUNDLE}"
+    config.mathjax_path = "mathjax/startup.js"
     config.mathjax3_config = {
-        # Without `noundefined`, an unknown macro is an error that the browser tests count, not red text.
-        "tex": {"packages": {"[-]": ["noundefined"]}},
-        # Of the menu's features, these would fetch parts of MathJax that the site does not have.
-        "options": {"menuOptions": {"settings": {"explorer": False}}},
+        "loader": {"load": [*_PARTS, "[tex]/textmacros"]},
+        # With `textmacros`, a text in a formula may have macros: an underscore is one. Without `noundefined`, an
+        # unknown macro is an error that the browser tests count, not red text.
+        "tex": {"packages": {"[+]": ["textmacros"], "[-]": ["noundefined"]}},
     }
 
 
@@ -36,10 +40,14 @@ def _copy(app: Sphinx, exception: Exception | None) -> None:
         )
     source = Path(next(iter(spec.submodule_search_locations)), "static", "mathjax")
     target = Path(app.outdir, "_static", "mathjax")
-    (target / _FONTS).mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source / _BUNDLE, target / _BUNDLE)
-    for font in (source / _FONTS).glob("*.woff"):
-        shutil.copy2(font, target / _FONTS / font.name)
+    for path in [
+        *map(source.joinpath, _SCRIPTS),
+        *(source / _PACKAGES).glob("*.js"),
+        *(source / _FONTS).rglob("*.woff"),
+    ]:
+        copied = target / path.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copied)
 
 
 def setup(app: Sphinx) -> dict:

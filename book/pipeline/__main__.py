@@ -36,12 +36,16 @@ def execute(book: Book, options: argparse.Namespace) -> None:
     """Execute the chapters whose cached runs are no longer true."""
     from book.pipeline.execute import execute as execute_chapters
 
-    outcome = execute_chapters(book, options.chapters, jobs=options.jobs, timeout=options.timeout)
+    outcome = execute_chapters(book, options.chapters, jobs=options.jobs, timeout=options.timeout, fast=options.fast)
     if outcome.failures:
+        kept = f"in {book.relative(book.fast)}" if options.fast else "cached"
         count = (
-            f"{len(outcome.failures)} of {len(book.select(options.chapters))} chapters failed; the others are cached."
+            f"{len(outcome.failures)} of {len(book.select(options.chapters))} chapters failed; the others are {kept}."
         )
         raise PipelineError("\n\n".join([*map(str, outcome.failures), count]))
+    if options.fast:
+        print(f"{len(outcome.executed)} chapters ran with small sizes, their claims unchecked: {book.fast}")
+        return
     print(f"{len(outcome.executed)} chapters executed, {len(outcome.up_to_date)} up to date.")
 
 
@@ -67,6 +71,24 @@ def rules(book: Book, _options: argparse.Namespace) -> None:
     _report(check_chapters(book) + check_address(book), f"{len(book.chapters)} sources follow the rules.")
 
 
+def new(book: Book, options: argparse.Namespace) -> None:
+    """Begin a chapter: a source that runs, its notebook, its line in the table of contents."""
+    from book.pipeline import pairing
+    from book.pipeline.skeleton import begin_chapter
+
+    chapter = begin_chapter(book, options.slug, options.title)
+    pairing.pair(Book(book.root))
+    print(f"{chapter.label}: begun, and listed in {book.relative(book.toc_file)}. It runs as it is: `make book`.")
+
+
+def colab(book: Book, options: argparse.Namespace) -> None:
+    """Run the notebooks as Colab does: each alone, in a fresh environment with Colab's packages."""
+    from book.pipeline.colab import run
+
+    findings = run(book, options.chapters, torch=options.torch, timeout=options.timeout)
+    _report(findings, f"{len(book.select(options.chapters))} notebooks ran as in Colab.")
+
+
 def serve(book: Book, options: argparse.Namespace) -> None:
     """Show the built site on localhost."""
     from book.pipeline.serve import serve as serve_site
@@ -79,6 +101,16 @@ def screenshots(book: Book, _options: argparse.Namespace) -> None:
     from book.pipeline.screenshots import take_screenshots
 
     print(f"{len(take_screenshots(book))} pictures in {book.build / 'screenshots'}")
+
+
+def weigh(book: Book, _options: argparse.Namespace) -> None:
+    """Measure what each page weighs and how soon it is shown."""
+    from book.pipeline.weigh import weigh as weigh_pages
+
+    print(f"{'page':36}{'width':>6}{'paint, ms':>11}{'shift':>8}{'sent, kB':>10}{'requests':>10}")
+    for page in weigh_pages(book):
+        numbers = f"{page.width:6}{page.paint:11.0f}{page.shift:8.3f}{page.sent / 1000:10.0f}{page.requests:10}"
+        print(f"{page.document:36}{numbers}")
 
 
 def build(book: Book, options: argparse.Namespace) -> None:
@@ -102,22 +134,37 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         return command
 
+    def add_timeout(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--timeout", type=int, default=600, help="seconds that a cell may take (default: 600)")
+
+    def add_chapters(command: argparse.ArgumentParser) -> None:
+        command.add_argument("chapters", nargs="*", help="chapters by slug, number or path (default: all)")
+
     def add_execution_options(command: argparse.ArgumentParser) -> None:
         command.add_argument("--jobs", type=int, default=2, help="chapters at a time (default: 2)")
-        command.add_argument("--timeout", type=int, default=600, help="seconds that a cell may take (default: 600)")
+        add_timeout(command)
 
     whole = add(build, "book")
     add_execution_options(whole)
-    whole.set_defaults(check=False, chapters=[])
+    whole.set_defaults(check=False, fast=False, chapters=[])
     add(pair, "pair").add_argument("--check", action="store_true", help="write nothing; fail where they disagree")
     some = add(execute, "execute")
     add_execution_options(some)
-    some.add_argument("chapters", nargs="*", help="chapters by slug, number or path (default: all)")
+    some.add_argument("--fast", action="store_true", help="small sizes, no claims: does each run to its end?")
+    add_chapters(some)
     add(pages, "pages")
     add(scan, "scan")
     add(rules, "rules")
+    chapter = add(new, "new")
+    chapter.add_argument("slug", help="two digits and lower-case words, such as 16_latent_space")
+    chapter.add_argument("--title", required=True, help='its title, such as "Latent space"')
+    there = add(colab, "colab")
+    there.add_argument("--torch", help="another release of torch, where Colab's has no build without CUDA")
+    add_timeout(there)
+    add_chapters(there)
     add(serve, "serve").add_argument("--port", type=int, default=8000, help="port on localhost (default: 8000)")
     add(screenshots, "screenshots")
+    add(weigh, "weigh")
     return parser
 
 

@@ -19,7 +19,8 @@ from nbformat import NotebookNode
 
 from book.pipeline import runs
 from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book, Chapter, make_writable
+from book.pipeline.fast import quickened
+from book.pipeline.layout import Book, Chapter, make_writable, write_atomically
 from book.pipeline.pairing import describe, read_paired
 from book.pipeline.progress import Progress
 
@@ -104,12 +105,13 @@ def _environment(job: _Job, threads: int) -> dict[str, str]:
             "OMP_WAIT_POLICY": "PASSIVE",  # else threads that wait for a busy core spin, and take it from the others
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else the debugger warns on the kernel's stderr
             "PYTHONHASHSEED": "0",
+            "PYTHONUTF8": "1",  # else what programs say to each other on Windows is in another encoding
             "TQDM_DISABLE": "1",  # a progress bar is for the one who waits; on a page it is noise on stderr
         }
     )
 
 
-def _end(process: subprocess.Popen) -> None:
+def end(process: subprocess.Popen) -> None:
     """End a worker with its kernel, which is a session of its own and would outlive it, and what the kernel started."""
     try:
         family = [psutil.Process(process.pid)]
@@ -156,8 +158,8 @@ def _start(book: Book, job: _Job, threads: int, timeout: int) -> None:
         )
 
 
-def _collect(book: Book, job: _Job) -> runs.Run | Failure:
-    """Turn a finished job into a cached run, or into its failure."""
+def _collect(book: Book, job: _Job, fast: bool) -> float | Failure:
+    """Turn a finished job into a cached run, a fast one into a notebook; return its seconds, or its failure."""
     result_file = job.folder / "result.json"
     if not result_file.is_file():
         log = (job.folder / "worker.log").read_text("utf-8", errors="replace")
@@ -169,6 +171,11 @@ def _collect(book: Book, job: _Job) -> runs.Run | Failure:
         return Failure(
             job.chapter, describe(job.notebook.cells[index]) if known else "an unknown cell", result["error"]
         )
+
+    notebook = nbformat.read(job.folder / "output.ipynb", as_version=4)
+    if fast:
+        write_atomically(book.fast / job.chapter.paired.name, nbformat.writes(notebook) + "\n")
+        return result["seconds"]
 
     inputs: runs.Inputs = job.state["inputs"]
     probe = result["probe"]
@@ -191,13 +198,44 @@ def _collect(book: Book, job: _Job) -> runs.Run | Failure:
         "dirty": job.state["dirty"],
         "date": datetime.now(UTC).date().isoformat(),
     }
-    return runs.store(book, job.chapter, nbformat.read(job.folder / "output.ipynb", as_version=4), manifest)
+    return runs.store(book, job.chapter, notebook, manifest).manifest["seconds"]
+
+
+def _waiting(
+    book: Book, chapters: list[Chapter], folder: Path, fast: bool, outcome: Outcome, progress: Progress
+) -> list[_Job]:
+    """The chapters that are to be executed: all of them in a fast run, else those without a true run."""
+    inputs = runs.Inputs.of(book)
+    waiting: list[_Job] = []
+    for chapter in chapters:
+        notebook = read_paired(book, chapter)
+        if fast:
+            waiting.append(_Job(chapter, quickened(notebook), "fast", None, folder / chapter.slug))
+            continue
+        try:
+            found = runs.find(book, chapter, notebook, inputs)
+        except runs.DamagedRun as damage:
+            progress.damaged(str(damage))
+            found = runs.Lookup(None, "its cached run is damaged")
+        if found.run:
+            outcome.up_to_date.append(chapter)
+            progress.up_to_date(chapter.label, found.run.manifest["seconds"])
+        else:
+            last = runs.last_seconds(book, chapter)
+            waiting.append(_Job(chapter, notebook, found.reason, last, folder / chapter.slug))
+    return waiting
 
 
 def execute(
-    book: Book, names: list[str], *, jobs: int = 2, timeout: int = CELL_TIMEOUT, progress: Progress | None = None
+    book: Book,
+    names: list[str],
+    *,
+    jobs: int = 2,
+    timeout: int = CELL_TIMEOUT,
+    fast: bool = False,
+    progress: Progress | None = None,
 ) -> Outcome:
-    """Execute the named chapters (all of them if none is named) where no true run is cached.
+    """Execute the named chapters (all of them if none is named) where no true run is cached; all of them if fast.
 
     Every failure is collected, every success cached. On an interruption the workers and their kernels are ended and
     their files removed before the interruption is passed on.
@@ -207,22 +245,8 @@ def execute(
     outcome = Outcome()
     chapters = book.select(names)
     make_writable(book.executed)
-    inputs = runs.Inputs.of(book)
     with progress or Progress() as progress, _workplace(book) as workplace:
-        waiting: list[_Job] = []
-        for chapter in chapters:
-            notebook = read_paired(book, chapter)
-            try:
-                found = runs.find(book, chapter, notebook, inputs)
-            except runs.DamagedRun as damage:
-                progress.damaged(str(damage))
-                found = runs.Lookup(None, "its cached run is damaged")
-            if found.run:
-                outcome.up_to_date.append(chapter)
-                progress.up_to_date(chapter.label, found.run.manifest["seconds"])
-            else:
-                last = runs.last_seconds(book, chapter)
-                waiting.append(_Job(chapter, notebook, found.reason, last, workplace / chapter.slug))
+        waiting = _waiting(book, chapters, workplace, fast, outcome, progress)
         # The longest first, and those of unknown length before them: then the last one to end is a short one.
         waiting.sort(key=lambda job: -(job.last if job.last is not None else float("inf")))
 
@@ -238,15 +262,15 @@ def execute(
                 time.sleep(0.05)
                 for job in [job for job in running if job.process.poll() is not None]:
                     running.remove(job)
-                    result = _collect(book, job)
+                    result = _collect(book, job, fast)
                     if isinstance(result, Failure):
                         outcome.failures.append(result)
                         progress.failed(job.chapter.label)
                     else:
                         outcome.executed.append(job.chapter)
-                        progress.finished(job.chapter.label, result.manifest["seconds"])
+                        progress.finished(job.chapter.label, result)
         finally:
             for job in running:
                 if job.process:
-                    _end(job.process)
+                    end(job.process)
     return outcome

@@ -103,6 +103,11 @@ class Book:
         """The built site."""
         return self.build / "html"
 
+    @property
+    def fast(self) -> Path:
+        """Notebooks as fast runs left them."""
+        return self.build / "fast"
+
     def relative(self, path: Path) -> str:
         """`path` from the root, as messages show it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
@@ -143,32 +148,44 @@ class Book:
             ) from None
 
     @cached_property
-    def documents(self) -> list[str]:
-        """The pages in the order of the table of contents, as paths from the root without ending."""
+    def contents(self) -> dict[str, Any]:
+        """`_toc.yml`, parsed."""
         if not self.toc_file.is_file():
             raise PipelineError(
                 f"{self.relative(self.toc_file)} is missing. "
                 "It is the table of contents of the book; restore it with `git checkout book/_toc.yml`."
             )
-        found: list[str] = []
+        return yaml.safe_load(self.toc_file.read_text("utf-8"))
 
-        def collect(entry: Any) -> None:
-            if isinstance(entry, dict):
-                found.extend(str(entry[key]) for key in ("root", "file") if key in entry)
-                for value in entry.values():
-                    collect(value)
-            elif isinstance(entry, list):
-                for value in entry:
-                    collect(value)
+    @cached_property
+    def documents(self) -> list[str]:
+        """The pages in the order of the table of contents, as paths from the root without ending."""
+        return _documents(self.contents)
 
-        collect(yaml.safe_load(self.toc_file.read_text("utf-8")))
-        return [document.removesuffix(".md").removesuffix(".ipynb") for document in found]
+    @cached_property
+    def parts(self) -> list[tuple[str, list[Chapter]]]:
+        """The parts of the book with their captions and the chapters in them; a book without parts is one."""
+        listed = self.contents.get("parts", [self.contents])
+        return [(part.get("caption", ""), self._chapters_among(_documents(part))) for part in listed]
+
+    def _chapters_among(self, documents: list[str]) -> list[Chapter]:
+        by_document = {f"notebooks/{chapter.slug}": chapter for chapter in self.chapters}
+        return [by_document[document] for document in documents if document in by_document]
 
     @property
     def published(self) -> list[Chapter]:
         """The chapters that the table of contents lists."""
-        by_document = {f"notebooks/{chapter.slug}": chapter for chapter in self.chapters}
-        return [by_document[document] for document in self.documents if document in by_document]
+        return self._chapters_among(self.documents)
+
+
+def _documents(entry: Any) -> list[str]:
+    """The pages below an entry of the table of contents."""
+    if isinstance(entry, list):
+        return [document for value in entry for document in _documents(value)]
+    if not isinstance(entry, dict):
+        return []
+    found = [str(entry[key]).removesuffix(".md").removesuffix(".ipynb") for key in ("root", "file") if key in entry]
+    return found + [document for value in entry.values() for document in _documents(value)]
 
 
 def make_writable(folder: Path) -> Path:
@@ -190,9 +207,9 @@ def write_atomically(path: Path, text: str) -> None:
     make_writable(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private, which a shared checkout would not expect
+        Path(temporary).chmod(0o644)  # mkstemp makes it private, which a shared checkout would not expect
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)  # an interruption may come after the replacement

@@ -34,7 +34,7 @@ def missing_runs(book: Book) -> list[str]:
 
 def _machinery(book: Book) -> str:
     """Hash of what shapes every page. Sphinx notices changed pages, not a changed extension or table of contents."""
-    folders = [Path(__file__).parent, book.root / "book" / "_ext", book.root / "book" / "_static"]
+    folders = [Path(__file__).parent, *(book.root / "book" / part for part in ("_ext", "_static", "_templates"))]
     files = [book.config_file, book.toc_file, book.root / "requirements.txt"]
     files += [
         path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".css", ".js", ".html"}

@@ -18,7 +18,7 @@ def _report() -> dict:
 
     def processor() -> str:
         cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+        lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         return next(iter(names), None) or platform.processor() or platform.machine()
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 
 from book.pipeline.errors import PipelineError
+from book.pipeline.fast import small_sizes
 from book.pipeline.layout import Book, Chapter
 from book.pipeline.pairing import SourceCell, source_cells
 
@@ -21,7 +22,7 @@ _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 _VERBATIM = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _RAW_IN_COLAB = {
     re.compile(r"\{[a-zA-Z][\w:+-]*\}`"): "a MyST role, which Colab shows raw; write a link `[text](#name)`",
-    re.compile(r"^\s*(```+|~~~+)\{"): "a MyST directive, which Colab shows raw; use a colon fence",
+    re.compile(r"^\s*(```+|~~~+|:::+)\{"): "a MyST directive, which Colab shows raw; write plain Markdown",
     re.compile(r"\\(re)?newcommand|\\def\\|\\DeclareMathOperator"): "a macro, which other pages and Colab may lack",
     re.compile(r"\{\{.*?\}\}"): "a substitution, which Colab shows raw; write it out",
 }
@@ -76,6 +77,9 @@ def _parameters(cells: list[SourceCell]) -> Iterator[Finding]:
             if not plain:
                 line = cell.start + statement.lineno - 1
                 yield line, "a parameters cell holds plain assignments only (`NAME = 64`); move this to a later cell"
+        assigned = {node.id for node in ast.walk(_tree(cell)) if isinstance(node, ast.Name)}
+        for name in sorted(small_sizes(cell.content).keys() - assigned):
+            yield cell.marker, f"`fast` gives {name}, which is no parameter; give a small value of one that is"
     for cell in cells:
         if tagged and cell.marker >= tagged[0].marker:
             break

@@ -32,6 +32,7 @@ _RAW_MARKS = {
     re.compile(r":[a-z]+:`|(?<!`)``(?!`)"): "a mark of reStructuredText",
     re.compile(r"\$\$|\\begin\{"): "a formula",
     re.compile(r"\?\?"): "an unresolved reference",
+    re.compile(r" at 0x[0-9a-f]{6,}"): "an address in memory",
     re.compile(r"\]\(#?[\w./-]+\)"): "a link",
 }
 _LOADED = {
@@ -170,6 +171,19 @@ def _link_findings(site: _Site, path: Path, page: BeautifulSoup) -> Iterator[str
             yield f'the link "{tag.get_text(" ", strip=True)[:40]}" {fault}: {tag["href"]}'
 
 
+def _repository_findings(book: Book, document: str, page: BeautifulSoup) -> Iterator[str]:
+    """Findings in links to the repository's files: those of the present tree are what the branch will have."""
+    here = re.compile(
+        rf"/{re.escape(book.repository.name)}/(?:blob|raw|tree)/{book.repository.branch}/(?P<path>[^?#]+)"
+    )
+    addresses = [tag["href"] for tag in page.find_all("a", href=True)]
+    for address in addresses:
+        if (match := here.search(address)) and not (book.root / unquote(match["path"])).exists():
+            yield f"a link leads to no file of the repository: {address}"
+    if document.startswith("notebooks/") and book.repository.colab(f"{document}.ipynb") not in addresses:
+        yield "has no button that opens it in Colab"
+
+
 def _image_findings(article: Tag) -> Iterator[str]:
     for image in article.find_all("img"):
         alt = (image.get("alt") or "").strip()
@@ -217,6 +231,7 @@ def scan_pages(book: Book) -> list[str]:
             *_size_findings(path),
             *_resource_findings(site, path, page),
             *_link_findings(site, path, page),
+            *_repository_findings(book, document, page),
             *_image_findings(article),
             *_text_findings(article),
         ]

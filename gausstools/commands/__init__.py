@@ -1,3 +1,3 @@
-"""What ``python -m gausstools`` can do, one module for each command; they are not for import."""
+"""What ``python -m gausstools`` can do, one module for each command, and the processes that share their work."""
 
 __all__ = []

@@ -1,16 +1,17 @@
 """``python -m gausstools sample``: images from a network, as many as wanted, into a folder of numbered files.
 
-Image i starts from noise that follows from the seed and i alone (:func:`gausstools.noise.seeded_noise`). The work is
-cut into batches of fixed numbers, each computed whole by one process, so that the same files come out however many
-processes there are and however often they were interrupted.
+Image i starts from noise that follows from the seed and i alone (:func:`gausstools.noise.seeded_noise`), and shows a
+class that follows from i alone, where the network can be told one. The work is cut into batches of fixed numbers, each
+computed whole by one process, so that the same files come out however many processes there are and however often they
+were interrupted.
 """
 
 import inspect
 import io
 import json
-import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
+from gausstools.commands import processes
+from gausstools.commands.stats import fit
 from gausstools.models import files
 from gausstools.noise import seeded_noise
 
@@ -49,6 +52,16 @@ def sample(
     gaussian: Annotated[
         Path | None, typer.Option(help="its file, as `stats` writes it; of a shipped network, the shipped one")
     ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="class, from 0, or several such as 3,5 that take turns; if the network takes any")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="with --labels, instead of --gaussian: a data set, or a folder with a folder for each class, in the "
+            "order of their names; the Gaussian of its class carries each image"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="image i depends on it and i alone")] = 0,
     batch_size: Annotated[int, typer.Option(help="images at once, in each process")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; under accelerate, each process has its own")] = "cpu",
@@ -68,43 +81,54 @@ def sample(
     10
     """
     settings = _checked(dict(locals()))
-    process, processes, device, meet, leave = _processes(device)
-    denoiser = gt.pretrained.load(model, device=device)
-    statistics = _statistics(model, gaussian, needed=skip is not None or sampler == "gaussian_exponential")
+    team = processes.join(device)
+    denoiser = gt.pretrained.load(model, device=team.device)
     sigmas = _GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max)
-    statistics = None if statistics is None else statistics.to(device)
+    turns = settings.get("labels", [None])
+    denoisers = {label: _of_class(denoiser, label) for label in turns}
+    if data is None:
+        needed = skip is not None or sampler == "gaussian_exponential"
+        statistics = dict.fromkeys(turns, _statistics(model, gaussian, needed))
+    else:
+        statistics = _statistics_of_classes(data, turns, denoiser.event_shape)
+    statistics = {label: None if found is None else found.to(team.device) for label, found in statistics.items()}
     level = settings.get("skip")
-    if level == "auto":
-        level = gt.choose_skip(denoiser, statistics, sigmas[:-1], tolerance).sigma
-    draw = _Drawing(
-        denoiser,
-        statistics,
-        sigmas,
-        getattr(gt.samplers, sampler),
-        {} if order is None else {"order": order},
-        level,
-        device,
-    )
-    _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, process, meet)
+    if level == "auto":  # the most cautious of the classes'
+        choices = [gt.choose_skip(denoisers[label], statistics[label], sigmas[:-1], tolerance) for label in denoisers]
+        level = max(choice.sigma for choice in choices)
+    draw = {
+        label: _Drawing(
+            denoisers[label],
+            denoiser.event_shape,
+            statistics[label],
+            sigmas,
+            getattr(gt.samplers, sampler),
+            {} if order is None else {"order": order},
+            level,
+            team.device,
+        )
+        for label in denoisers
+    }
+    _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, team)
     store = {"png": _Pngs, "npz": _Npz}[format](out)
-    batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][process::processes]
-    quiet = {"disable": True} if process > 0 else {}  # else TQDM_DISABLE counts
+    batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][team.number :: team.count]
+    quiet = {} if team.first else {"disable": True}  # where nothing is said, TQDM_DISABLE counts
     total = sum(len(_kept(batch, num)) for batch in batches)
     with tqdm(total=total, unit=" images", file=sys.stderr, **quiet) as bar:
         for batch in batches:
             kept = _kept(batch, num)
             if not store.has(kept):
                 # The last batch is computed whole too, so that its images are those of a larger run.
-                images = draw(seeded_noise(seed, batch, denoiser.event_shape))
+                images = _together(draw, turns, batch, seeded_noise(seed, batch, denoiser.event_shape))
                 store.write(kept, _pixels(images)[: len(kept)])
             bar.update(len(kept))
-    meet()
-    if process == 0:
-        calls, without = draw.calls_an_image()
+    team.meet()
+    if team.first:
+        calls, without = draw[turns[0]].calls_an_image()
         jump = "" if level is None else f" ({without} without the jump to σ = {level:.4g})"
         shape = tuple(denoiser.event_shape)
         print(f"{num:,} images of shape {shape} in {out}, each by {calls} network calls{jump}")
-    leave()
+    team.leave()
 
 
 class _Drawing:
@@ -113,6 +137,7 @@ class _Drawing:
     def __init__(
         self,
         denoiser: gt.Denoiser,
+        event_shape: torch.Size,
         gaussian: gt.Gaussian | None,
         sigmas: Tensor,
         sampler: Callable,
@@ -120,7 +145,8 @@ class _Drawing:
         skip: float | None,
         device: str,
     ):
-        self.denoiser, self.gaussian, self.sigmas, self.skip, self.device = denoiser, gaussian, sigmas, skip, device
+        self.denoiser, self.event_shape, self.gaussian = denoiser, event_shape, gaussian
+        self.sigmas, self.skip, self.device = sigmas, skip, device
         accepted = inspect.signature(sampler).parameters
         if "order" in options and "order" not in accepted:
             raise ValueError(f"{sampler.__name__} has no choice of order; leave --order out")
@@ -145,9 +171,8 @@ class _Drawing:
             calls += 1
             return x / (1 + torch.as_tensor(sigma) ** 2)
 
-        event_shape = self.denoiser.event_shape
         with torch.no_grad():
-            self._run(counted, torch.ones(1, *event_shape, device=self.device), skip)
+            self._run(counted, torch.ones(1, *self.event_shape, device=self.device), skip)
         return calls
 
     def _run(self, denoiser: gt.Denoiser, x: Tensor, skip: float | None) -> Tensor:
@@ -204,6 +229,27 @@ class _Npz:
         files.write_bytes(self._path(numbers), buffer.getvalue())
 
 
+def _of_class(denoiser: gt.Denoiser, label: int | None) -> gt.Denoiser:
+    """Return a network as the denoiser of a class."""
+    if label is None:
+        return denoiser
+    classes = getattr(denoiser, "classes", 0)
+    if not classes:
+        raise ValueError("labels were given, but this network has no classes; leave --labels out")
+    if label >= classes:
+        raise ValueError(f"labels hold {label}, expected 0 to {classes - 1}, the classes of this network")
+    return partial(denoiser, labels=label)
+
+
+def _together(draw: dict[int | None, _Drawing], turns: list[int | None], batch: range, noise: Tensor) -> Tensor:
+    """Draw a batch: the images of each class by themselves."""
+    labels, images = [turns[number % len(turns)] for number in batch], {}
+    for label in dict.fromkeys(labels):
+        rows = [row for row, theirs in enumerate(labels) if theirs == label]
+        images.update(zip(rows, draw[label](noise[rows]), strict=True))
+    return torch.stack([images[row] for row in range(len(batch))])
+
+
 def _kept(batch: range, num: int) -> range:
     return range(batch.start, min(batch.stop, num))
 
@@ -223,6 +269,12 @@ def _checked(given: dict) -> dict:
         if given[name] < 1:
             raise ValueError(f"{name.replace('_', '-')} is {given[name]}, expected at least 1")
     given["skip"] = _level(given["skip"], given["sigma_max"])
+    given["labels"] = _classes(given["labels"])
+    if given["data"] is not None:
+        if given["labels"] is None:
+            raise ValueError("data gives each class its Gaussian, but there are no --labels; use --gaussian without")
+        if given["gaussian"] is not None:
+            raise ValueError("gaussian and data both say by which Gaussian to jump; leave one out")
     if given["out"].exists() and not given["out"].is_dir():
         raise NotADirectoryError(f"{given['out']} is a file, expected a folder for the images")
     free = {"out", "num", "device"}  # may change when a run goes on
@@ -247,6 +299,15 @@ def _level(skip: str | None, sigma_max: float) -> float | str | None:
     return level
 
 
+def _classes(labels: str | None) -> list[int] | None:
+    if labels is None:
+        return None
+    parts = [part.strip() for part in labels.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"labels is {labels!r}, expected a whole number from 0, or several with commas between")
+    return [int(part) for part in parts]
+
+
 def _statistics(model: str, path: Path | None, needed: bool) -> gt.Gaussian | None:
     if path is not None:
         return gt.Gaussian.load(path)
@@ -260,7 +321,31 @@ def _statistics(model: str, path: Path | None, needed: bool) -> gt.Gaussian | No
     return None
 
 
-def _claim(folder: Path, settings: dict, process: int, meet: Callable) -> None:
+def _statistics_of_classes(data: str, labels: list[int], event_shape: torch.Size) -> dict[int, gt.Gaussian]:
+    """Return the Gaussian of each class that is asked for."""
+    if data in gt.datasets.NAMES:
+        whole = gt.datasets.load(data)
+        sets = {label: whole.images[whole.labels == label].split(256) for label in range(len(whole.class_names))}
+        shapes = dict.fromkeys(sets, whole.event_shape)
+    elif Path(data).is_dir():
+        folders = sorted(folder for folder in Path(data).iterdir() if folder.is_dir() and folder.name[0] != ".")
+        asked = ((label, folder) for label, folder in enumerate(folders) if label in labels)
+        sets = {label: gt.datasets.ImageFolder(folder, channels=event_shape[0]) for label, folder in asked}
+        shapes = {label: images.event_shape for label, images in sets.items()}
+    else:
+        raise ValueError(f"data is {data}, expected a folder, or one of {', '.join(gt.datasets.NAMES)}")
+    for label in labels:
+        if label not in sets:
+            raise ValueError(f"{data} has no class {label}; expected one for each label, a folder's by its place")
+        if shapes[label] != event_shape:
+            raise ValueError(
+                f"{data} holds images of shape {tuple(shapes[label])}, expected {tuple(event_shape)}, which this "
+                "network draws"
+            )
+    return {label: fit(sets[label], event_shape) for label in {*labels}}
+
+
+def _claim(folder: Path, settings: dict, team: processes.Processes) -> None:
     """Note a run's settings in its folder, or compare them with those of the run that stands there."""
     noted = folder / "sampling.json"
     if noted.is_file():
@@ -274,27 +359,11 @@ def _claim(folder: Path, settings: dict, process: int, meet: Callable) -> None:
             raise ValueError(f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder")
     elif folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} holds files, but no run (sampling.json); give an empty or new folder")
-    meet()
-    if process == 0:
+    team.meet()
+    if team.first:
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in (".*.png.*", ".*.npz.*", ".sampling.json.*"):
             for left in folder.glob(pattern):  # by a kill in the middle of writing
                 left.unlink()
         files.write_bytes(noted, json.dumps(settings, indent=1).encode())
-    meet()
-
-
-def _processes(device: str) -> tuple[int, int, str, Callable, Callable]:
-    """Return this process's number, how many there are, its device, and how they wait for each other and part."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1, device, lambda: None, lambda: None
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device == "cpu")
-    return (
-        state.process_index,
-        state.num_processes,
-        str(state.device),
-        state.wait_for_everyone,
-        state.destroy_process_group,
-    )
+    team.meet()

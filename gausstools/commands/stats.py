@@ -1,6 +1,5 @@
 """``python -m gausstools stats``: the mean and covariance of a data set, as a Gaussian in one file."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
+from gausstools.commands import processes
 from gausstools.models import Moments, files, fit_streamed
 
 __all__ = ["stats"]
@@ -56,27 +56,19 @@ def stats(
         raise FileNotFoundError(f"cannot write {out}: the folder {out.absolute().parent} does not exist; create it")
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
-    process, processes, total = 0, 1, None
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from accelerate import PartialState
-        from accelerate.utils import reduce
-
-        state = PartialState(cpu=device == "cpu")
-        process, processes, device = state.process_index, state.num_processes, str(state.device)
-        total = lambda tensor: reduce(tensor, "sum")  # noqa: E731
-    name, count, event_shape, batches = open_data(dataset, split, data_dir, size, batch_size, process, processes)
+    team = processes.join(device)
+    name, count, event_shape, batches = open_data(dataset, split, data_dir, size, batch_size, team.number, team.count)
     if rank is not None and not 0 <= rank <= event_shape.numel():
         raise ValueError(f"rank is {rank}, expected 0 to {event_shape.numel()} for images of {tuple(event_shape)}")
-    gaussian = fit(Watched(batches, device, quiet=process > 0), event_shape, rank, total)
-    if process == 0:
+    gaussian = fit(Watched(batches, team.device, quiet=not team.first), event_shape, rank, team.total)
+    if team.first:
         # Rounding the directions turns them by some 3e-4 at most; the variances span more than float16 does.
         directions = {"basis": gaussian.basis.half()} if half else {}
         files.write(out, "Gaussian", dict(gaussian.state_dict()) | directions)
         print(f"{name}: {count:,} images of shape {tuple(event_shape)}")
         print(_summary(gaussian))
         print(f"written to {out}")
-    if total:
-        state.destroy_process_group()
+    team.leave()
 
 
 def fit(

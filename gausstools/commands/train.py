@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
+from gausstools.commands import processes
 from gausstools.denoiser import Denoiser, Sigma
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
@@ -65,13 +65,8 @@ def train(
     Everything random follows from the seed and the step, so a run that was killed ends in the same weights. Under
     accelerate launch each process takes its share of every batch.
     """
-    processes, process = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    parallel = None
-    if processes > 1:
-        from accelerate import Accelerator
-
-        accelerator = Accelerator(cpu=device == "cpu")
-        parallel, device = accelerator.prepare_model, str(accelerator.device)
+    team = processes.join(device)
+    device = team.device
     if dataset not in SHAPES:
         raise typer.BadParameter(f"{dataset!r} is not known, expected one of {', '.join(SHAPES)}")
     sets = {split: gt.datasets.load(dataset, split, data_dir).images for split in ("train", "test")}
@@ -88,15 +83,15 @@ def train(
         out,
         Recipe(batch_size=batch_size, learning_rate=learning_rate, seed=seed),
         half_precision=_half_precision(precision, denoiser, device),
-        processes=processes,
-        process=process,
-        parallel=parallel,
+        processes=team.count,
+        process=team.number,
+        parallel=team.parallel,
     )
     question = None
-    if models and process == 0:
+    if models and team.first:
         judged = sets if residuals_on is None else sets | {"train": data[_indices(residuals_on, len(data))]}
         question = _residuals(_models(models, data, out), judged, points, device)
-    bar = tqdm(total=images, initial=trainer.images_seen, unit=" images", disable=process > 0, file=sys.stderr)
+    bar = tqdm(total=images, initial=trainer.images_seen, unit=" images", disable=not team.first, file=sys.stderr)
     average = None
     with bar:
         for loss in trainer.run(
@@ -107,7 +102,7 @@ def train(
             average = loss if average is None else average + 0.02 * (loss - average)
             bar.update(batch_size)
             bar.set_postfix(loss=f"{average:.4f}", refresh=False)
-    if process == 0:
+    if team.first:
         files.write_bytes(out / "README.md", card(dataset, data, trainer, note).encode())
         print(f"{out}: {trainer.images_seen:,} images seen in {trainer.progress.seconds / 60:.0f} minutes")
 

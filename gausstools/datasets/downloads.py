@@ -167,6 +167,8 @@ def _reason(error: Exception) -> str:
         return f"the server answered {answer.status_code} {answer.reason}"
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return f"the server did not answer within {CONNECT:g} s"
+    if isinstance(error, requests.ConnectionError) and error.request is not None:  # it never came to an answer
+        return "the server could not be reached; is there a network?"
     return str(error) if type(error) is requests.RequestException else f"{type(error).__name__}: {error}"
 
 

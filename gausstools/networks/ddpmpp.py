@@ -5,7 +5,8 @@ Karras et al. 2022, appendix C). A block with input h and time embedding e retur
 
 ``(skip(h) + conv1(silu(norm1(conv0(silu(norm0(h))) + affine(e)))))/√2``,
 
-and where it attends, ``(h + proj(attention(qkv(norm2(h)))))/√2`` of that. Parameters are named as in the published
+and where it attends, ``(h + proj(attention(qkv(norm2(h)))))/√2`` of that. Of n classes, the label of an image adds
+``W(√n·onehot) + b`` to the waves from which its time embedding is made. Parameters are named as in the published
 files, so that :mod:`gausstools.networks.edm_pickle` can fill them in.
 """
 
@@ -13,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,7 +36,7 @@ class DDPMpp(nn.Module):
     Args:
         img_resolution: pixels along a side, divisible by ``2^(len(channel_mult) − 1)``.
         in_channels, out_channels: of the image and of the answer.
-        label_dim: number of classes; only 0, no classes, is built.
+        label_dim: number of classes, 0 for a network that is told none; it is kept as ``classes``.
         augment_dim: length of the vector that tells the network how a training image was augmented, 0 for none.
         model_channels: the unit of width, divisible by 4.
         channel_mult: width at each resolution in that unit, each resolution half as fine as the one before.
@@ -43,7 +44,7 @@ class DDPMpp(nn.Module):
         num_blocks: residual blocks at each resolution.
         attn_resolutions: resolutions (pixels along a side) whose blocks attend. The middle one always does.
         dropout: probability that a block drops a feature, in training.
-        label_dropout: of no effect without classes.
+        label_dropout: how often a label was hidden in training; of no effect here.
         embedding_type: "positional" (fixed wavelengths) or "fourier" (random ones).
         encoder_type: "standard", or "residual", which adds the shrunken image to the features of each resolution.
         decoder_type: "standard".
@@ -78,8 +79,6 @@ class DDPMpp(nn.Module):
         resample_filter: Sequence[float | int] = (1, 1),
     ):
         super().__init__()
-        if label_dim != 0:
-            raise ValueError(f"label_dim is {label_dim!r}, expected 0: class-conditional networks are not supported")
         _check_choice(embedding_type, "embedding_type", "positional", "fourier")
         _check_choice(encoder_type, "encoder_type", "standard", "residual")
         _check_choice(decoder_type, "decoder_type", "standard")
@@ -105,6 +104,9 @@ class DDPMpp(nn.Module):
         waves = width * check_count(channel_mult_noise, "channel_mult_noise", 1, 64)
         embedding = width * check_count(channel_mult_emb, "channel_mult_emb", 1, 64)
         self.map_noise = _Waves(waves) if embedding_type == "positional" else _RandomWaves(waves)
+        self.classes = check_count(label_dim, "label_dim", 0, 4096)
+        if self.classes:
+            self.map_label = nn.Linear(self.classes, waves)
         if check_count(augment_dim, "augment_dim", 0, 4096):
             self.map_augment = nn.Linear(augment_dim, waves, bias=False)
         self.map_layer0 = nn.Linear(waves, embedding)
@@ -155,6 +157,7 @@ class DDPMpp(nn.Module):
         x: Float[Tensor, "batch channels height width"],
         c_noise: Float[Tensor, " batch"],
         augment: Float[Tensor, "batch augment"] | None = None,
+        labels: Integer[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch out height width"]:
         """Return F for scaled images ``(batch, *event_shape)`` and ``c_noise = ln(σ)/4``, ``(batch,)``.
 
@@ -162,8 +165,14 @@ class DDPMpp(nn.Module):
             x: the images.
             c_noise: the noise level.
             augment: ``(batch, augment_dim)``, how each image was augmented in training; None for not at all.
+            labels: ``(batch,)``, the class of each, from 0, for a network with classes; None is no class in particular.
         """
         waves = self.map_noise(c_noise)
+        if self.classes:
+            told = x.new_zeros(len(x), self.classes)
+            if labels is not None:
+                told[torch.arange(len(x)), labels] = math.sqrt(self.classes)
+            waves = waves + self.map_label(told)
         if augment is not None:
             waves = waves + self.map_augment(augment)
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(waves))))

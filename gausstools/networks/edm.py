@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma
@@ -29,7 +29,8 @@ class EDM(nn.Module):
 
     Args:
         network: F, called with scaled images ``(batch, *event)`` and ``c_noise = ln(σ)/4``, ``(batch,)``; it answers
-            in the shape of the images. It computes in the dtype of its parameters, whatever the dtype of ``x``.
+            in the shape of the images. It computes in the dtype and on the device of its parameters, whatever those of
+            ``x``. If its attribute ``classes`` is above 0, it takes ``labels`` as well, ``(batch,)``.
         event_shape: shape of one image.
         sigma_data: σ_d > 0, the standard deviation of the data, in the units of the data.
 
@@ -46,14 +47,30 @@ class EDM(nn.Module):
         self.event_shape = torch.Size(event_shape)
         self.sigma_data = float(sigma_data)
 
-    def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+    @property
+    def classes(self) -> int:
+        """How many classes the network can be told, by their labels from 0; 0 if it takes no labels."""
+        return getattr(self.network, "classes", 0)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch *event"],
+        sigma: Sigma,
+        labels: Integer[Tensor, " batch"] | int | None = None,
+    ) -> Float[Tensor, "batch *event"]:
         """Return the denoiser ``E[x0 | x_σ = x]`` as the network knows it; ``x`` itself at σ = 0.
+
+        ``functools.partial(denoiser, labels=3)`` is the denoiser of one class, which samplers take.
 
         Args:
             x: ``(batch, *event)``.
             sigma: noise level >= 0, a float or ``(batch,)``.
+            labels: the class of each image, ``(batch,)``, or one for all; None for no class in particular.
+
+        Raises:
+            ValueError: for labels that the network does not know, or any if it has no classes.
         """
-        return self._denoise(x, check_sigma(sigma, check_batch(x, self.event_shape)))
+        return self._denoise(x, check_sigma(sigma, check_batch(x, self.event_shape)), self._told(labels, x))
 
     def loss(
         self,
@@ -101,12 +118,32 @@ class EDM(nn.Module):
             raise ValueError(f"{path} is no complete EDM: {error}") from error
         return denoiser.eval().requires_grad_(False)
 
-    def _denoise(self, x: Tensor, levels: Tensor) -> Tensor:
+    def _told(self, labels: Tensor | int | None, x: Tensor) -> dict[str, Tensor]:
+        """Return what the network is told of classes, as its keyword arguments."""
+        if labels is None:
+            return {}
+        if not self.classes:
+            raise ValueError("labels were given, but this network has no classes; leave them out")
+        labels = torch.as_tensor(labels, device=x.device)
+        whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        if not whole or labels.shape not in ((), x.shape[:1]):
+            raise ValueError(
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)}, expected integers: one or ({len(x)},)"
+            )
+        if labels.numel() and not 0 <= labels.min() <= labels.max() < self.classes:
+            raise ValueError(
+                f"labels lie from {labels.min()} to {labels.max()}, expected 0 to {self.classes - 1}, the classes of "
+                "this network"
+            )
+        return {"labels": labels.expand(len(x))}
+
+    def _denoise(self, x: Tensor, levels: Tensor, told: dict[str, Tensor] | None = None) -> Tensor:
         level = along_batch(levels, x)
         squared = level**2 + self.sigma_data**2
         total = squared.sqrt()
         parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
-        dtype = next((value.dtype for value in parameters), x.dtype)
+        own = next(iter(parameters), x)
         c_noise = levels.clamp(min=SMALLEST).log().expand(len(x)) / 4
-        answer = self.network((x / total).to(dtype), c_noise.to(dtype)).to(x.dtype)
+        told = {name: value.to(own.device) for name, value in (told or {}).items()}
+        answer = self.network((x / total).to(own), c_noise.to(own), **told).to(x)
         return self.sigma_data**2 / squared * x + level * self.sigma_data / total * answer

@@ -41,8 +41,9 @@ DEEPEST = 10  # modules within modules; the published networks have four
 def load(path: str | os.PathLike) -> EDM:
     """Return the denoiser in a published EDM pickle: on the CPU, in float32, to be asked and not trained.
 
-    It takes unconditional networks with EDM's preconditioning and the architecture DDPM++ or NCSN++, such as
-    ``edm-cifar10-32x32-uncond-vp.pkl``. The whole file is held in memory meanwhile.
+    It takes networks with EDM's preconditioning and the architecture DDPM++ or NCSN++, such as
+    ``edm-cifar10-32x32-uncond-vp.pkl``; or ``edm-cifar10-32x32-cond-vp.pkl``, which can be told the class of an image.
+    The whole file is held in memory meanwhile.
 
     Raises:
         FileNotFoundError: if there is no such file.

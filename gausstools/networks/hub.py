@@ -109,9 +109,9 @@ class DiffusersDenoiser(nn.Module):
 
     def _ask(self, x_t: Tensor, t: Tensor) -> Tensor:
         parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
-        dtype = next((value.dtype for value in parameters), x_t.dtype)
+        own = next(iter(parameters), x_t)
         # t keeps its own dtype: half precision would round the steps, and the network embeds them in float32 anyway.
-        return self.network(x_t.to(dtype), t).sample.to(x_t.dtype)
+        return self.network(x_t.to(own), t.to(own.device)).sample.to(x_t)
 
 
 def download(name: str) -> Path:

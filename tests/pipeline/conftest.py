@@ -171,7 +171,7 @@ def _create(root: Path) -> Toy:
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     config["repository"] = {"url": Toy.url, "branch": "main"}
     toy.write("_config.yml", yaml.safe_dump(config, sort_keys=False))
-    for code in ("pipeline", "_ext", "_static"):
+    for code in ("pipeline", "_ext", "_static", "_templates"):
         (root / "book" / code).symlink_to(ROOT / "book" / code)
     toy.pair()
     return toy
@@ -197,7 +197,7 @@ def _executed_once(tmp_path_factory) -> tuple[Toy, execute.Outcome, str]:
     toy.git("init", "--initial-branch=main")
     toy.git("add", ".")
     toy.git("commit", "--message=toy")
-    with open(os.devnull, "w") as nowhere, pytest.MonkeyPatch.context() as patch:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, pytest.MonkeyPatch.context() as patch:
         console = Console(file=nowhere, record=True)
         patch.setattr(execute, "cores", lambda: CORES)
         outcome = execute.execute(toy.book, [], jobs=2, progress=Progress(console))

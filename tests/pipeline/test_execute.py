@@ -214,7 +214,7 @@ def test_no_process_that_a_worker_is_about_to_start_escapes(monkeypatch):
     worker = subprocess.Popen([sys.executable, "-c", code])
     eventually(lambda: psutil.Process(worker.pid).children())
     monkeypatch.setattr(psutil.Process, "children", slowly)
-    execute._end(worker)
+    execute.end(worker)
 
     def survivors():
         return [p for p in psutil.process_iter(["cmdline"]) if "61.803" in (p.info["cmdline"] or []) and alive(p.pid)]

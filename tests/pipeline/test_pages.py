@@ -1,18 +1,26 @@
 """The pages: they show the outputs of exactly their source, or they are not built."""
 
+import base64
+import gzip
+import re
 import shutil
+import urllib.request
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageChops
 from sphinx.errors import ExtensionError
 
-from book._ext import executed_outputs, paper_table
+from book._ext import executed_outputs, page_markup, paper_table
 from book.pipeline import execute
 from book.pipeline.errors import PipelineError
 from book.pipeline.pages import build_pages
+from book.pipeline.serve import background
 from gausstools import figures
 
 FIRST = "_build/html/notebooks/01_first.html"
@@ -54,6 +62,46 @@ def test_a_page_leaves_out_what_only_colab_needs_and_offers_colab(built):
     assert "google.colab" not in built.first
     assert "colab-badge.svg" not in built.first
     assert "colab.research.google.com/github/someone/toy-book/blob/main/notebooks/01_first.ipynb" in built.first
+
+
+def test_a_figure_is_sent_light_and_is_still_what_the_chapter_drew(built):
+    figure = BeautifulSoup(built.first, "lxml").find("img", alt="One dark dot.")
+    assert (figure["width"], figure["height"], figure["loading"]) == ("1", "1", "lazy")
+    assert figure.parent["href"] == figure["src"]
+    sent = (built.toy.root / FIRST).parent / figure["src"]
+    (drawn,) = [output.data["image/png"] for output in built.toy.find("01_first").run.outputs[-1]]
+    images = [Image.open(file).convert("RGBA") for file in (sent, BytesIO(base64.b64decode(drawn)))]
+    assert sent.suffix == ".webp"
+    assert ImageChops.difference(*images).getbbox(alpha_only=False) is None
+    assert [path.name for path in sent.parent.iterdir()] == [sent.name]
+
+
+def test_a_page_loads_no_script_that_does_nothing_there(built):
+    scripts = {
+        page: {Path(tag["src"].split("?")[0]).name for tag in BeautifulSoup(text, "lxml").find_all("script", src=True)}
+        for page, text in (("chapter", built.first), ("search", built.toy.read("_build/html/search.html")))
+    }
+    idle = {"fontawesome.js", "searchtools.js", "language_data.js", "searchindex.js"}
+    assert scripts["chapter"] & idle == set()
+    assert scripts["search"] & idle == idle - {"fontawesome.js"}
+    assert "pydata-sphinx-theme.js" in scripts["chapter"]
+
+
+def test_the_icons_of_the_pages_are_there_and_no_others(built):
+    static = built.toy.root / "_build/html/_static"
+    style = (static / "styles/pydata-sphinx-theme.css").read_text("utf-8")
+    rules = dict(re.findall(r'\.(fa-[\w-]+):before\{content:"\\([0-9a-f]+)"\}', style))
+    assert {"fa-bars", "fa-moon", "fa-github"} <= set(rules)
+    assert len(rules) < 40
+    fonts = re.findall(r'url\(\.\./([\w./-]+)\) format\("woff"\)', style)
+    drawn = set()
+    for font in fonts:
+        assert (static / font).stat().st_size < 5000
+        with TTFont(static / font) as icons:
+            drawn |= set(icons.getBestCmap())
+    assert {int(code, 16) for code in rules.values()} <= drawn
+    shown = set(re.findall(r"\bfa-[a-z-]+", built.first)) - {"fa-solid", "fa-brands", "fa-lg"}
+    assert shown <= set(rules)
 
 
 def test_building_touches_no_tracked_file(built):
@@ -218,3 +266,58 @@ def test_a_missing_table_of_contents_is_a_clear_error(executed):
     Path(executed.root, "book/_toc.yml").unlink()
     with pytest.raises(PipelineError, match=r"book/_toc.yml is missing"):
         build_pages(executed.book)
+
+
+def test_text_is_served_compressed_and_all_else_as_it_is(tmp_path):
+    text = "<p>again and again</p>" * 100
+    (tmp_path / "index.html").write_text(text)
+    (tmp_path / "dot.png").write_bytes(b"dot")
+
+    def get(address, **headers):
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+            return answer.headers["Content-Encoding"], answer.headers.get_content_type(), answer.read()
+
+    with background(tmp_path) as address:
+        for page in ("index.html?q=x#top", "index.html"):
+            encoding, kind, body = get(f"{address}/{page}", **{"Accept-Encoding": "gzip, br"})
+            assert (encoding, kind, gzip.decompress(body).decode()) == ("gzip", "text/html", text)
+        assert get(f"{address}/index.html") == (None, "text/html", text.encode())
+        assert get(f"{address}/dot.png", **{"Accept-Encoding": "gzip"}) == (None, "image/png", b"dot")
+        (tmp_path / "index.html").write_text("new")
+        assert gzip.decompress(get(f"{address}/index.html", **{"Accept-Encoding": "gzip"})[2]) == b"new"
+
+
+def marked(body):
+    context = {"body": body}
+    page_markup._mark(None, "page", "page.html", context, None)
+    return context["body"]
+
+
+def test_the_parameters_of_a_signature_are_a_list():
+    signature = "<dt>f(<dl>\n<dd><em>a</em>,</dd>\n<dd><em>b</em></dd>\n</dl>)</dt>"
+    listed = '<dt>f(<ul class="sig-params"><li><em>a</em>,</li>\n<li><em>b</em></li>\n</ul>)</dt>'
+    assert marked(signature) == listed
+    definitions = "<dl><dt>a</dt><dd>one</dd></dl>"
+    assert marked(definitions) == definitions
+
+
+def test_a_printed_line_is_an_element_and_the_text_is_the_same():
+    begin = '<div class="output stream highlight-myst-ansi notranslate"><div class="highlight"><pre><span></span>'
+    text = "one &lt; 1\n\n  two 5e-05\n"
+    page = BeautifulSoup(marked(f"{begin}{text}</pre></div></div>"), "lxml")
+    assert [line.get_text() for line in page.select(".printed-line")] == ["one < 1\n", "\n", "  two 5e-05\n"]
+    assert page.get_text() == "one < 1\n\n  two 5e-05\n"
+    assert page.select_one(".kept-together").get_text() == "5e-05"
+    colours = f"{begin}<span class='red'>one\ntwo</span>\n</pre></div></div>"
+    assert marked(colours) == colours
+
+
+def test_what_unfolds_is_called_by_what_it_says(built):
+    folded = BeautifulSoup(built.first, "lxml").select("article summary")
+    assert folded
+    assert not any(summary.get("aria-label") for summary in folded)
+    contents = (
+        '<a class="x" href="api.html">The library</a><details><summary><span></span></summary><ul></ul></details>'
+    )
+    summary = BeautifulSoup(page_markup._accessible(contents), "lxml").find("summary")
+    assert summary["aria-label"] == "Pages of: The library"

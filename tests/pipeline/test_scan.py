@@ -1,6 +1,7 @@
 """The scan: every fault that jupyter-book passes over, planted in a run or on a page, is found and named."""
 
 import pytest
+from conftest import Toy
 
 from book.pipeline.errors import PipelineError
 from book.pipeline.scan import scan_pages, scan_runs
@@ -93,14 +94,16 @@ def site(toy, pixel):
     return findings
 
 
+IN_COLAB = f"https://colab.research.google.com/github/{Toy.url.removeprefix('https://github.com/')}/blob/main"
 SOUND = """
 <link rel="canonical" href="https://example.org/"> <h1 id="top">Title</h1>
 <a href="#top">up</a> <a href="other.html#there">there</a> <a href="other.html">other</a> <a href="../">home</a>
 <a href="https://example.org/x">elsewhere</a> <a href="mailto:a@b.org">mail</a>
 <div class="cell_output"><figure id="fig-dot"><img src="dot.png" alt="One dark dot."><figcaption>A dot.</figcaption>
 </figure></div> <img src="data:image/png;base64,AAAA" alt="A pixel.">
+<a href="{colab}/notebooks/01_first.ipynb">run</a> <a href="{repository}/tree/main/data">data</a>
 <pre>::: {note} $$x$$ [a](#b)</pre> <code>{ref}`x`</code> <span class="math">\\begin{aligned}</span>
-"""
+""".replace("{colab}", IN_COLAB).replace("{repository}", Toy.url)
 
 
 def test_a_sound_page_has_no_finding(site):
@@ -125,6 +128,8 @@ def test_a_sound_page_has_no_finding(site):
         ('<a href="#gone">where</a>', 'the link "where" leads to no anchor: #gone'),
         ('<a href="other.html#gone">where</a>', 'the link "where" leads to no anchor: other.html#gone'),
         ('<a href="../../../data/number.txt">where</a>', 'the link "where" leads out of the site'),
+        (f'<a href="{IN_COLAB}/notebooks/99_gone.ipynb">run</a>', "leads to no file of the repository"),
+        (f'<a href="{Toy.url}/blob/main/gone.py?plain=1">source</a>', "leads to no file of the repository"),
         ("<p>::: {note}</p>", "a colon fence is left as text"),
         ("<p>{ref}`fig-x`</p>", "a role is left as text"),
         ("<p>```{figure} x</p>", "a fence is left as text"),
@@ -134,6 +139,7 @@ def test_a_sound_page_has_no_finding(site):
         ("<p>$$x^2$$</p>", "a formula is left as text"),
         ("<p>\\begin{align}</p>", "a formula is left as text"),
         ("<p>Figure ??</p>", "an unresolved reference is left as text"),
+        ("<dt>f(x: <i>&lt;Option object at 0x7f1fab44&gt;</i>)</dt>", "an address in memory is left as text"),
         ("<p>[the dot](#fig-dot)</p>", "a link is left as text"),
         ('<div class="cell_output"><div class="output stderr">oh no</div></div>', "shows an error or a warning: oh no"),
         ('<div class="cell_output"><pre class="traceback">oh</pre></div>', "shows an error or a warning: oh"),
@@ -174,6 +180,7 @@ def test_a_missing_page_and_a_page_without_provenance_are_named(site, toy):
     toy.write("_build/html/notebooks/01_first.html", "<article>Here</article>")
     assert site(SOUND) == [
         "_build/html/book/gone.html: missing. Run `make pages`.",
+        "_build/html/notebooks/01_first.html: has no button that opens it in Colab",
         "_build/html/notebooks/01_first.html: does not say where its outputs come from",
     ]
 

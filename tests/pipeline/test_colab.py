@@ -1,0 +1,98 @@
+"""The check of notebooks as in Colab: that it starts from nothing, and that it notices."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from book.pipeline import colab
+
+PLACE = """
+import sys
+
+assert "google.colab" in sys.modules
+assert os.listdir() == ["01_first.ipynb"]
+assert os.listdir(os.path.expanduser("~")) == [".ipython"]
+assert "GAUSSTOOLS_DATA" not in os.environ
+"""
+
+HARM = """
+import pathlib
+import sysconfig
+
+old = pathlib.Path(sysconfig.get_path("purelib"), "numpy-0.1.dist-info")
+old.mkdir()
+(old / "METADATA").write_text("Name: numpy\\nVersion: 0.1\\n", "utf-8")
+raise ValueError("planted")
+"""
+
+
+@pytest.fixture
+def here() -> colab.Base:
+    """This environment in the place of Colab's. It has gausstools, which Colab lacks."""
+    return colab.Base(Path(sys.executable), colab.Image.published())
+
+
+@pytest.fixture
+def visited(toy, here, monkeypatch):
+    """What is found in the first chapter with this code before its print."""
+    monkeypatch.setenv("GAUSSTOOLS_DATA", "/somewhere")
+
+    def visit(code: str) -> colab.Visit:
+        toy.edit("notebooks/01_first.py", 'print("threads:"', f'{code}\nprint("threads:"')
+        toy.edit("notebooks/01_first.py", "import os\n\nfrom gausstools import shapes", "import os")
+        toy.pair()
+        settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        result = colab.visit(toy.book, here, toy.chapter("01_first"), settings, timeout=60)
+        result.findings = [re.sub(r"\x1b\[[0-9;]*m", "", finding) for finding in result.findings]
+        return result
+
+    return visit
+
+
+def test_what_colab_has_is_known():
+    image = colab.Image.published()
+    assert image.python == "3.13"
+    assert {"numpy", "torch", "diffusers", "matplotlib"} <= image.packages.keys()
+    assert all(version[0].isdigit() for version in image.packages.values())
+    assert image.date.startswith("20")
+
+
+def test_another_torch_goes_without_torchvision():
+    image = colab.Image.published().with_torch("2.13.0")
+    assert image.packages["torch"] == "2.13.0"
+    assert "torchvision" not in image.packages
+    assert image.packages["numpy"] == colab.Image.published().packages["numpy"]
+
+
+def test_a_notebook_starts_alone_in_a_home_without_settings(visited):
+    result = visited(f"{PLACE}\nraise ValueError('reached')")
+    assert "ValueError: reached" in result.findings[0]
+    assert 'cell "import os" failed' in result.findings[0]
+
+
+def test_errors_changed_packages_and_a_missing_installation_are_found(visited):
+    failed, changed, missing = visited(HARM).findings
+    assert "ValueError: planted" in failed
+    assert changed.startswith("installing gausstools changes numpy from ")
+    assert " to 0.1" in changed
+    assert missing == "its first cell did not install gausstools"
+
+
+def test_a_slow_installation_is_found(visited, monkeypatch):
+    monkeypatch.setattr(colab, "INSTALL_SECONDS", -1)
+    assert any(finding.startswith("installing took ") for finding in visited("raise ValueError").findings)
+
+
+def test_git_takes_the_public_address_for_what_is_here_now(toy, tmp_path_factory, monkeypatch):
+    toy.git("init")
+    toy.write("notebooks/new.txt", "not committed")
+    toy.write(".cache/large", "ignored")
+    served, clone = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("clone")
+    for name, value in colab._publish(toy.book, served).items():
+        monkeypatch.setenv(name, value)
+    subprocess.run(["git", "clone", "--quiet", "--branch=main", toy.url, clone], check=True)
+    assert (clone / "notebooks" / "new.txt").read_text("utf-8") == "not committed"
+    assert not (clone / ".cache").exists()

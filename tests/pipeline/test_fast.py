@@ -1,0 +1,62 @@
+"""Fast runs: small sizes, no claims, and nothing of them on a page."""
+
+import json
+
+import pytest
+
+from book.pipeline.fast import quickened
+
+CLAIM = """
+assert shapes.area(SIZE) == 9, "a claim"
+for size in [SIZE]:
+    assert size == 3
+print("to the end")
+"""
+
+
+@pytest.fixture
+def claiming(toy):
+    """The first chapter claims what is true of its own sizes only."""
+    toy.edit("notebooks/01_first.py", 'tags=["parameters"]', 'tags=["parameters"] fast={"SIZE": 2}')
+    toy.edit("notebooks/01_first.py", 'print("area:"', f'{CLAIM}print("area:"')
+    toy.pair()
+    return toy
+
+
+def test_small_sizes_stand_between_the_parameters_and_what_uses_them(claiming):
+    notebook = claiming.notebook("01_first")
+    fast = quickened(notebook)
+    sizes = next(i for i, cell in enumerate(fast.cells) if "SIZE = 2" in cell.source)
+    assert fast.cells[sizes - 1].source == "SIZE = 3"
+    assert "claims were not checked" in fast.cells[0].source
+    added = [fast.cells[0], fast.cells[sizes]]
+    assert [cell for cell in fast.cells if cell not in added] == notebook.cells
+
+
+def test_a_fast_run_has_small_sizes_and_no_claims_and_is_not_cached(claiming):
+    done = claiming.command("execute", "--fast", "01")
+    assert done.returncode == 0, done.stderr
+    assert "1 chapters ran with small sizes, their claims unchecked" in done.stdout
+    shown = json.loads(claiming.read("_build/fast/01_first.ipynb"))
+    outputs = str([cell.get("outputs") for cell in shown["cells"]])
+    assert "to the end" in outputs
+    assert "area: 4" in outputs
+    assert claiming.find("01_first").run is None
+
+
+def test_the_same_claim_counts_in_a_true_run(claiming):
+    claiming.edit("notebooks/01_first.py", "SIZE = 3", "SIZE = 2")
+    claiming.pair()
+    done = claiming.command("execute", "01")
+    assert done.returncode == 1
+    assert "AssertionError" in done.stderr
+
+
+def test_a_fast_run_that_breaks_is_a_failure(toy):
+    toy.edit("notebooks/02_second.py", "print(words", 'raise ValueError("planted")\nprint(words')
+    toy.pair()
+    done = toy.command("execute", "--fast")
+    assert done.returncode == 1
+    assert "ValueError" in done.stderr
+    assert "1 of 2 chapters failed; the others are in _build/fast." in done.stderr
+    assert (toy.root / "_build/fast/01_first.ipynb").is_file()
