@@ -336,7 +336,8 @@ for nfe in NFES:
 # $\partial(x-D)/\partial x$. For a Gaussian that is the diagonal of $\sigma^2(\Sigma+\sigma^2)^{-1}$: where ours
 # knows a covariance, it knows a variance for each pixel, but one that the network itself gave. The measurement, from 64
 # samples of the network at 32 levels, took 12,480 calls beforehand, which are not counted below. (With
-# `gt.samplers.dpm_v3`, of pseudo-order 3 with the corrector, from the first of the starting points of the others.)
+# `gt.samplers.dpm_v3`, with the corrector and of its authors' pseudo-order 3, which is for few steps, from the first of
+# the starting points of the others.)
 
 # %%
 records = {name: shipped.solvers(name) for name in ("mnist", "cifar10")}
