@@ -39,6 +39,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -216,7 +217,7 @@ def dpm_v3(
     >>> data = prior.sample(10, generator=torch.Generator().manual_seed(0))
     >>> known = ModelStatistics.fit(prior, data, gt.log_uniform_sigmas(100)[:-1])
     >>> (only,) = dpm_v3(prior, 80 * torch.ones(1, 2), torch.tensor([80.0, 0.01]), statistics=known)
-    >>> only.x                                           # the exact flow passes 0.9999 on its way
+    >>> only.x                                           # the exact flow: 80·√((1+0.01²)/(1+80²))
     tensor([[1.0000, 1.0000]])
     """
     order = check_count(order, "order", 1, 3)
@@ -368,11 +369,11 @@ class _Spline:
 # ---- the steps
 
 
-class _Value:
+class _Value(NamedTuple):
     """What the linear term leaves of an evaluation, ``f = (1−l)·x − D``, and where."""
 
-    def __init__(self, sigma: float, rest: Tensor):
-        self.sigma, self.rest = sigma, rest
+    sigma: float
+    rest: Tensor
 
 
 class _Coefficients:
