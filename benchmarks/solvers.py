@@ -7,8 +7,9 @@ is measured, and a run that was stopped goes on.
 
 import argparse
 import csv
+import inspect
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ NFES = (5, 6, 8, 10, 15, 20)
 TRIAL = 16  # starting points by which grids are chosen; those of the result follow them
 REFERENCE = 128  # steps of Heun's method behind the reference
 BATCH = 64
+STATISTICS = 64  # samples of the network from which the statistics of DPM-Solver-v3 are estimated, at 32 levels
+CACHE = Path(__file__).parents[1] / ".cache"
 COLUMNS = ["solver", "grid", "sigma_skip", "nfe", "rmse", "stderr", "seeds"]
 
 
@@ -39,6 +42,7 @@ SOLVERS = {
     "dpmpp 3": partial(gt.samplers.dpmpp, order=3),
     "unipc 3": partial(gt.samplers.unipc, order=3),
     "ipndm 4": partial(gt.samplers.ipndm, order=4),
+    "dpm v3 3": partial(gt.samplers.dpm_v3, order=3, corrector=True, pseudo=True),
     "gaussian exponential 3": partial(gt.samplers.gaussian_exponential, order=3, corrector=True),
 }
 
@@ -47,13 +51,30 @@ class Bench:
     """A shipped network, and where its flow ends from some starting points."""
 
     def __init__(self, name: str, numbers: range):
-        self.network, self.gaussian = gt.pretrained.load(name), gt.shipped.statistics(name)
+        self.name, self.network, self.gaussian = name, gt.pretrained.load(name), gt.shipped.statistics(name)
         self.parts = (80 * seeded_noise(0, numbers, self.network.event_shape)).split(BATCH)
         self.ends = [self._end(part) for part in tqdm(self.parts, desc=f"{name}: reference")]
 
     def _end(self, noise: torch.Tensor) -> torch.Tensor:
         *_, last = gt.samplers.heun(self.network, noise, gt.karras_sigmas(REFERENCE))
         return last.x
+
+    @cached_property
+    def statistics(self) -> gt.samplers.ModelStatistics:
+        """What DPM-Solver-v3 is told about the network: from its own samples, of noise that no starting point has."""
+        file = CACHE / f"{self.name}-dpm-v3.safetensors"
+        if not file.exists():
+            noise = 80 * seeded_noise(1, range(STATISTICS), self.network.event_shape)
+            *_, samples = gt.samplers.heun(self.network, noise, gt.karras_sigmas(18))
+            levels = gt.log_uniform_sigmas(32)[:-1]
+            watch = partial(tqdm, desc=f"{self.name}: statistics")
+            gt.samplers.ModelStatistics.fit(self.network, samples.x, levels, seed=2, watch=watch).save(file)
+        return gt.samplers.ModelStatistics.load(file)
+
+    def sampler(self, solver: str) -> Callable:
+        """Return a solver, told the statistics if it takes them."""
+        takes = "statistics" in inspect.signature(SOLVERS[solver]).parameters
+        return partial(SOLVERS[solver], statistics=self.statistics) if takes else SOLVERS[solver]
 
     def error(self, solver: str, grid: str, skip: float | None, nfe: int) -> SolverError:
         """Measure one combination, over all starting points."""
@@ -62,7 +83,7 @@ class Bench:
                 self.network,
                 noise,
                 end,
-                {solver: SOLVERS[solver]},
+                {solver: self.sampler(solver)},
                 [nfe],
                 sigma_skips=[skip],
                 gaussian=self.gaussian,
@@ -113,9 +134,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=256, help="starting points of the result")
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
-    folder = Path(__file__).parents[1]
-    trial = folder / ".cache" / f"{arguments.name}-solvers-trial.csv"
-    trial.parent.mkdir(exist_ok=True)
+    CACHE.mkdir(exist_ok=True)
+    trial = CACHE / f"{arguments.name}-solvers-trial.csv"
     tried = measure(arguments.name, range(TRIAL), list(combinations()), trial)
     best: dict[tuple, dict] = {}
     for row in sorted(tried, key=lambda row: float(row["rmse"])):
@@ -125,7 +145,7 @@ def main() -> None:
         for (solver, whole, nfe), row in sorted(best.items(), key=lambda item: item[0][2])
     ]
     numbers = range(TRIAL, TRIAL + arguments.seeds)
-    measure(arguments.name, numbers, plan, folder / "data" / f"{arguments.name}-solvers.csv")
+    measure(arguments.name, numbers, plan, CACHE.parent / "data" / f"{arguments.name}-solvers.csv")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ A multistep method also takes ``history``: a sequence of :class:`gausstools.samp
 full order; without, each of its first steps is of the order that its evaluations so far allow.
 :func:`gausstools.samplers.gaussian_history` fills it after a jump.
 :func:`gausstools.samplers.gaussian_exponential` needs none there, since it is told which Gaussian the jump followed.
+
+:func:`gausstools.samplers.dpm_v3` is also told ``statistics`` of its denoiser, which
+:class:`gausstools.samplers.ModelStatistics` estimates once and for all.
 """
 
+from gausstools.samplers.dpm_solver_v3 import ModelStatistics, dpm_v3
 from gausstools.samplers.exponential import gaussian_exponential
 from gausstools.samplers.multistep import dpmpp, ipndm, unipc
 from gausstools.samplers.one_step import ddim, euler, heun
@@ -18,8 +22,10 @@ from gausstools.samplers.path import Evaluation, State, gaussian_history
 
 __all__ = [
     "Evaluation",
+    "ModelStatistics",
     "State",
     "ddim",
+    "dpm_v3",
     "dpmpp",
     "euler",
     "gaussian_exponential",

@@ -34,7 +34,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -42,12 +41,9 @@ from torch import Tensor
 from gausstools.denoiser import Denoiser, check_count
 from gausstools.models.gaussian import Gaussian
 from gausstools.samplers.path import Evaluation, State, check_history, check_steps
+from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["gaussian_exponential"]
-
-# The integrand's nearest singularities, where σ² = −λ, lie π/2 off the real axis of ln σ. On pieces no longer than 2,
-# so many nodes leave an error near rounding.
-_PIECE, _NODES = 2.0, 16
 
 
 def gaussian_exponential(
@@ -182,13 +178,8 @@ def _weights(nodes: list[float], start: float, end: float, variances: Tensor) ->
 
     Here ``q = √(σ²/(σ²+λ))``, and ℓ_j are the Lagrange polynomials of the nodes σ_j in ln σ.
     """
-    length = math.log(start) - math.log(end)
-    pieces = math.ceil(length / _PIECE)
-    half = length / pieces / 2
-    points, shares = map(torch.from_numpy, np.polynomial.legendre.leggauss(_NODES))
-    centres = half * (2 * torch.arange(pieces, dtype=torch.float64) + 1)
-    place = (half * points - centres[:, None]).flatten()  # ln(σ/a)
-    shares = half * shares.repeat(pieces)
+    rule = Quadrature([math.log(end) - math.log(start), 0.0])
+    place, shares = rule.points.flatten(), rule.shares.flatten()  # ln(σ/a)
     logs = [math.log(node) - math.log(start) for node in nodes]
     polynomials = [
         math.prod(((place - other) / (log - other) for other in logs if other != log), start=torch.ones_like(place))
