@@ -1,5 +1,8 @@
 """The errors of all samplers on a shipped network, as data/NAME-solvers.csv: `python -m benchmarks.solvers NAME`.
 
+"mixture" takes the exact denoiser of a mixture in place of a network: 40 Gaussians, fitted by k-means to the 120
+leading components of CIFAR-10's training images, which it needs for that (see `gausstools.datasets.load`).
+
 First every sampler takes every grid and jump, from a few starting points. Then, from many others, each takes what was
 best for it, without a jump and with one, so that the choice does not flatter the result. A row is written as soon as it
 is measured, and a run that was stopped goes on.
@@ -26,6 +29,7 @@ REFERENCE = 128  # steps of Heun's method behind the reference
 BATCH = 64
 STATISTICS = 64  # samples of the network from which the statistics of DPM-Solver-v3 are estimated, at 32 levels
 CACHE = Path(__file__).parents[1] / ".cache"
+MIXTURE = "mixture"
 COLUMNS = ["solver", "grid", "sigma_skip", "nfe", "rmse", "stderr", "seeds"]
 
 
@@ -47,11 +51,25 @@ SOLVERS = {
 }
 
 
+def _mixture() -> gt.Mixture:
+    file = CACHE / f"{MIXTURE}.safetensors"
+    if not file.exists():
+        images, statistics = gt.datasets.load("cifar10").images, gt.shipped.statistics("cifar10")
+        coordinates = (images - statistics.mean).flatten(1) @ statistics.basis[:, :120]
+        gt.Mixture.fit(coordinates, n_components=40, method="kmeans").save(file)
+    return gt.Mixture.load(file)
+
+
 class Bench:
-    """A shipped network, and where its flow ends from some starting points."""
+    """A denoiser, its Gaussian, and where its flow ends from some starting points."""
 
     def __init__(self, name: str, numbers: range):
-        self.name, self.network, self.gaussian = name, gt.pretrained.load(name), gt.shipped.statistics(name)
+        self.name = name
+        if name == MIXTURE:
+            self.network = _mixture()
+            self.gaussian = self.network.to_gaussian()
+        else:
+            self.network, self.gaussian = gt.pretrained.load(name), gt.shipped.statistics(name)
         self.parts = (80 * seeded_noise(0, numbers, self.network.event_shape)).split(BATCH)
         self.ends = [self._end(part) for part in tqdm(self.parts, desc=f"{name}: reference")]
 
@@ -130,7 +148,7 @@ def measure(name: str, numbers: range, plan: list[tuple], out: Path) -> list[dic
 def main() -> None:
     """Measure, or go on."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("name", choices=gt.shipped.names("network"))
+    parser.add_argument("name", choices=[*gt.shipped.names("network"), MIXTURE])
     parser.add_argument("--seeds", type=int, default=256, help="starting points of the result")
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)

@@ -127,7 +127,7 @@ def solvers(name: str) -> list[dict]:
     ``rmse`` and ``stderr`` as in :class:`gausstools.convergence.SolverError`, and ``seeds``, the starting points.
 
     Args:
-        name: "mnist" or "cifar10".
+        name: "mnist", "cifar10", or "mixture": 40 Gaussians in 120 dimensions, whose denoiser is exact.
 
     >>> {row["nfe"] for row in solvers("mnist")} >= {5, 10, 20}
     True
