@@ -448,8 +448,8 @@ assert shares["mnist"][1] < 0.5 * shares["mnist"][0]
 # the Gaussian allows. There, a method that assumes nothing does better.
 
 # %% [markdown]
-# And a denoiser that *is* close to a Gaussian everywhere? Take 40 Gaussians, fitted to the 120 leading components of
-# CIFAR-10. Their denoiser is exact and cheap, and the same measurement gives:
+# One more, with no network at all: 40 Gaussians, fitted to the 120 leading components of CIFAR-10. Their denoiser is exact,
+# and the same measurement gives:
 
 # %%
 rows = shipped.solvers("mixture")
