@@ -243,11 +243,12 @@ plt.show()
 
 # %%
 least = {name: values.min(-1) for name, values in fraction.items()}
+print("the Gaussian leaves unexplained:")
 for k, sigma in enumerate(SIGMAS):
     curve, low = fraction["Gaussian"][k], least["Gaussian"].values[k]
     place = steps[least["Gaussian"].indices[k]]
     print(
-        f"σ = {sigma:<4g} Gaussian: {curve[0, 0]:.2f} at first,"
+        f"σ = {sigma:<4g} {curve[0, 0]:.2f} at first,"
         f" {low.mean():.3f} ± {low.std():.3f} at steps {place.min()} to"
         f" {place.max()},"
         f" {curve[:, -1].mean():.2f} ± {curve[:, -1].std():.2f} at last"
