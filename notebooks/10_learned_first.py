@@ -984,7 +984,7 @@ memory = {
 for place, values in memory.items():
     mean, spread = values.mean(0), values.std(0)
     print(
-        f"around {place:<6} digits their cloud leaves {mean[0]:5.2f} at first,"
+        f"around {place:<6} digits the cloud leaves {mean[0]:5.2f} at first,"
         f" {mean[1]:.2f} ± {spread[1]:.2f} at last"
     )
 assert memory["seen"][:, 1].max() < 0.15
