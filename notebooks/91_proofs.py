@@ -209,9 +209,8 @@ for point in some[:2]:
 # *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-flow), [chapter
 # 2](02_gaussian_model.ipynb#three-conventions-one-path).
 #
-# **VE.** The normal density solves the heat equation,
-# $\partial_\sigma\,\mathcal N(x;x_0,\sigma^2I) = \sigma\,\Delta\,\mathcal N(x;x_0,\sigma^2I)$, in any dimension; the
-# check differentiates both sides. Averages over $x_0$ do the same, so with $v = -\sigma\,\nabla\log p$
+# **VE.** The normal density solves the heat equation $\partial_\sigma\,\mathcal N=\sigma\,\Delta\,\mathcal N$, in any
+# dimension; the check differentiates both sides. Averages over $x_0$ do the same, so with $v = -\sigma\,\nabla\log p$
 #
 # $$
 # \begin{aligned}
@@ -610,8 +609,15 @@ same("rotation and its error", bent, error * zeta)
 #
 # For $D-x_0$ averages to zero at every $x_\sigma$, so $\mathbb E\,(D-x_0)\cdot\ell=0$. And
 # $\mathbb E\,(D_G-x_0)\cdot\ell=0$, else moving $D_G$ a little along $\ell$ would make its loss smaller. So
-# $\mathbb E\,\|D-\ell\|^2=\mathbb E\,\|D-D_G\|^2+\mathbb E\,\|D_G-\ell\|^2$: in the eyes of affine functions, the
-# denoiser of any data *is* the Gaussian's.
+#
+# $$
+# \begin{aligned}
+# \mathbb E\,\|D-\ell\|^2 = {}& \mathbb E\,\|D-D_G\|^2 \\
+# &+ \mathbb E\,\|D_G-\ell\|^2 :
+# \end{aligned}
+# $$
+#
+# in the eyes of affine functions, the denoiser of any data *is* the Gaussian's.
 
 # %%
 sigma, mu = 0.7, overall.mean
@@ -1066,7 +1072,15 @@ same("the gain of two covariances", gain, 1.4)
 # *Used in* [chapter 5](05_training.ipynb), [chapter 14](14_full_scale.ipynb) [(there)](14_full_scale.ipynb#eq-frechet).
 #
 # **Wasserstein.** Let $C$ be the covariance of $x$ with $y$. Then
-# $\mathbb E\,\|x-y\|^2=\|\delta\|^2+\operatorname{tr}(\Sigma_p+\Sigma_q)-2\operatorname{tr}C$. The joint covariance has
+#
+# $$
+# \begin{aligned}
+# \mathbb E\,\|x-y\|^2 &= \|\delta\|^2-2\operatorname{tr}C \\
+# &\quad{}+\operatorname{tr}(\Sigma_p+\Sigma_q).
+# \end{aligned}
+# $$
+#
+# The joint covariance has
 # no negative eigenvalue just if $C=\Sigma_p^{1/2}K\,\Sigma_q^{1/2}$ with no singular value of $K$ above 1. So we want
 # the largest $\operatorname{tr}C=\operatorname{tr}KM$ with $M=\Sigma_q^{1/2}\Sigma_p^{1/2}$. Write $M=P\Lambda Q^\top$
 # by its singular values: $\operatorname{tr}KM=\sum_i\Lambda_i\,(Q^\top KP)_{ii}\le\sum_i\Lambda_i$, with equality for
@@ -1143,7 +1157,12 @@ by_chance("the flow as transport", moved, theory.frechet_distance(*pair))
 #
 # By Tweedie's formula $s-s_G=(D-D_G)/\sigma^2$. It is uncorrelated with every affine function
 # [(above)](#eq-proof-orthogonal), and $s_G$ is one. So
-# $\mathbb E\,\|s\|^2=\mathbb E\,\|s-s_G\|^2+\mathbb E\,\|s_G\|^2$. The last is $\operatorname{tr}S^{-1}SS^{-1}$, the
+#
+# $$
+# \mathbb E\,\|s\|^2=\mathbb E\,\|s-s_G\|^2+\mathbb E\,\|s_G\|^2 .
+# $$
+#
+# The last is $\operatorname{tr}S^{-1}SS^{-1}$, the
 # sum of the first line. For the second, $s_G-s_r$ is affine too, so squares add up again. Along a direction that was
 # cut off it is
 #
@@ -1202,8 +1221,8 @@ check_ranks(gaussian, gaussian, gaussian.sample(DRAWS, sigma, generator=seeded(2
 # Set $a=\sigma_{\max}$ and $b=s$ in the exponential formula [(above)](#eq-proof-exponential): its first term is where
 # the jump lands, its integral $e_k(s)$. On the network's path $R$ is asked $e(\sigma)$ away from the Gaussian's, so it
 # differs by $\partial R\cdot e$, a product of two small things. That lets one ask before anything is drawn:
-# `choose_skip` asks $R$ along the Gaussian's path and integrates by the trapezoidal rule. Its factor
-# $\psi_k(s)/\psi_k(\sigma)$ is the Gaussian's flow, so the integral goes on from level to level without looking back.
+# `choose_skip` asks $R$ along the Gaussian's path and integrates by the trapezoidal rule. Its factor is the
+# Gaussian's flow, so the integral goes on from level to level without looking back.
 #
 # **Down to the sample.** Below $s$ the change is carried on by the network's flow. For a Gaussian the factor is [that
 # of a kick](#a-kick). For other data a random push at the start is carried further, on average. Let $x_0=F(n)$ be the
