@@ -74,8 +74,6 @@ def open_page(page: Page, address: str) -> None:
     """Load a page and wait until its formulas are set and its images are there."""
     page.goto(address, wait_until="load")
     page.evaluate("() => window.MathJax?.startup?.promise")
-    # The fonts of the formulas are asked for when these are first drawn.
-    page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     page.evaluate("() => document.fonts.ready")
     page.evaluate("() => document.querySelectorAll('img[loading=lazy]').forEach(image => { image.loading = 'eager' })")
     page.wait_for_function("() => [...document.images].every(image => image.complete)")
