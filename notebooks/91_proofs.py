@@ -20,7 +20,7 @@
 # \end{aligned}
 # $$
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] fast={"DRAWS": 2000}
 SIGMA_MAX = 80.0
 DRAWS = 100_000  # where chance is the witness
 SEED = 0
