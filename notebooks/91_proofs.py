@@ -128,7 +128,7 @@ overall = mixture.to_gaussian()  # same mean and covariance
 # \end{aligned}
 # $$ (eq-proof-tweedie)
 #
-# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-tweedie).
+# *Used in* [chapter 1](01_noise_and_score.ipynb#eq-tweedie).
 #
 # **The best answer is the posterior mean.** Write $m(x) = \mathbb E[x_0\mid x]$. Once $x_\sigma$ is given, $D$ and $m$
 # are fixed and $x_0-m$ averages to zero, so the mixed term of the square vanishes:
@@ -206,8 +206,8 @@ for point in some[:2]:
 # \end{aligned}
 # $$ (eq-proof-flow)
 #
-# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-flow), [chapter
-# 2](02_gaussian_model.ipynb#three-conventions-one-path).
+# *Used in* [chapter 1](01_noise_and_score.ipynb#eq-flow),
+# [chapter 2](02_gaussian_model.ipynb#three-conventions-one-path).
 #
 # **VE.** The normal density solves the heat equation $\partial_\sigma\,\mathcal N=\sigma\,\Delta\,\mathcal N$, in any
 # dimension; the check differentiates both sides. Averages over $x_0$ do the same, so with $v = -\sigma\,\nabla\log p$
@@ -291,7 +291,7 @@ for process in (gt.VP(), gt.FlowMatching()):
 #
 # and the posterior covariance is $\sigma^2\,\Sigma S^{-1}$.
 #
-# *Used in* [chapter 2](02_gaussian_model.ipynb) [(there)](02_gaussian_model.ipynb#eq-gaussian-denoiser).
+# *Used in* [chapter 2](02_gaussian_model.ipynb#eq-gaussian-denoiser).
 #
 # The sum of independent normal vectors is normal, and covariances add: $x_\sigma\sim\mathcal N(\mu,S)$. So
 # $\log p = -\tfrac12(x-\mu)^\top S^{-1}(x-\mu)$ plus a constant, whose gradient is the first line. Tweedie's formula
@@ -344,8 +344,7 @@ same("posterior variance", gaussian.posterior_variance(x, sigma), posterior.trac
 # \end{aligned}
 # $$ (eq-proof-gaussian-flow)
 #
-# *Used in* [chapter 2](02_gaussian_model.ipynb) [(there)](02_gaussian_model.ipynb#eq-gaussian-flow), [chapter
-# 11](11_teleportation.ipynb) [(there)](11_teleportation.ipynb#eq-jump).
+# *Used in* [chapter 2](02_gaussian_model.ipynb#eq-gaussian-flow), [chapter 11](11_teleportation.ipynb#eq-jump).
 #
 # Put the gain into the flow and look along $u_k$:
 #
@@ -411,9 +410,8 @@ same("VP", deviations(jump.x, times[1]), deviations(x, times[0]))
 #
 # so that the share of the final value is one half at $\sigma^2=3\lambda_k$.
 #
-# *Used in* [chapter 2](02_gaussian_model.ipynb) [(there)](02_gaussian_model.ipynb#eq-denoiser-path)
-# [(there)](02_gaussian_model.ipynb#eq-half-way), [chapter 3](03_predictions.ipynb)
-# [(there)](03_predictions.ipynb#eq-one-sigmoid).
+# *Used in* [chapter 2](02_gaussian_model.ipynb#eq-denoiser-path) and [another](02_gaussian_model.ipynb#eq-half-way),
+# [chapter 3](03_predictions.ipynb#eq-one-sigmoid).
 #
 # The coefficient is gain times flow, $\frac{\lambda_k}{\psi_k(\sigma)^2}\cdot\frac{\psi_k(\sigma)}{\psi_k(\sigma_T)}$.
 # Divided by its value at $\sigma=0$, everything that depends on $\sigma_T$ cancels.
@@ -479,8 +477,7 @@ by_chance("variance from pure noise", (z - mean) ** 2, (1 - eps_1**2) * 4)
 # and of a kick in a random direction the share $\frac1d\sum_k\lambda_k/(\lambda_k+\sigma'^2)$ of its squared length is
 # left, on average.
 #
-# *Used in* [chapter 3](03_predictions.ipynb) [(there)](03_predictions.ipynb#eq-kick)
-# [(there)](03_predictions.ipynb#eq-random-kick).
+# *Used in* [chapter 3](03_predictions.ipynb#eq-kick) and [another](03_predictions.ipynb#eq-random-kick).
 #
 # The flow is affine [(above)](#eq-proof-gaussian-flow). In the difference of two paths the mean drops out and only the
 # factor is left. A random direction has coordinates $\delta_k$ with $\mathbb E\,\delta_k^2=\|\delta\|^2/d$, and squares
@@ -517,7 +514,7 @@ by_chance("random kick", left.square().sum(1), expected)
 # \end{aligned}
 # $$ (eq-proof-rotation)
 #
-# *Used in* [chapter 3](03_predictions.ipynb) [(there)](03_predictions.ipynb#eq-rotation).
+# *Used in* [chapter 3](03_predictions.ipynb#eq-rotation).
 #
 # With $a=\cos\theta$ and $b=\sin\theta$ the first two terms are the quarter of an ellipse in the plane of $x_0$ and
 # $x_T$; of a circle, if these are equally long and at right angles.
@@ -581,8 +578,7 @@ same("rotation and its error", bent, error * zeta)
 # $$ (eq-proof-loss)
 #
 # *Used in* [chapter 1, exercise 2](01_noise_and_score.ipynb#exercises), [chapter 4](04_mixtures_and_clouds.ipynb),
-# [chapter 5](05_training.ipynb) [(there)](05_training.ipynb#eq-pythagoras), [chapter 6](06_image_statistics.ipynb)
-# [(there)](06_image_statistics.ipynb#eq-denoising-loss).
+# [chapter 5](05_training.ipynb#eq-pythagoras), [chapter 6](06_image_statistics.ipynb#eq-denoising-loss).
 #
 # Write $c=x_0-\mu$. The error is $(\beta-\mu)+(W-I)\,c+\sigma Wn$: a constant and two independent vectors of mean zero.
 # Their mean squares add up, with covariances $\Sigma$ and $I$. That is all that enters of the data:
@@ -659,8 +655,7 @@ by_chance("uncorrelated", (apart * affine).sum(1), 0)
 # and the gain $g_k=u_k^\top Wu_k$ approaches $\lambda_k/(\lambda_k+\sigma^2)$ at the rate
 # $2\eta\,(\lambda_k+\sigma^2)$.
 #
-# *Used in* [chapter 5](05_training.ipynb) [(there)](05_training.ipynb#eq-linear-learning), [chapter
-# 10](10_learned_first.ipynb) [(there)](10_learned_first.ipynb#eq-gains).
+# *Used in* [chapter 5](05_training.ipynb#eq-linear-learning), [chapter 10](10_learned_first.ipynb#eq-gains).
 #
 # From the loss in its second form [(above)](#eq-proof-affine), $\partial L/\partial W=2\,(WS-\Sigma)$ and
 # $\partial L/\partial\beta=2\,(\beta-\mu)$. Since $WS-\Sigma=(W-W_*)S$, the error $E=W-W_*$ obeys $\dot E=-2\eta\,ES$,
@@ -732,8 +727,8 @@ same("rates", learning.rates, 2 * eta * (moments.variances + sigma**2))
 # \end{aligned}
 # $$ (eq-proof-cloud)
 #
-# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-denoiser), [chapter
-# 4](04_mixtures_and_clouds.ipynb) [(there)](04_mixtures_and_clouds.ipynb#eq-mixture-score).
+# *Used in* [chapter 1](01_noise_and_score.ipynb#eq-denoiser),
+# [chapter 4](04_mixtures_and_clouds.ipynb#eq-mixture-score).
 #
 # Draw the part first, then the point. Given the part, the noised point is $\mathcal N(\mu_k,S_k)$, so by Bayes' rule
 # $\rho_k$ is the probability of part $k$ given $x$. The average over $x_0$ given $x$ is that over the parts of the
@@ -797,8 +792,8 @@ same("denoiser of the cloud", cloud(x, sigma), attention @ y)
 # off after $m$ terms, is off by a share of exactly $(\lambda_k/\sigma^2)^m$ along $u_k$, and diverges where
 # $\sigma^2<\lambda_k$.
 #
-# *Used in* [chapter 4](04_mixtures_and_clouds.ipynb) [(there)](04_mixtures_and_clouds.ipynb#eq-far-field)
-# [(there)](04_mixtures_and_clouds.ipynb#eq-geometric).
+# *Used in* [chapter 4](04_mixtures_and_clouds.ipynb#eq-far-field) and
+# [another](04_mixtures_and_clouds.ipynb#eq-geometric).
 #
 # **The cloud.** The weight of a point is proportional to $e^\varepsilon$ with
 #
@@ -877,7 +872,7 @@ for order, (near, far) in enumerate(zip(*scaled)):
 #
 # where $\ell_j$ is the Lagrange polynomial that is 1 at $\sigma_j$ and 0 at the others.
 #
-# *Used in* [chapter 12](12_samplers.ipynb) [(there)](12_samplers.ipynb#eq-exponential).
+# *Used in* [chapter 12](12_samplers.ipynb#eq-exponential).
 #
 # **The formula.** Put $D$ into the flow. The Gaussian's part is [as before](#the-flow-of-a-gaussian), and $R$ is added:
 #
@@ -1012,7 +1007,7 @@ for order in (1, 2, 3):
 #
 # so the [flow of a Gaussian](#the-flow-of-a-gaussian) solves guided sampling too.
 #
-# *Used in* [chapter 15](15_your_own.ipynb) [(there)](15_your_own.ipynb#eq-guided-mean).
+# *Used in* [chapter 15](15_your_own.ipynb#eq-guided-mean).
 #
 # With $W=\Sigma S^{-1}$ both denoisers have the form $D_i=Wx+(I-W)\,\mu_i$. The combination has the coefficients $1-w$
 # and $w$, which add up to 1:
@@ -1069,7 +1064,7 @@ same("the gain of two covariances", gain, 1.4)
 # \end{aligned}
 # $$ (eq-proof-distances)
 #
-# *Used in* [chapter 5](05_training.ipynb), [chapter 14](14_full_scale.ipynb) [(there)](14_full_scale.ipynb#eq-frechet).
+# *Used in* [chapter 5](05_training.ipynb), [chapter 14](14_full_scale.ipynb#eq-frechet).
 #
 # **Wasserstein.** Let $C$ be the covariance of $x$ with $y$. Then
 #
@@ -1152,8 +1147,7 @@ by_chance("the flow as transport", moved, theory.frechet_distance(*pair))
 #
 # and divided by $\mathbb E\,\|s\|^2$ these are fractions of unexplained variance.
 #
-# *Used in* [chapter 1](01_noise_and_score.ipynb) [(there)](01_noise_and_score.ipynb#eq-unexplained), [chapter
-# 7](07_neural_scores.ipynb) [(there)](07_neural_scores.ipynb#eq-rank-residual).
+# *Used in* [chapter 1](01_noise_and_score.ipynb#eq-unexplained), [chapter 7](07_neural_scores.ipynb#eq-rank-residual).
 #
 # By Tweedie's formula $s-s_G=(D-D_G)/\sigma^2$. It is uncorrelated with every affine function
 # [(above)](#eq-proof-orthogonal), and $s_G$ is one. So
@@ -1216,7 +1210,7 @@ check_ranks(gaussian, gaussian, gaussian.sample(DRAWS, sigma, generator=seeded(2
 # The first line is exact with $R$ along the network's own path, and right to first order in $R$ along the Gaussian's.
 # The second is what the Gaussian would make of it.
 #
-# *Used in* [chapter 11](11_teleportation.ipynb) [(there)](11_teleportation.ipynb#eq-jump-error).
+# *Used in* [chapter 11](11_teleportation.ipynb#eq-jump-error).
 #
 # Set $a=\sigma_{\max}$ and $b=s$ in the exponential formula [(above)](#eq-proof-exponential): its first term is where
 # the jump lands, its integral $e_k(s)$. On the network's path $R$ is asked $e(\sigma)$ away from the Gaussian's, so it
