@@ -68,7 +68,7 @@ def changes(figure, act):
     """Act, and say whether another picture is shown a moment later."""
     before = picture(figure)
     act()
-    for _ in range(20):
+    for _ in range(60):  # a slow film shows a picture for 0.6 s
         if picture(figure) != before:
             return True
         figure.page.wait_for_timeout(20)
