@@ -113,9 +113,18 @@ def _python_of(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def _interpreter(version: str) -> str:
+    """Return Colab's Python if there is one here that runs, else this one."""
+    found = shutil.which(f"python{version}")
+    # One by that name may be pyenv's stand-in for a release that is not chosen here.
+    return (
+        found if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0 else sys.executable
+    )
+
+
 def make_base(book: Book, image: Image) -> Base:
     """Make the environment with the image's packages, or find it made."""
-    maker = shutil.which(f"python{image.python}") or sys.executable
+    maker = _interpreter(image.python)
     pins = "".join(f"{name}=={version}\n" for name, version in sorted(image.packages.items()))
     folder = make_writable(book.cache / "colab") / sha256(f"{maker}\n{sys.version}\n{pins}".encode()).hexdigest()[:12]
     base, stamp = Base(_python_of(folder), image), folder / "ready"

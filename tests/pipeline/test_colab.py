@@ -60,6 +60,17 @@ def test_what_colab_has_is_known():
     assert image.date.startswith("20")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+@pytest.mark.parametrize("status", [0, 127])
+def test_colabs_python_is_taken_if_it_runs(tmp_path, monkeypatch, status):
+    stand_in = tmp_path / "python3.13"
+    stand_in.write_text(f"#!/bin/sh\nexit {status}\n", "utf-8")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert colab._interpreter("3.13") == (sys.executable if status else str(stand_in))
+    assert colab._interpreter("3.14") == sys.executable
+
+
 def test_another_torch_goes_without_torchvision():
     image = colab.Image.published().with_torch("2.13.0")
     assert image.packages["torch"] == "2.13.0"
