@@ -72,13 +72,13 @@ def rules(book: Book, _options: argparse.Namespace) -> None:
 
 
 def new(book: Book, options: argparse.Namespace) -> None:
-    """Begin a chapter: a source that runs, its notebook, its line in the table of contents."""
+    """Begin a chapter: a source that runs, its notebook, its lines in the table of contents and on the front page."""
     from book.pipeline import pairing
     from book.pipeline.skeleton import begin_chapter
 
     chapter = begin_chapter(book, options.slug, options.title)
     pairing.pair(Book(book.root))
-    print(f"{chapter.label}: begun, and listed in {book.relative(book.toc_file)}. It runs as it is: `make book`.")
+    print(f"{chapter.label}: begun, and listed in book/_toc.yml and book/index.md. It runs as it is: `make book`.")
 
 
 def colab(book: Book, options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ _ENTRY = re.compile(r"^(?P<before>\s*- file: notebooks/)(?P<slug>\d\d_\w+)")
 
 
 def begin_chapter(book: Book, slug: str, title: str) -> Chapter:
-    """Write notebooks/SLUG.py and list it in the table of contents, after the chapter with the next lower number."""
+    """Write notebooks/SLUG.py; list it in the table of contents and on the front page, after the next lower number."""
     if not _SLUG.fullmatch(slug):
         raise PipelineError(
             f'"{slug}" names no chapter; expected two digits and lower-case words, such as 16_latent_space.'
@@ -29,8 +29,15 @@ def begin_chapter(book: Book, slug: str, title: str) -> Chapter:
     lower = [entry for entry in listed if entry[0] < slug]
     if not lower:
         raise PipelineError(f"{book.relative(book.toc_file)} lists no chapter before {slug}; take a higher number.")
-    _, place, before = max(lower)
+    previous, place, before = max(lower)
     lines.insert(place + 1, before + slug)
+    front = book.root / "book" / "index.md"
+    claims = front.read_text("utf-8").splitlines()
+    # The front page says what each chapter claims, appendices excepted.
+    for number, line in enumerate(claims):
+        if line.startswith(f"{int(previous[:2])}: "):
+            claims.insert(number + 1, f"{int(slug[:2])}: say in a sentence what it claims")
+            break
 
     chapter = Chapter(book.notebooks / f"{slug}.py")
     source = _TEMPLATE.read_text("utf-8")
@@ -39,4 +46,5 @@ def begin_chapter(book: Book, slug: str, title: str) -> Chapter:
         source = source.replace(name, value)
     write_atomically(chapter.source, source)
     write_atomically(book.toc_file, "\n".join(lines) + "\n")
+    write_atomically(front, "\n".join(claims) + "\n")
     return chapter

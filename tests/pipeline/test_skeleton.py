@@ -37,6 +37,20 @@ def test_it_has_its_place_by_its_number(toy):
     ]
 
 
+def test_the_front_page_has_a_claim_of_it_but_not_of_an_appendix(toy):
+    toy.write("book/index.md", "# Toy\n\n:::{chapters}\n1: one\n2: two\n:::\n")
+    begin_chapter(toy.book, "04_more", "More")
+    assert toy.read("book/index.md").splitlines()[-4:] == [
+        "1: one",
+        "2: two",
+        "4: say in a sentence what it claims",
+        ":::",
+    ]
+    toy.edit("book/_toc.yml", "04_more", "90_last")
+    begin_chapter(toy.book, "91_proof", "Proof")
+    assert "91: " not in toy.read("book/index.md")
+
+
 def test_it_runs_and_is_formatted(toy):
     chapter = begin_chapter(toy.book, "05_latent_space", "Latent space")
     cells = jupytext.read(chapter.source).cells
