@@ -1,11 +1,12 @@
 """What jumps over the first steps do to samples, as data/NAME-jumps.csv: `python -m benchmarks.jumps NAME --num 1024`.
 
-The command `sample` draws the images, from the same noise however many steps are skipped, into .cache/NAME-jumps. A row
-is written as soon as its images are there, and a run that was stopped goes on.
+The command `sample` draws the images, from the same noise however many steps are skipped, into .cache/NAME-jumps, where
+a run that was stopped goes on. The table is replaced at the end.
 """
 
 import argparse
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 import gausstools as gt
 from gausstools.commands.sample import sample
 from gausstools.features import frechet, frechet_difference
+from gausstools.models import files
 
 STEPS = 18  # of Heun's method, on the Karras grid
 SKIPPED = (0, 2, 4, 5, 6, 8)
@@ -55,13 +57,13 @@ def main() -> None:
     name, num, cache = arguments.name, arguments.num, root / ".cache" / f"{arguments.name}-jumps"
     cache.mkdir(parents=True, exist_ok=True)
     sets: dict[int, Tensor] = {}
-    with (root / "data" / f"{name}-jumps.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        for skipped in SKIPPED:
-            sets[skipped] = drawn(name, num, skipped, cache / f"skipped-{skipped}")
-            table.writerow(row(name, skipped, sets[skipped], sets[0]))
-            file.flush()
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for skipped in SKIPPED:
+        sets[skipped] = drawn(name, num, skipped, cache / f"skipped-{skipped}")
+        table.writerow(row(name, skipped, sets[skipped], sets[0]))
+    files.write_bytes(root / "data" / f"{name}-jumps.csv", text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -408,12 +408,11 @@ plt.show()
 # %% [markdown]
 # ## Why on photographs, and not on MNIST?
 #
-# Our integrator takes for known how the answer follows the question: nudge $x$ along $u_k$, and the Gaussian passes on the
-# share $\lambda_k/(\lambda_k+\sigma^2)$. What does the network pass on? No derivative is needed to find out. The slope of
-# the exact denoiser is the posterior covariance over $\sigma^2$
-# ([proof](91_proofs.ipynb#tweedies-formula)), so its mean along $u_k$ is the mean squared error of the denoised image
-# along $u_k$, in units of $\sigma^2$. We let each network draw some images, noise them to $\sigma = 1$, and average over
-# the 20 leading directions.
+# Our integrator takes for known how the answer follows the question: nudge $x$ along $u_k$, and the Gaussian passes on
+# the share $\lambda_k/(\lambda_k+\sigma^2)$. What does the network pass on? No derivative is needed to find out. The
+# slope of the exact denoiser is the posterior covariance over $\sigma^2$ ([proof](91_proofs.ipynb#tweedies-formula)), so
+# its mean along $u_k$ is the mean squared error of the denoised image along $u_k$, in units of $\sigma^2$. We take the
+# networks for exact, let each draw some images, noise them to $\sigma = 1$, and average over the 20 leading directions.
 
 
 # %%
@@ -458,10 +457,10 @@ print("  NFE  others    ours  ours/others")
 for nfe in NFES:
     others, ours = least(rows, nfe, [False]), least(rows, nfe, [True])
     print(f"  {nfe:3d} {others:8.4f} {ours:7.4f} {ours / others:8.2f}")
-    assert ours < 0.65 * others
+    assert ours < (0.6 if nfe < 15 else 0.5) * others
 
 # %% [markdown]
-# Half the error, from five calls to twenty.
+# Half the error or little more, at each number of calls, and less than half with fifteen and twenty.
 #
 # ## The published grid
 #

@@ -410,7 +410,7 @@ same("VP", deviations(jump.x, times[1]), deviations(x, times[0]))
 #
 # so that the share of the final value is one half at $\sigma^2=3\lambda_k$.
 #
-# *Used in* [chapter 2](02_gaussian_model.ipynb#eq-denoiser-path) and [another](02_gaussian_model.ipynb#eq-half-way),
+# *Used in* [chapter 2](02_gaussian_model.ipynb#eq-denoiser-path) and [again](02_gaussian_model.ipynb#eq-half-way),
 # [chapter 3](03_predictions.ipynb#eq-one-sigmoid).
 #
 # The coefficient is gain times flow, $\frac{\lambda_k}{\psi_k(\sigma)^2}\cdot\frac{\psi_k(\sigma)}{\psi_k(\sigma_T)}$.
@@ -477,7 +477,7 @@ by_chance("variance from pure noise", (z - mean) ** 2, (1 - eps_1**2) * 4)
 # and of a kick in a random direction the share $\frac1d\sum_k\lambda_k/(\lambda_k+\sigma'^2)$ of its squared length is
 # left, on average.
 #
-# *Used in* [chapter 3](03_predictions.ipynb#eq-kick) and [another](03_predictions.ipynb#eq-random-kick).
+# *Used in* [chapter 3](03_predictions.ipynb#eq-kick) and [again](03_predictions.ipynb#eq-random-kick).
 #
 # The flow is affine [(above)](#eq-proof-gaussian-flow). In the difference of two paths the mean drops out and only the
 # factor is left. A random direction has coordinates $\delta_k$ with $\mathbb E\,\delta_k^2=\|\delta\|^2/d$, and squares
@@ -793,7 +793,7 @@ same("denoiser of the cloud", cloud(x, sigma), attention @ y)
 # $\sigma^2<\lambda_k$.
 #
 # *Used in* [chapter 4](04_mixtures_and_clouds.ipynb#eq-far-field) and
-# [another](04_mixtures_and_clouds.ipynb#eq-geometric).
+# [again](04_mixtures_and_clouds.ipynb#eq-geometric).
 #
 # **The cloud.** The weight of a point is proportional to $e^\varepsilon$ with
 #
