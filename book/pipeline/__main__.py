@@ -4,12 +4,29 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book
+from book.pipeline.layout import Book, make_writable
 
 # Each command imports what it needs: `pair` should not wait for a browser's bindings, nor `serve` for jupytext.
+
+
+@contextmanager
+def _alone(book: Book) -> Iterator[None]:
+    """Keep a second command from writing into the same clone; the system lets go of the lock of a killed one."""
+    try:
+        with FileLock(make_writable(book.cache) / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise PipelineError(
+            f"Another command is writing into {book.cache} or {book.build}. "
+            "Wait until it has ended, or end it, and try again."
+        ) from None
 
 
 def _report(findings: list[str], passed: str) -> None:
@@ -129,9 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository's root (default: where you are)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(function, name: str) -> argparse.ArgumentParser:
+    def add(function, name: str, *, writes: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-        command.set_defaults(function=function)
+        command.set_defaults(function=function, writes=writes)
         return command
 
     def add_timeout(command: argparse.ArgumentParser) -> None:
@@ -153,8 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     some.add_argument("--fast", action="store_true", help="small sizes, no claims: does each run to its end?")
     add_chapters(some)
     add(pages, "pages")
-    add(scan, "scan")
-    add(rules, "rules")
+    add(scan, "scan", writes=False)
+    add(rules, "rules", writes=False)
     chapter = add(new, "new")
     chapter.add_argument("slug", help="two digits and lower-case words, such as 16_latent_space")
     chapter.add_argument("--title", required=True, help='its title, such as "Latent space"')
@@ -162,9 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     there.add_argument("--torch", help="another release of torch, where Colab's has no build without CUDA")
     add_timeout(there)
     add_chapters(there)
-    add(serve, "serve").add_argument("--port", type=int, default=8000, help="port on localhost (default: 8000)")
+    shown = add(serve, "serve", writes=False)
+    shown.add_argument("--port", type=int, default=8000, help="port on localhost (default: 8000)")
     add(screenshots, "screenshots")
-    add(weigh, "weigh")
+    add(weigh, "weigh", writes=False)
     return parser
 
 
@@ -184,9 +202,19 @@ def main() -> int:
         signal.signal(ending, _interrupt)
     options = _parser().parse_args()
     try:
-        options.function(Book(options.root.resolve()), options)
+        book = Book(options.root.resolve())
+        with _alone(book) if options.writes and not vars(options).get("check") else nullcontext():
+            options.function(book, options)
     except PipelineError as error:
         print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        place = f"at {error.filename}" if error.filename else f"on the way into {options.root}"
+        print(
+            f"\nerror: {error.strerror or error} ({type(error).__name__}, {place}). Check the free disk space, and "
+            "what is at this path. What had finished is kept.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. What had finished is kept; nothing is half-written.", file=sys.stderr)

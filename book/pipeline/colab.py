@@ -25,7 +25,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from book.pipeline.errors import PipelineError
-from book.pipeline.execute import end
+from book.pipeline.family import end
 from book.pipeline.layout import Book, Chapter, make_writable
 from book.pipeline.pairing import describe, is_generated
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 from book.pipeline import runs
 from book.pipeline.errors import PipelineError
+from book.pipeline.family import end
 from book.pipeline.fast import quickened
 from book.pipeline.layout import Book, Chapter, make_writable, write_atomically
 from book.pipeline.pairing import describe, read_paired
@@ -111,22 +112,6 @@ def _environment(job: _Job, threads: int) -> dict[str, str]:
     )
 
 
-def end(process: subprocess.Popen) -> None:
-    """End a worker with its kernel, which is a session of its own and would outlive it, and what the kernel started."""
-    try:
-        family = [psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        family = []
-    for member in family:  # grows meanwhile
-        with suppress(psutil.NoSuchProcess):
-            member.suspend()  # before its children are listed, so that no later one escapes
-            family += member.children()
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-    process.wait()
-
-
 @contextmanager
 def _workplace(book: Book) -> Iterator[Path]:
     """A temporary folder for the jobs, on the file system of the cache; sweeps what a killed pipeline left there."""
@@ -148,7 +133,7 @@ def _start(book: Book, job: _Job, threads: int, timeout: int) -> None:
     job.state = {"inputs": runs.Inputs.of(book), **git_state(book, job.chapter)}
     with (job.folder / "worker.log").open("wb") as log:
         job.process = subprocess.Popen(
-            [sys.executable, "-m", "book.pipeline.worker", str(job.folder), str(timeout)],
+            [sys.executable, "-m", "book.pipeline.worker", str(os.getpid()), str(job.folder), str(timeout)],
             cwd=book.root,
             env=_environment(job, threads),
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,7 @@
 """Build the pages with jupyter-book, warnings as errors, from the cached runs."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,13 @@ from book.pipeline.layout import Book, make_writable
 from book.pipeline.pairing import read_paired, source_cells
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_JUPYTER_BOOK = """\
+import sys
+from book.pipeline.family import follow
+from jupyter_book.cli.main import main
+follow(int(sys.argv.pop(1)))
+main()
+"""
 _NOTEBOOK_LINE = re.compile(r"notebooks/(?P<slug>\w+)\.ipynb:(?P<line>\d+)")
 
 
@@ -84,7 +92,7 @@ def build_pages(book: Book) -> Path:
         for leftover in (book.html, book.build / ".doctrees", book.build / "jupyter_execute"):
             shutil.rmtree(leftover, ignore_errors=True)
     stamp.unlink(missing_ok=True)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", book.root, "--toc", book.toc_file]
+    command = [sys.executable, "-c", _JUPYTER_BOOK, str(os.getpid()), "build", book.root, "--toc", book.toc_file]
     done = subprocess.run(
         [*command, "-n", "-W", "--keep-going", "--quiet"],
         cwd=book.root,

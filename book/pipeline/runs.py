@@ -138,7 +138,7 @@ def _path(book: Book, chapter: Chapter, code: str) -> Path:
 
 def _all(book: Book, chapter: Chapter) -> list[Path]:
     """The cached runs of a chapter, newest first."""
-    return sorted(book.executed.glob(f"{chapter.slug}.*.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return sorted(book.executed.glob(f"{chapter.slug}.*.ipynb"), key=lambda path: path.lstat().st_mtime, reverse=True)
 
 
 def load(book: Book, path: Path) -> Run:

@@ -1,7 +1,8 @@
-"""Execute one notebook with papermill, in this process: `python -m book.pipeline.worker JOB TIMEOUT`.
+"""Execute one notebook with papermill, in this process: `python -m book.pipeline.worker PARENT JOB TIMEOUT`.
 
 `JOB` is a folder that holds `input.ipynb`; the result goes to `output.ipynb` and `result.json` there. A process of its
-own per chapter lets two run at a time, and lets an interruption end a chapter whatever it is doing.
+own per chapter lets two run at a time, and lets an interruption end a chapter whatever it is doing. It ends with the
+process PARENT.
 """
 
 import json
@@ -13,6 +14,8 @@ import nbformat
 import papermill
 from nbformat.v4 import new_code_cell
 from papermill.exceptions import PapermillExecutionError
+
+from book.pipeline.family import follow
 
 _PROBE_MIME = "application/vnd.gausstools.probe+json"
 
@@ -58,5 +61,6 @@ def execute(job: Path, timeout: int) -> dict:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    (folder / "result.json").write_text(json.dumps(execute(folder, int(sys.argv[2]))), "utf-8")
+    parent, folder, timeout = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    follow(parent)
+    (folder / "result.json").write_text(json.dumps(execute(folder, timeout)), "utf-8")

@@ -13,7 +13,7 @@ import pytest
 from conftest import CORES
 from rich.console import Console
 
-from book.pipeline import execute
+from book.pipeline import family
 from book.pipeline.errors import PipelineError
 from book.pipeline.progress import Progress
 
@@ -195,6 +195,63 @@ def test_an_interruption_leaves_nothing_behind(sleeping, name):
     assert toy.runs() == before
 
 
+def test_a_killed_pipeline_takes_its_workers_along(sleeping):
+    toy, pipeline, pids = sleeping
+    second = toy.command("execute")
+    assert second.returncode == 1
+    assert "Another command is writing" in second.stderr
+    assert all(map(alive, pids))
+    assert toy.command("pair", "--check").returncode == 0, "what only reads may run beside it"
+
+    pipeline.kill()
+    pipeline.wait()
+    assert eventually(lambda: not any(map(alive, pids)), 10)
+    assert toy.command("execute", "01").returncode == 0
+    assert toy.left_over() == []
+
+
+def test_a_process_ends_with_the_one_that_it_follows():
+    """Also what it started, and also where the other one is gone before it begins."""
+    code = "import subprocess, sys; from book.pipeline.family import follow; nap = subprocess.Popen(['sleep', '60'])\n"
+    code += "print(nap.pid, flush=True); follow(int(sys.argv[1])); nap.wait()"
+    leader = subprocess.Popen(["sleep", "60"])
+    for gone in (False, True):
+        follower = subprocess.Popen([sys.executable, "-c", code, str(leader.pid)], stdout=subprocess.PIPE, text=True)
+        nap = int(follower.stdout.readline())
+        if not gone:
+            leader.kill()
+            leader.wait()
+        assert follower.wait(10) == 1
+        assert eventually(lambda nap=nap: not alive(nap), 5)
+
+
+def test_a_dangling_link_among_the_runs_is_no_run(executed):
+    (executed.book.executed / "01_first.0123456789ab.ipynb").symlink_to("nowhere")
+    executed.edit("notebooks/01_first.py", "SIZE = 3", "SIZE = 4")
+    executed.pair()
+    done = executed.command("execute")
+    assert done.returncode == 0, done.stderr
+    assert "area: 16" in str(executed.find("01_first").run.outputs)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits are Unix's")
+@pytest.mark.parametrize("size", [0, 2000])
+def test_a_full_disk_is_a_clear_error(executed, size):
+    import resource
+
+    executed.edit("notebooks/01_first.py", "SIZE = 3", "SIZE = 4")
+    executed.pair()
+    before = executed.runs()
+    done = subprocess.run(
+        executed.arguments("execute"), cwd=executed.root, capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert executed.runs() == before
+
+
 def test_what_a_killed_pipeline_left_is_swept(executed):
     executed.write(".cache/executing/999999999/01_first/input.ipynb", "{")
     executed.command("execute")
@@ -214,7 +271,7 @@ def test_no_process_that_a_worker_is_about_to_start_escapes(monkeypatch):
     worker = subprocess.Popen([sys.executable, "-c", code])
     eventually(lambda: psutil.Process(worker.pid).children())
     monkeypatch.setattr(psutil.Process, "children", slowly)
-    execute.end(worker)
+    family.end(worker)
 
     def survivors():
         return [p for p in psutil.process_iter(["cmdline"]) if "61.803" in (p.info["cmdline"] or []) and alive(p.pid)]

@@ -1,0 +1,40 @@
+"""Processes that belong together: a worker ends with its kernel, and with the pipeline that started it."""
+
+import os
+import subprocess
+from contextlib import suppress
+from threading import Thread
+
+import psutil
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a worker and all that it started, sessions of their own (a kernel is one) included."""
+    with suppress(psutil.NoSuchProcess):
+        _end([psutil.Process(process.pid)])
+    process.wait()
+
+
+def _end(family: list[psutil.Process]) -> None:
+    for member in family:  # grows meanwhile
+        with suppress(psutil.NoSuchProcess):
+            member.suspend()  # before its children are listed, so that no later one escapes
+            family += member.children()
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+
+
+def follow(parent: int) -> None:
+    """End this process and what it started as soon as the process `parent` is gone, however that came about.
+
+    A killed pipeline cannot end its workers, which would go on for minutes and write into folders of the next one.
+    """
+
+    def watch() -> None:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(parent).wait()
+        _end(psutil.Process().children())
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
