@@ -15,7 +15,7 @@ READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint notebooks execute fast colab pages scan bench serve browser screenshots weigh lock clean
+.PHONY: help setup book test lint notebooks execute fast colab pages scan bench serve browser screenshots lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -66,16 +66,14 @@ bench: $(READY) ## measure how fast the library is, beside the machine's own mat
 	$(RUN) -m benchmarks
 
 serve: $(READY) ## show the book on localhost (PORT=8000)
-	$(BOOK) serve --port $(PORT)
+	@test -f _build/html/index.html || { echo "error: there are no pages in _build/html; run make book first" >&2; exit 1; }
+	$(RUN) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 browser: $(READY) ## open every page in a browser without a network and check it (after make book)
 	$(RUN) -m pytest tests/browser
 
 screenshots: $(READY) ## take a picture of every page, two widths, light and dark (after make book)
 	$(BOOK) screenshots
-
-weigh: $(READY) ## measure what each page weighs and how soon it is shown (after make book)
-	$(BOOK) weigh
 
 # From a fresh environment, so that nothing stands in the lock that the packages do not ask for.
 lock: ## write requirements.txt anew from pyproject.toml (TORCH=2.13.0)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from book.pipeline.errors import PipelineError
 from book.pipeline.layout import Book, make_writable
 
-# Each command imports what it needs: `pair` should not wait for a browser's bindings, nor `serve` for jupytext.
+# Each command imports what it needs: `pair` should not wait for a browser's bindings.
 
 
 @contextmanager
@@ -106,28 +106,11 @@ def colab(book: Book, options: argparse.Namespace) -> None:
     _report(findings, f"{len(book.select(options.chapters))} notebooks ran as in Colab.")
 
 
-def serve(book: Book, options: argparse.Namespace) -> None:
-    """Show the built site on localhost."""
-    from book.pipeline.serve import serve as serve_site
-
-    serve_site(book, options.port)
-
-
 def screenshots(book: Book, _options: argparse.Namespace) -> None:
     """Take a picture of every page at two widths, in light and dark."""
     from book.pipeline.screenshots import take_screenshots
 
     print(f"{len(take_screenshots(book))} pictures in {book.build / 'screenshots'}")
-
-
-def weigh(book: Book, _options: argparse.Namespace) -> None:
-    """Measure what each page weighs and how soon it is shown."""
-    from book.pipeline.weigh import weigh as weigh_pages
-
-    print(f"{'page':36}{'width':>6}{'paint, ms':>11}{'shift':>8}{'sent, kB':>10}{'requests':>10}")
-    for page in weigh_pages(book):
-        numbers = f"{page.width:6}{page.paint:11.0f}{page.shift:8.3f}{page.sent / 1000:10.0f}{page.requests:10}"
-        print(f"{page.document:36}{numbers}")
 
 
 def build(book: Book, options: argparse.Namespace) -> None:
@@ -179,10 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     there.add_argument("--torch", help="another release of torch, where Colab's has no build without CUDA")
     add_timeout(there)
     add_chapters(there)
-    shown = add(serve, "serve", writes=False)
-    shown.add_argument("--port", type=int, default=8000, help="port on localhost (default: 8000)")
     add(screenshots, "screenshots")
-    add(weigh, "weigh", writes=False)
     return parser
 
 

@@ -8,9 +8,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from book.pipeline.errors import PipelineError
 
@@ -18,12 +22,6 @@ WIDTHS = (1280, 390)
 """Pixels of a laptop and of a phone."""
 
 SCHEMES = ("light", "dark")
-
-WEIGHT_LIMIT = 2_000_000
-"""Bytes that are sent for a page with all that it loads, text compressed."""
-
-REQUEST_LIMIT = 150
-"""Files that a page may consist of, a gallery of all figures included."""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -50,6 +48,22 @@ def open_browser() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing: a page is some forty requests."""
+
+
+@contextmanager
+def background(folder: Path) -> Iterator[str]:
+    """Serve `folder` on a free port from another thread; yields its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def offline_context(browser: Browser, site: str, width: int, scheme: str) -> tuple[BrowserContext, list[str]]:
@@ -79,73 +93,8 @@ def open_page(page: Page, address: str) -> None:
     page.wait_for_function("() => [...document.images].every(image => image.complete)")
 
 
-_LOOK = """() => {
-    const findings = [];
-    const article = document.querySelector('article') || document.body;
-    for (const formula of article.querySelectorAll('.math')) {
-        if (!formula.querySelector('mjx-container')) findings.push('a formula is not set: ' + formula.textContent);
-        const boxes = [formula, ...formula.querySelectorAll('mjx-container')];
-        const box = boxes.find(element => element.scrollWidth > element.clientWidth + 1);
-        if (formula.matches('div') && box) {
-            findings.push('a formula is cut off by ' + (box.scrollWidth - box.clientWidth) + ' pixels: ' +
-                          formula.textContent.trim());
-        }
-    }
-    for (const element of document.querySelectorAll('mjx-merror, [data-mjx-error]')) {
-        findings.push('a formula is wrong: ' + (element.getAttribute('title') || element.textContent.trim()));
-    }
-    for (const text of document.querySelectorAll('mjx-assistive-mml :is(mtext, mi)')) {
-        if (text.textContent.includes('\\\\')) findings.push('a formula shows its source: ' + text.textContent);
-    }
-    for (const image of document.images) {
-        if (!image.naturalWidth) findings.push('an image is not shown: ' + image.getAttribute('src'));
-    }
-    for (const figure of article.querySelectorAll('.cell_output img, .cell_output .gausstools-live')) {
-        const { filter, opacity, backgroundColor, mixBlendMode } = getComputedStyle(figure);
-        const name = figure.id || figure.getAttribute('src');
-        if (filter !== 'none' || opacity !== '1' || mixBlendMode !== 'normal') {
-            findings.push('a figure is not shown in its own colours: ' + name);
-        }
-        if (backgroundColor !== 'rgb(255, 255, 255)') findings.push('a figure does not stand on white: ' + name);
-    }
-    for (const figure of article.querySelectorAll('.gausstools-live:not([data-live])')) {
-        findings.push('an interactive figure does not live: ' + figure.id);
-    }
-    const times = {};
-    for (const { id } of document.querySelectorAll('[id]')) times[id] = (times[id] || 0) + 1;
-    for (const id in times) if (times[id] > 1) findings.push(times[id] + ' elements have the id ' + id);
-    const wide = document.documentElement.scrollWidth - window.innerWidth;
-    if (wide > 0) findings.push('the page is ' + wide + ' pixels wider than the window');
-    return findings;
-}"""
-
-
-# axe would take minutes for every piece of text. Text of the same colour and size on the same grounds is measured once:
-# this marks one of each kind.
-_MARK_KINDS_OF_TEXT = """() => {
-    const known = new WeakMap();
-    const ground = element => {
-        if (!element) return '';
-        if (!known.has(element)) {
-            const { backgroundColor, backgroundImage, opacity, filter } = getComputedStyle(element);
-            const own = [backgroundColor, backgroundImage, opacity, filter].join();
-            known.set(element, ground(element.parentElement) + (own === 'rgba(0, 0, 0, 0),none,1,none' ? '' : own));
-        }
-        return known.get(element);
-    };
-    const seen = new Set();
-    for (const element of document.querySelectorAll('body *')) {
-        element.removeAttribute('data-kind-of-text');
-        const { color, fontSize, fontWeight, textDecorationLine } = getComputedStyle(element);
-        const { width, height } = element.getBoundingClientRect();
-        const written = [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
-        if (!written || width < 2 || height < 2 || element.closest('mjx-assistive-mml')) continue;
-        const kind = [color, fontSize, fontWeight, textDecorationLine, ground(element)].join();
-        if (!seen.has(kind)) element.setAttribute('data-kind-of-text', '');
-        seen.add(kind);
-    }
-    return seen.size;
-}"""
+_LOOK = Path(__file__).with_name("look.js").read_text("utf-8")
+_MARK_KINDS_OF_TEXT = Path(__file__).with_name("kinds_of_text.js").read_text("utf-8")
 
 _AXE = """([context, options]) =>
     axe.run(context || document, { ...options, resultTypes: ['violations'], iframes: false, preload: false })
@@ -177,19 +126,6 @@ def _colour_findings(page: Page) -> list[str]:
     )
 
 
-def sent(requests: list[Request]) -> list[int]:
-    """Bytes that came over the line for each request, leaving out what a page holds as a data address."""
-    sizes = [request.sizes() for request in requests if request.url.startswith("http")]
-    return [size["responseBodySize"] + size["responseHeadersSize"] for size in sizes]
-
-
-def _weight_findings(requests: list[Request]) -> list[str]:
-    sizes = sent(requests)
-    weight = sum(sizes)
-    findings = [f"weighs {weight / 1e6:.1f} MB, over {WEIGHT_LIMIT / 1e6:g} MB"] if weight > WEIGHT_LIMIT else []
-    return findings + ([f"takes {len(sizes)} requests, over {REQUEST_LIMIT}"] if len(sizes) > REQUEST_LIMIT else [])
-
-
 def unfold(page: Page) -> None:
     """Unfold solutions and code, so that they are looked at as well."""
     folded = page.locator("details:not([open])")
@@ -203,16 +139,13 @@ def look(browser: Browser, site: str, address: str, width: int) -> list[str]:
     context, blocked = offline_context(browser, site, width, SCHEMES[0])
     page = context.new_page()
     findings: list[str] = []
-    answered: list[Request] = []
     page.on(
         "console", lambda message: message.type in {"error", "warning"} and findings.append(f"console: {message.text}")
     )
     page.on("pageerror", lambda error: findings.append(f"script: {error}"))
     page.on("requestfailed", lambda request: findings.append(f"not loaded: {request.url}"))
-    page.on("requestfinished", lambda request: answered.append(request))
     page.on("response", lambda answer: answer.status >= 400 and findings.append(f"{answer.status}: {answer.url}"))
     open_page(page, f"{site}/{address}")
-    findings += _weight_findings(answered)
     unfold(page)
     page.evaluate(AXE_SCRIPT)
     findings += _structure_findings(page)

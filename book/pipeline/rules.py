@@ -1,4 +1,6 @@
-"""What holds for every chapter's source, checked without running it (part of `make lint`).
+"""What Colab and papermill need of every chapter's source, checked without running it (part of `make lint`).
+
+Whether it is Python is ruff's to judge, and links and references are Sphinx's.
 
 A finding reads `notebooks/NN_slug.py:LINE: what is wrong; what to do`.
 """
@@ -10,14 +12,13 @@ from collections.abc import Iterator
 
 from book.pipeline.errors import PipelineError
 from book.pipeline.fast import small_sizes
-from book.pipeline.layout import Book, Chapter
+from book.pipeline.layout import Book
 from book.pipeline.pairing import SourceCell, source_cells
 
 CODE_WIDTH = 100
 """Widest line of a code cell: wider ones scroll on a laptop's page."""
 
 _FILE_NAME = re.compile(r"\d\d_[a-z0-9_]+\.(py|ipynb)")
-_FIGURE_NAME = re.compile(r"fig-[a-z0-9-]+")
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 _VERBATIM = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _RAW_IN_COLAB = {
@@ -39,27 +40,19 @@ def _title(cells: list[SourceCell]) -> Iterator[Finding]:
         yield 1, "the file does not start with a title; begin with `# %% [markdown]` and `# # Title`"
 
 
-def _syntax(cells: list[SourceCell]) -> Iterator[Finding]:
+def _width(cells: list[SourceCell]) -> Iterator[Finding]:
     for cell in cells:
         if not cell.is_code:
             continue
         for offset, line in enumerate(cell.text.splitlines()):
             if len(line) > CODE_WIDTH:
                 yield cell.start + offset, f"{len(line)} characters; a line of a code cell has at most {CODE_WIDTH}"
-        try:
-            compile(cell.text, "cell", "exec", flags=ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        except SyntaxError as error:
-            line = cell.start + (error.lineno or 1) - 1
-            if (error.text or "").lstrip().startswith(("%", "!", "?")):
-                yield line, f"`{error.text.strip()}` is IPython's; a .py source holds plain Python only"
-            else:
-                yield line, f"not valid Python: {error.msg}"
 
 
 def _tree(cell: SourceCell) -> ast.Module:
     try:
         return ast.parse(cell.text)
-    except SyntaxError:  # reported by `_syntax`
+    except SyntaxError:  # which ruff reports
         return ast.Module(body=[], type_ignores=[])
 
 
@@ -87,7 +80,7 @@ def _parameters(cells: list[SourceCell]) -> Iterator[Finding]:
             yield cell.marker, "code before the parameters; parameters come first, then the imports"
 
 
-def _markdown(chapter: Chapter, cells: list[SourceCell]) -> Iterator[Finding]:
+def _markdown(cells: list[SourceCell]) -> Iterator[Finding]:
     for cell in cells:
         if cell.is_code:
             continue
@@ -98,44 +91,11 @@ def _markdown(chapter: Chapter, cells: list[SourceCell]) -> Iterator[Finding]:
         text = _VERBATIM.sub(lambda match: "\n" * match[0].count("\n"), cell.text)  # keeps the count of lines
         for offset, line in enumerate(text.splitlines()):
             for link in _LINK.finditer(line):
-                target = link["target"]
                 if not link["text"].strip():
                     yield (
                         cell.start + offset,
-                        f"the link to {target} has no text, so Colab shows nothing; give it words",
+                        f"the link to {link['target']} has no text, so Colab shows nothing; give it words",
                     )
-                if re.match(r"[a-z]+:", target) or target.startswith("#"):
-                    continue
-                path = target.split("#")[0]
-                if not (chapter.source.parent / path).exists():
-                    yield cell.start + offset, f"the link to {target} leads to no file"
-                elif path.endswith(".py"):
-                    yield (
-                        cell.start + offset,
-                        f"link to the notebook, {path.removesuffix('.py')}.ipynb, not to its source",
-                    )
-
-
-def _figures(cells: list[SourceCell], taken: dict[str, str], label: str) -> Iterator[Finding]:
-    for cell in cells:
-        options = cell.content.metadata.get("mystnb", {})
-        figure, image = options.get("figure"), options.get("image")
-        if figure is None and image is None:
-            continue
-        figure = figure if isinstance(figure, dict) else {}
-        name, caption = str(figure.get("name", "")), str(figure.get("caption", ""))
-        alt = str(image.get("alt", "")) if isinstance(image, dict) else ""
-        shown = f'figure "{name}"' if name else "figure"
-        if not caption.strip():
-            yield cell.marker, f'{shown} has no caption; expected `mystnb={{"figure": {{"caption": …}}}}`'
-        if not alt.strip():
-            yield cell.marker, f'{shown} has no alt text; say what is seen in `mystnb={{"image": {{"alt": …}}}}`'
-        if not _FIGURE_NAME.fullmatch(name):
-            yield cell.marker, f'figure name "{name}" is not of the form fig-lower-case; it is what links point to'
-        elif name in taken:
-            yield cell.marker, f'figure name "{name}" is taken by {taken[name]}; names are unique in the whole book'
-        else:
-            taken[name] = f"{label}:{cell.marker}"
 
 
 def check_chapters(book: Book) -> list[str]:
@@ -146,7 +106,6 @@ def check_chapters(book: Book) -> list[str]:
         for path in sorted(book.notebooks.glob(ending))
         if not _FILE_NAME.fullmatch(path.name)
     ]
-    taken: dict[str, str] = {}
     for chapter in book.chapters:
         try:
             cells = source_cells(chapter)
@@ -155,10 +114,9 @@ def check_chapters(book: Book) -> list[str]:
             continue
         found = [
             *_title(cells),
-            *_syntax(cells),
+            *_width(cells),
             *_parameters(cells),
-            *_markdown(chapter, cells),
-            *_figures(cells, taken, chapter.label),
+            *_markdown(cells),
         ]
         findings += [f"{chapter.label}:{max(line, 1)}: {message}" for line, message in sorted(found)]
     return findings

@@ -1,14 +1,13 @@
 """Look at what readers will see: the cached runs and the built pages. Every finding names its file.
 
-jupyter-book's own warnings miss what is checked here: outputs on stderr, figures without alternative text, dead links
-and anchors, resources from elsewhere, MyST or reStructuredText left as text.
+jupyter-book's own warnings and the browser test miss what is checked here: outputs on stderr, figures without caption
+or alternative text, MyST or reStructuredText left as text, links to files that the repository does not have.
 """
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
@@ -22,9 +21,9 @@ PAGE_LIMIT = 1_000_000
 """Bytes of a page's HTML, with the interactive figures that stand in it."""
 
 _IMAGE_PATH = re.compile(r"\S*[/\\]\S*|\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORECASE)
+_FIGURE_NAME = re.compile(r"fig-[a-z0-9-]+")
 _WARNING = re.compile(r"\b\w*Warning: ")
 _DRAWN = re.compile(r"<(svg|canvas|img|video|iframe)\b", re.IGNORECASE)
-_STYLE_ADDRESS = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
 _RAW_MARKS = {
     re.compile(r"^\s*:::", re.MULTILINE): "a colon fence",
     re.compile(r"\{[a-zA-Z][\w:+-]*\}`"): "a role",
@@ -35,16 +34,6 @@ _RAW_MARKS = {
     re.compile(r" at 0x[0-9a-f]{6,}"): "an address in memory",
     re.compile(r"\]\(#?[\w./-]+\)"): "a link",
 }
-_LOADED = {
-    "script": "src",
-    "img": "src",
-    "iframe": "src",
-    "source": "src",
-    "video": "src",
-    "audio": "src",
-    "embed": "src",
-}
-_LOADED_LINKS = {"stylesheet", "preload", "modulepreload", "icon", "shortcut", "preconnect", "dns-prefetch", "prefetch"}
 
 
 def _is_figure(output: NotebookNode) -> bool:
@@ -74,6 +63,8 @@ def _cell_findings(cell: NotebookNode) -> Iterator[str]:
         value = str(options.get(group, {}).get(key, "")).strip()
         if not value:
             yield f'shows a figure without {meaning}; expected `mystnb={{"{group}": {{"{key}": …}}}}` in its header'
+        elif key == "name" and not _FIGURE_NAME.fullmatch(value):
+            yield f"has the figure name {value!r}, expected the form fig-lower-case, which links point to"
         elif key == "alt" and _IMAGE_PATH.fullmatch(value):
             yield f"has the path {value!r} as alt text; say what is seen"
     if not drawn:
@@ -102,73 +93,11 @@ def scan_runs(book: Book) -> list[str]:
     return findings
 
 
-class _Site:
-    """The built pages, each parsed once."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.page = cache(self._page)
-        self.anchors = cache(self._anchors)
-
-    def _page(self, path: Path) -> BeautifulSoup:
-        return BeautifulSoup(path.read_text("utf-8"), "lxml")
-
-    def _anchors(self, path: Path) -> frozenset[str]:
-        page = self.page(path)
-        return frozenset(tag[key] for key in ("id", "name") for tag in page.find_all(attrs={key: True}))
-
-    def fault(self, path: Path, address: str) -> str | None:
-        """What is wrong with an address on the page at `path`, if it leads to a part of the site."""
-        parts = urlsplit(address)
-        if parts.scheme or parts.netloc:
-            return None
-        target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-        if target.is_dir():
-            target /= "index.html"
-        if not target.is_relative_to(self.root.resolve()):
-            return "leads out of the site"
-        if not target.is_file():
-            return "leads to no file"
-        if parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in self.anchors(target):
-            return "leads to no anchor"
-        return None
-
-
-def _resource_findings(site: _Site, path: Path, page: BeautifulSoup) -> Iterator[str]:
-    loaded: list[tuple[str, str]] = []
-    for name, attribute in _LOADED.items():
-        loaded += [(name, tag[attribute]) for tag in page.find_all(name, attrs={attribute: True})]
-    for tag in page.find_all("link", href=True):
-        if _LOADED_LINKS & set(tag.get("rel", [])):
-            loaded.append(("link", tag["href"]))
-    for name, address in loaded:
-        parts = urlsplit(address)
-        if parts.netloc:
-            yield f"<{name}> loads {address} from elsewhere; ship it with the site"
-        elif parts.scheme != "data" and (fault := site.fault(path, address)):
-            yield f"<{name}> {fault}: {address}"
-
-
-def _style_findings(book: Book) -> list[str]:
-    """Findings in the style sheets, which load fonts and images too."""
-    return [
-        f"{book.relative(path)}: loads {address} from elsewhere; ship it with the site"
-        for path in sorted(book.html.rglob("*.css"))
-        for address in _STYLE_ADDRESS.findall(path.read_text("utf-8", errors="replace"))
-    ]
-
-
 def _size_findings(path: Path) -> Iterator[str]:
     size = path.stat().st_size
     if size > PAGE_LIMIT:
         limit = f"{PAGE_LIMIT / 1e6:g} MB"
         yield f"has {size / 1e6:.1f} MB, over the limit of {limit}; give its interactive figures fewer frames or points"
-
-
-def _link_findings(site: _Site, path: Path, page: BeautifulSoup) -> Iterator[str]:
-    for tag in page.find_all("a", href=True):
-        if fault := site.fault(path, tag["href"]):
-            yield f'the link "{tag.get_text(" ", strip=True)[:40]}" {fault}: {tag["href"]}'
 
 
 def _repository_findings(book: Book, document: str, page: BeautifulSoup) -> Iterator[str]:
@@ -182,19 +111,6 @@ def _repository_findings(book: Book, document: str, page: BeautifulSoup) -> Iter
             yield f"a link leads to no file of the repository: {address}"
     if document.startswith("notebooks/") and book.repository.colab(f"{document}.ipynb") not in addresses:
         yield "has no button that opens it in Colab"
-
-
-def _image_findings(article: Tag) -> Iterator[str]:
-    for image in article.find_all("img"):
-        alt = (image.get("alt") or "").strip()
-        figure = image.find_parent("figure")
-        name = figure.get("id") if figure else image.get("src")
-        if not alt:
-            yield f"the image {name} has no alt text"
-        elif _IMAGE_PATH.fullmatch(alt):
-            yield f"the image {name} has a path as alt text: {alt}"
-        if image.find_parent(class_="cell_output") and not (figure and figure.find("figcaption")):
-            yield f"the image {name[:80]} is the output of a cell without a caption"
 
 
 def _text_findings(article: Tag) -> Iterator[str]:
@@ -218,21 +134,17 @@ def scan_pages(book: Book) -> list[str]:
     """Findings in the built pages."""
     if not (book.html / "index.html").is_file():
         raise PipelineError(f"There are no pages in {book.relative(book.html)}. Run `make pages` first.")
-    site = _Site(book.html)
-    findings = _style_findings(book)
+    findings = []
     for document in book.documents:
         path = book.html / f"{document}.html"
         if not path.is_file():
             findings.append(f"_build/html/{document}.html: missing. Run `make pages`.")
             continue
-        page = site.page(path)
+        page = BeautifulSoup(path.read_text("utf-8"), "lxml")
         article = page.select_one("article") or page
         found = [
             *_size_findings(path),
-            *_resource_findings(site, path, page),
-            *_link_findings(site, path, page),
             *_repository_findings(book, document, page),
-            *_image_findings(article),
             *_text_findings(article),
         ]
         if document.startswith("notebooks/") and not article.select_one(".provenance"):

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from book.pipeline.browser import SCHEMES, WIDTHS, offline_context, open_browser, open_page
+from book.pipeline.browser import SCHEMES, WIDTHS, background, offline_context, open_browser, open_page
 from book.pipeline.layout import Book, make_writable
-from book.pipeline.serve import background
 
 
 def take_screenshots(book: Book) -> list[Path]:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from book.pipeline.browser import open_browser
+from book.pipeline.browser import background, open_browser
 from book.pipeline.layout import Book
-from book.pipeline.serve import background
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 import gausstools as gt
-from book._ext import citation, executed_outputs, moving_picture
+from book._ext import executed_outputs, moving_picture
 from book._ext.chapters import duration
 from book._ext.film import Film, cached_film, film
 from book.pipeline import runs
@@ -33,14 +33,13 @@ INDEX = """\
 :::{gallery}
 :::
 
-:::{bibtex} somebody2000
-:::
-
-:::{bibtex} CITATION.cff
-:::
+```{literalinclude} refs.bib
+:language: bibtex
+:start-at: somebody2000
+:end-before: other
+```
 """
 ENTRY = "@book{somebody2000,\n  author = {Body, Some},\n  title = {{B}ook},\n  publisher = {P},\n  year = 2000,\n}"
-CITATION = "title: 'Toy: a book'\nversion: 1.2\nauthors:\n- name: The toys\n- family-names: Bear\n  given-names: Ted\n"
 FORMULA = "\n# %% [markdown]\n# Areas are\n#\n# $$\n# a = s^2.\n# $$ (eq-area)\n"
 
 
@@ -50,7 +49,6 @@ def front(executed_for_module):
     toy = executed_for_module
     toy.write("book/index.md", INDEX)
     toy.write("book/refs.bib", ENTRY + "\n\n@book{other,\n  title = {Other},\n}\n")
-    toy.write("CITATION.cff", CITATION)
     first = toy.read("notebooks/01_first.py") + FORMULA + "#\n# See [(above)](#eq-area) and [its formula](#eq-area).\n"
     toy.write("notebooks/01_first.py", first)
     second = toy.read("notebooks/02_second.py")
@@ -129,13 +127,9 @@ def test_a_gallery_shows_the_still_picture_of_a_figure_that_moves(executed, tmp_
     assert (tmp_path / figure.write(tmp_path)).read_text("utf-8") == "<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
-def test_entries_to_cite(front):
-    paper, own = (block.get_text() for block in front.index.select("div.highlight-bibtex pre"))
+def test_an_entry_to_cite(front):
+    (paper,) = (block.get_text() for block in front.index.select("div.highlight-bibtex pre"))
     assert paper.strip() == ENTRY
-    assert "{{The toys} and Bear, Ted}" in own
-    assert "{{Toy: a book}}" in own
-    assert front.toy.url in own
-    assert citation.entry(front.toy.book, "somebody") is None
 
 
 def test_a_link_to_an_equation_reads_like_a_sentence(front):

@@ -1,10 +1,7 @@
 """The pages: they show the outputs of exactly their source, or they are not built."""
 
 import base64
-import gzip
-import re
 import shutil
-import urllib.request
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +9,6 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from fontTools.ttLib import TTFont
 from PIL import Image, ImageChops
 from sphinx.errors import ExtensionError
 
@@ -20,7 +16,6 @@ from book._ext import executed_outputs, page_markup, paper_table
 from book.pipeline import execute
 from book.pipeline.errors import PipelineError
 from book.pipeline.pages import build_pages
-from book.pipeline.serve import background
 from gausstools import figures
 
 FIRST = "_build/html/notebooks/01_first.html"
@@ -85,24 +80,6 @@ def test_a_page_loads_no_script_that_does_nothing_there(built):
     assert scripts["chapter"] & idle == set()
     assert scripts["search"] & idle == idle - {"fontawesome.js"}
     assert "pydata-sphinx-theme.js" in scripts["chapter"]
-
-
-def test_the_icons_of_the_pages_are_there_and_no_others(built):
-    static = built.toy.root / "_build/html/_static"
-    style = (static / "styles/pydata-sphinx-theme.css").read_text("utf-8")
-    groups = re.findall(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}', style)
-    rules = {name: code for names, code in groups for name in re.findall(r"fa-[\w-]+", names)}
-    assert {"fa-bars", "fa-moon", "fa-github"} <= set(rules)
-    assert len(rules) < 60
-    fonts = re.findall(r'url\(\.\./([\w./-]+)\) format\("woff"\)', style)
-    drawn = set()
-    for font in fonts:
-        assert (static / font).stat().st_size < 5000
-        with TTFont(static / font) as icons:
-            drawn |= set(icons.getBestCmap())
-    assert {int(code, 16) for code in rules.values()} <= drawn
-    shown = set(re.findall(r"\bfa-[a-z-]+", built.first)) - {"fa-solid", "fa-brands", "fa-lg"}
-    assert shown <= set(rules)
 
 
 def test_building_touches_no_tracked_file(built):
@@ -269,34 +246,16 @@ def test_a_missing_table_of_contents_is_a_clear_error(executed):
         build_pages(executed.book)
 
 
-def test_text_is_served_compressed_and_all_else_as_it_is(tmp_path):
-    text = "<p>again and again</p>" * 100
-    (tmp_path / "index.html").write_text(text)
-    (tmp_path / "dot.png").write_bytes(b"dot")
-
-    def get(address, **headers):
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
-            return answer.headers["Content-Encoding"], answer.headers.get_content_type(), answer.read()
-
-    with background(tmp_path) as address:
-        for page in ("index.html?q=x#top", "index.html"):
-            encoding, kind, body = get(f"{address}/{page}", **{"Accept-Encoding": "gzip, br"})
-            assert (encoding, kind, gzip.decompress(body).decode()) == ("gzip", "text/html", text)
-        assert get(f"{address}/index.html") == (None, "text/html", text.encode())
-        assert get(f"{address}/dot.png", **{"Accept-Encoding": "gzip"}) == (None, "image/png", b"dot")
-        (tmp_path / "index.html").write_text("new")
-        assert gzip.decompress(get(f"{address}/index.html", **{"Accept-Encoding": "gzip"})[2]) == b"new"
-
-
 def marked(body):
     context = {"body": body}
-    page_markup._mark(None, "page", "page.html", context, None)
+    app = SimpleNamespace(builder=SimpleNamespace(images={}))
+    page_markup._mark(app, "page", "page.html", context, None)
     return context["body"]
 
 
 def test_the_parameters_of_a_signature_are_a_list():
     signature = "<dt>f(<dl>\n<dd><em>a</em>,</dd>\n<dd><em>b</em></dd>\n</dl>)</dt>"
-    listed = '<dt>f(<ul class="sig-params"><li><em>a</em>,</li>\n<li><em>b</em></li>\n</ul>)</dt>'
+    listed = '<dt>f(<ul class="sig-params">\n<li><em>a</em>,</li>\n<li><em>b</em></li>\n</ul>)</dt>'
     assert marked(signature) == listed
     definitions = "<dl><dt>a</dt><dd>one</dd></dl>"
     assert marked(definitions) == definitions
@@ -309,7 +268,7 @@ def test_a_printed_line_is_an_element_and_the_text_is_the_same():
     assert [line.get_text() for line in page.select(".printed-line")] == ["one < 1\n", "\n", "  two 5e-05\n"]
     assert page.get_text() == "one < 1\n\n  two 5e-05\n"
     assert page.select_one(".kept-together").get_text() == "5e-05"
-    colours = f"{begin}<span class='red'>one\ntwo</span>\n</pre></div></div>"
+    colours = f'{begin}<span class="red">one\ntwo</span>\n</pre></div></div>'
     assert marked(colours) == colours
 
 
