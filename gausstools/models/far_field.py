@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_count, score
+from gausstools.denoiser import Sigma, check_count, in_dtype, score
 from gausstools.models.pointcloud import PointCloud
 
 __all__ = ["FarField", "NearestNeighbour"]
@@ -51,17 +51,20 @@ class FarField:
     def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the expansion of ``E[x0 | x_σ = x]``, for sigma > 0."""
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            if (noise == 0).any():
-                raise ValueError("sigma is 0, expected sigma > 0: the expansion is one in 1/σ")
-            answer = torch.zeros_like(rows)
-            for points, half_norms in self.cloud._chunks() if self.order else ():
-                first = points @ rows.T / noise
-                second = (first.square() - 2 * half_norms / noise) / 2 if self.order == 2 else 0.0
-                answer = answer + (first + second).T @ points
-            return answer / len(self.cloud)
+        mean = self.cloud.mean.flatten()
 
-        return self.cloud._return(self.cloud._by_rows(ask, x, sigma), x)
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            if (level == 0).any():
+                raise ValueError("sigma is 0, expected sigma > 0: the expansion is one in 1/σ")
+            answer, level = torch.zeros_like(rows), level.T
+            for points, half_norms in self.cloud._chunks() if self.order else ():
+                first = points @ rows.T / level / level
+                second = (first.square() - 2 * half_norms / level / level) / 2 if self.order == 2 else 0.0
+                answer = answer + (first + second).T @ points
+            # Near the data it grows without bound.
+            return in_dtype(mean + answer / len(self.cloud), rows.dtype)
+
+        return self.cloud._by_rows(ask, x, sigma).reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``(D(x, σ) − x)/σ²`` for this D."""
@@ -87,16 +90,8 @@ class NearestNeighbour:
         tensor([1])
         """
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            best, index, start = rows.new_full((len(rows),), -torch.inf), torch.zeros(len(rows)).long(), 0
-            index = index.to(rows.device)
-            for closeness, points, _ in self.cloud._logits(rows, noise):
-                value, place = closeness.max(0)
-                index, best = torch.where(value > best, start + place, index), value.maximum(best)
-                start += len(points)
-            return index
-
-        return self.cloud._by_rows(ask, x, 1.0)
+        rows, level = self.cloud._question(x, 1.0)
+        return torch.cat([self.cloud._peak(part, level)[1] for part in rows.split(self.cloud._rows_at_once())])
 
     def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the nearest point of the data; sigma is only checked."""
