@@ -204,13 +204,17 @@ class ScoreModel(nn.Module):
             name = type(self).__name__
             raise TypeError(f"x is {x.dtype} and the {name} {dtype}; convert one: model.to(x.dtype)")
         rows = (x.to(dtype) - self.mean).flatten(1)
-        return check_lengths(rows, "x"), check_sigma(sigma, rows)[:, None]
+        level = check_sigma(sigma, check_lengths(rows, "x"))[:, None]
+        return rows, level.where(level**2 >= torch.finfo(dtype).tiny, 0)  # σ² without its digits is none
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def _check_density(self, level: Tensor) -> None:
         tiny = torch.finfo(level.dtype).tiny
-        if (level**2 < tiny).any() and self._smallest_variance() < tiny:
+        if (level == 0).any() and self._smallest_variance() < tiny:
             raise ValueError(
-                f"sigma is {level.min():g} and the covariance singular: there is no density. Use sigma > "
+                "sigma is 0, or as good as 0, and the covariance singular: there is no density. Use sigma > "
                 f"{tiny**0.5:.1g}, or a tail"
             )
 

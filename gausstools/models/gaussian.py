@@ -140,7 +140,7 @@ class Gaussian(ScoreModel):
             offset = (mean - total.mean).flatten()
             within.addr_(offset, offset, alpha=-sums[label][0] / total.count)
         shared = cls.from_covariance(total.mean, within, rank).to(total.like)
-        return {label: shared.with_mean(mean.to(total.like)) for label, mean in means.items()}
+        return {label: shared.with_mean(mean.to(shared.mean)) for label, mean in means.items()}
 
     @classmethod
     def from_moments(cls, moments: Moments, rank: int | None = None) -> "Gaussian":

@@ -236,7 +236,7 @@ class Mixture(ScoreModel):
             rest = ratio(noise, typical + noise)
 
             def gain(variance: Tensor) -> Tensor:
-                return ratio(variance - typical, variance + noise) * rest
+                return ratio((variance - typical) * rest, variance + noise)
 
             tails, ranks = self.tails[:, None], self.ranks.tolist()
             within = noise * self._sum_of_parts(ratio(self._spread, self._spread + noise))
