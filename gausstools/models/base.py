@@ -62,6 +62,7 @@ class ScoreModel(nn.Module):
     """
 
     mean: Tensor
+    dtype: torch.dtype
 
     def _hold(self, dtype: torch.dtype, **tensors: Tensor) -> None:
         """Keep the tensors that the model is made of, for a model of this dtype."""
@@ -152,7 +153,8 @@ class ScoreModel(nn.Module):
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         # nn.Module writes into the tensors that are there, which a sibling may share (`Gaussian.with_mean`).
-        self._buffers.update({name: tensor.clone() for name, tensor in self._buffers.items()})
+        for name, tensor in self._buffers.items():
+            self._buffers[name] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
         super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "ScoreModel":
@@ -165,6 +167,7 @@ class ScoreModel(nn.Module):
             return in_dtype(tensor.to(moved.device), working_dtype(moved.dtype), name)
 
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        self.__dict__.pop("_kept", None)  # which holds the old tensors in memory
         return super()._apply(convert, recurse)
 
     # ---- the border: every question comes in here, and every answer goes out
