@@ -139,22 +139,21 @@ class PointCloud(ScoreModel):
     def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
         """Return the trace of ``Cov[x0 | x_σ = x]``: how undecided the weights are, in squared units of the data.
 
-        In float32 it is right to about ``1e-6·|y−μ|²`` times the weight of all but the most likely point y, so that
-        it keeps its digits where one point has almost all of the weight.
+        In float32 it is right to about ``1e-6·|y−μ|²`` times the weight of all points but the most likely one, y, so
+        that it keeps its digits where y has almost all of the weight.
         """
 
         def ask(rows: Tensor, level: Tensor) -> Tensor:
             # Around the most likely point, which then adds nothing: what is summed is as small as the others' weight.
-            noise, start = self._resolved(rows, level), 0
+            noise, marks, start = self._resolved(rows, level), self._marks, 0
             peak, index = self._peak(rows, noise)
-            centre = self.points[index]
+            centre, mark = self.points[index], marks[index]
             total, weight, square = (torch.zeros_like(peak) for _ in range(3))
             moved = torch.zeros_like(rows)
             for logits, points, half_norms in self._logits(rows, noise):
                 weights = (logits - peak).exp()
                 total = total + weights.sum(0)
-                number = torch.arange(start, start + len(points), device=index.device)
-                others = weights.where(number[:, None] != index, 0)
+                others = weights.where(marks[start : start + len(points), None] != mark, 0)
                 weight = weight + others.sum(0)
                 square = square + 2 * (half_norms * others).sum(0)
                 moved = torch.addmm(moved, others.T, points)
@@ -219,6 +218,13 @@ class PointCloud(ScoreModel):
         """``|c_i|²/2``, ``(N, 1)``."""
         half_norms = torch.cat([part.double().square().sum(1) for part in self.points.split(4096)]) / 2
         return half_norms.to(self.points)[:, None]
+
+    @derived
+    def _marks(self) -> Tensor:
+        """A number that equal points share and others do not, ``(N,)``: the projection on a random direction."""
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(self.dim, generator=generator, dtype=torch.float64).to(self.points.device)
+        return torch.cat([(part.double() * direction).sum(1) for part in self.points.split(4096)])
 
     def _smallest_variance(self) -> float:
         return 0.0
