@@ -45,7 +45,7 @@ def noised(sigma, count=6, dtype=torch.float32):
 
 @EVERY
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("sigma", [0.002, 1.0, 80.0, 1000.0])
+@pytest.mark.parametrize("sigma", [0.002, 80.0, 300.0])
 def test_half_precision_is_answered_in_kind_and_as_float64_does(make, dtype, sigma):
     model, x = make(DIGITS), noised(sigma, dtype=dtype)
     exact = copy.deepcopy(model).double()
