@@ -92,6 +92,18 @@ def test_data_of_half_precision_are_fitted_as_the_numbers_that_they_are(dtype):
         assert model(data[:2], 1.0).dtype == model.sample(2).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_gaussian_is_made_of_half_precision(dtype):
+    """Whose basis is orthonormal to its rounding."""
+    angle = torch.tensor(0.3)
+    basis = torch.stack([torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])])
+    parts = torch.ones(2), torch.tensor([300.0, 0.25]), basis
+    x = torch.tensor([[1.0, 0.0], [500.0, -3.0]]).to(dtype)
+    model = gt.Gaussian(*(part.to(dtype) for part in parts))
+    torch.testing.assert_close(model(x, 300.0), gt.Gaussian(*parts)(x, 300.0))
+    assert model.sample(2).dtype == dtype
+
+
 def test_a_noise_level_is_not_rounded_to_half_precision():
     assert check_sigma(7e4, torch.zeros(1, 1).half()).tolist() == [7e4]
     assert check_sigma(torch.tensor(0.002, dtype=DOUBLE), torch.zeros(1, 1).bfloat16()).item() == np.float32(0.002)

@@ -59,6 +59,7 @@ class Gaussian(ScoreModel):
     def __init__(self, mean: Tensor, variances: Tensor, basis: Tensor, tail: float | Tensor = 0.0):
         super().__init__()
         mean = check_event(mean)
+        rounding = torch.finfo(basis.dtype).eps if isinstance(basis, Tensor) and basis.is_floating_point() else 0.0
         like = {"dtype": working_dtype(mean.dtype), "device": mean.device}
         variances, basis, tail = (torch.as_tensor(value, **like) for value in (variances, basis, tail))
         if variances.ndim != 1 or basis.shape != (mean.numel(), len(variances)):
@@ -71,7 +72,7 @@ class Gaussian(ScoreModel):
         for name, values in (("variances", variances), ("tail", tail)):
             if not (values.isfinite() & (values >= 0)).all():
                 raise ValueError(f"{name} hold {values.min():g}, expected finite numbers >= 0")
-        _check_orthonormal(basis)
+        _check_orthonormal(basis, rounding)
         own = {"mean": mean, "variances": variances, "basis": basis, "tail": tail.reshape(())}
         own = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in own.items()}
         self._hold(mean.dtype, **own)
@@ -274,7 +275,7 @@ class Gaussian(ScoreModel):
         At σ = 0 it is the limit: ``x`` itself, projected onto the support of a singular Σ.
 
         Args:
-            x: ``(batch, *event)``, in the model's dtype.
+            x: ``(batch, *event)``, in the model's dtype or in half precision.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
         mean = self.mean.flatten()
@@ -408,8 +409,8 @@ class Gaussian(ScoreModel):
         return float(min(smallest + ([self.tail] if self.rank < self.dim else [])))
 
 
-def _check_orthonormal(basis: Tensor) -> None:
+def _check_orthonormal(basis: Tensor, rounding: float) -> None:
     error = float((basis.T @ basis - torch.eye(basis.shape[1]).to(basis)).abs().max()) if basis.numel() else 0.0
-    eps = max(torch.finfo(dtype).eps for dtype in (basis.dtype, torch.float32))  # it may have been float32 before
-    if not error < 1e3 * eps * max(1, basis.shape[0] ** 0.5):
+    eps = torch.finfo(torch.float32).eps  # it may have been float32 before
+    if not error < 1e3 * eps * max(1, basis.shape[0] ** 0.5) + 4 * rounding:
         raise ValueError(f"basis is not orthonormal: UᵀU differs from the identity by up to {error:g}")

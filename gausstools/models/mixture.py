@@ -180,7 +180,7 @@ class Mixture(ScoreModel):
         At σ = 0 it is the limit: ``x`` itself, projected onto the support of the nearest component if all are singular.
 
         Args:
-            x: ``(batch, *event)``, in the model's dtype.
+            x: ``(batch, *event)``, in the model's dtype or in half precision.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
 

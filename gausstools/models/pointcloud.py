@@ -89,7 +89,7 @@ class PointCloud(ScoreModel):
         """Return the denoiser ``E[x0 | x_σ = x] = Σ_i w_i y_i``; at σ = 0 its limit, the nearest point.
 
         Args:
-            x: ``(batch, *event)``, in the model's dtype.
+            x: ``(batch, *event)``, in the model's dtype or in half precision.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
         mean = self.mean.flatten()
