@@ -16,6 +16,10 @@ from gausstools.models import files
 TENSORS = {"b": torch.arange(3.0), "a": torch.ones(2, 2, dtype=torch.float16), "count": torch.tensor(3)}
 
 
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
 def test_two_threads_that_write_one_file_leave_it_whole_and_nothing_beside_it(tmp_path):
     path, errors = tmp_path / "file", []
 
@@ -33,7 +37,7 @@ def test_two_threads_that_write_one_file_leave_it_whole_and_nothing_beside_it(tm
         thread.join()
     assert errors == []
     assert path.read_bytes() in (b"a" * 1000, b"b" * 1000)
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_file_has_the_permissions_that_others_have_and_what_a_kill_leaves_its_pattern(tmp_path, monkeypatch):
@@ -51,7 +55,7 @@ def test_a_file_has_the_permissions_that_others_have_and_what_a_kill_leaves_its_
     with pytest.raises(KeyboardInterrupt):
         files.write_bytes(tmp_path / "written", b"y")
     assert (tmp_path / "written").read_bytes() == b"x"
-    assert sorted(os.listdir(tmp_path)) == ["ordinary", "written"]
+    assert names(tmp_path) == ["ordinary", "written"]
 
 
 def test_where_there_is_no_room_the_file_is_named_and_the_old_one_stays(tmp_path):
@@ -60,15 +64,15 @@ def test_where_there_is_no_room_the_file_is_named_and_the_old_one_stays(tmp_path
     before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, limits[1]))
     try:
-        with pytest.raises(OSError, match="model.safetensors") as caught:
+        with pytest.raises(OSError, match=r"model\.safetensors") as caught:
             files.write(path, "Kind", {"large": torch.zeros(2**23)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG
     assert caught.value.filename == str(path)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == [path.name]
-    with pytest.raises(FileNotFoundError, match="the folder .*nowhere does not exist"):
+    assert names(tmp_path) == [path.name]
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
         files.write_bytes(tmp_path / "nowhere" / "file", b"x")
 
 
