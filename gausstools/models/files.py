@@ -9,9 +9,9 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["read", "read_settings", "write", "write_bytes"]
+__all__ = ["fill", "read", "read_settings", "write", "write_bytes"]
 
 
 def write(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor], settings: dict | None = None) -> None:
@@ -88,6 +88,21 @@ def read_settings(path: str | os.PathLike, kind: str) -> dict:
     if not isinstance(settings, dict):
         raise ValueError(f"{path} has no readable settings beside its tensors; expected what .save writes")
     return settings
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give a network the weights of a file, in its own dtypes; it may lie on the meta device, and ends on theirs.
+
+    Raises:
+        RuntimeError: if names or shapes are not those of the network.
+        ValueError: if a weight holds NaN or infinity.
+    """
+    own = network.state_dict()
+    cast = {name: value.to(own[name].dtype) if name in own else value for name, value in weights.items()}
+    network.load_state_dict(cast, assign=True)
+    for name, value in network.state_dict().items():
+        if bad := int((~value.isfinite()).sum()):
+            raise ValueError(f"its weight {name} holds {bad} values that are NaN or infinite, of {value.numel()}")
 
 
 @contextmanager

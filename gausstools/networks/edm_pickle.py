@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gausstools.models import files
 from gausstools.networks.ddpmpp import DDPMpp
 from gausstools.networks.edm import EDM
 
@@ -138,7 +139,7 @@ def _build(content: object) -> EDM:
     try:
         with torch.device("meta"):  # shapes only: the file does not get to allocate what it has no weights for
             rebuilt = DDPMpp(**arguments)
-        rebuilt.load_state_dict(dict(_weights(network, "", 0, set())), assign=True)
+        files.fill(rebuilt, dict(_weights(network, "", 0, set())))
         if not isinstance(sigma_data, (int, float)):
             raise TypeError(f"sigma_data is {sigma_data!r}, expected a number")
         return EDM(rebuilt, rebuilt.event_shape, sigma_data).eval().requires_grad_(False)
