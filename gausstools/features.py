@@ -56,7 +56,7 @@ class Classifier(nn.Module):
         fold: side of the blocks of pixels that become channels; 1 folds nothing.
 
     Raises:
-        ValueError: for images that cannot be folded or halved.
+        ValueError: for images that cannot be folded or halved, or a number below 1.
 
     >>> classifier = Classifier((1, 8, 8), width=8, features=4, fold=1).eval()
     >>> classifier(torch.zeros(2, 1, 8, 8)).shape, classifier.features(torch.zeros(2, 1, 8, 8)).shape
@@ -68,6 +68,8 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         self.event_shape = torch.Size(event_shape)
+        for value, name in ((classes, "classes"), (width, "width"), (features, "features"), (fold, "fold")):
+            check_count(value, name, 1)
         if len(self.event_shape) != 3 or any(side % fold or side < 4 * fold for side in self.event_shape[1:]):
             raise ValueError(
                 f"event_shape is {tuple(event_shape)}, expected (channels, height, width) with sides divisible by the "
@@ -131,14 +133,15 @@ class Classifier(nn.Module):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is damaged or holds something else.
+            ValueError: if the file is damaged or holds something else, or a weight is NaN or infinite.
         """
         tensors, settings = files.read(path, "Classifier"), files.read_settings(path, "Classifier")
         try:
-            classifier = cls(**settings)
-            classifier.load_state_dict(tensors)
+            with torch.device("meta"):
+                classifier = cls(**settings)
+            files.fill(classifier, tensors)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} is no complete Classifier: {error}") from error
+            raise ValueError(f"{path} is no complete Classifier: {str(error)[:1000]}") from error
         return classifier.eval().requires_grad_(False)
 
 

@@ -56,11 +56,28 @@ class Persistent(nn.Module):
         return _reconstruct_persistent_obj, (meta,), None
 
 
+def constants(layer: nn.Module, name: str) -> tuple[str, dict]:
+    """The class that a layer has in the published files, and what it states beside its weights."""
+    if isinstance(layer, nn.Conv2d):
+        resampling = {"up": layer.resample == "up", "down": layer.resample == "down"}
+        resampling["fused_resample"] = name.endswith("aux_residual")
+        return "Conv2d", {"in_channels": layer.in_channels, "out_channels": layer.out_channels} | resampling
+    if isinstance(layer, nn.GroupNorm):
+        return "GroupNorm", {"num_groups": min(32, layer.num_channels // 4), "eps": 1e-6}
+    if isinstance(layer, nn.Linear):
+        return "Linear", {"in_features": layer.in_features, "out_features": layer.out_features}
+    if name == "map_noise":
+        if hasattr(layer, "freqs"):
+            return "FourierEmbedding", {}
+        return "PositionalEmbedding", {"num_channels": layer.length, "max_positions": 10000, "endpoint": True}
+    channels = {"in_channels": layer.conv0.in_channels, "out_channels": layer.conv0.out_channels}
+    more = {"emb_channels": layer.affine.in_features, "num_heads": int(hasattr(layer, "qkv")), "dropout": 0.13}
+    return "UNetBlock", channels | more | {"skip_scale": np.sqrt(0.5), "adaptive_scale": False}
+
+
 def persistent(module: nn.Module, class_name: str, **attributes) -> nn.Module:
     """The same parameters, buffers and children, as stand-ins."""
-    if isinstance(module, nn.ModuleDict):
-        return nn.ModuleDict({name: persistent(child, "UNetBlock") for name, child in module.items()})
-    copy = Persistent(class_name, skip_scale=np.sqrt(0.5), eps=1e-6, **attributes)
+    copy = Persistent(class_name, **attributes)
     for name, parameter in module.named_parameters(recurse=False):
         copy.register_parameter(name, parameter)
     for name, buffer in module.named_buffers(recurse=False):
@@ -68,16 +85,23 @@ def persistent(module: nn.Module, class_name: str, **attributes) -> nn.Module:
     if class_name == "Conv2d" and "resample_filter" not in copy._buffers:
         copy.register_buffer("resample_filter", None)
     for name, child in module.named_children():
-        copy.add_module(name, persistent(child, "Conv2d" if isinstance(child, nn.Conv2d) else "Linear"))
+        copy.add_module(name, _within(name, child))
     return copy
+
+
+def _within(name: str, child: nn.Module) -> nn.Module:
+    if isinstance(child, nn.ModuleDict):
+        return nn.ModuleDict({inner: _within(inner, layer) for inner, layer in child.items()})
+    class_name, attributes = constants(child, name)
+    return persistent(child, class_name, **attributes)
 
 
 def snapshot(network: nn.Module, arguments: dict, model="SongUNet", precond="EDMPrecond", sigma_data=0.5) -> dict:
     """What a training run of EDM writes."""
-    outer = Persistent(precond, img_resolution=8, img_channels=1, label_dim=0, use_fp16=False)
+    outer = Persistent(precond, img_resolution=8, img_channels=1, label_dim=arguments["label_dim"], use_fp16=False)
     outer.__dict__.update(sigma_min=0, sigma_max=float("inf"), sigma_data=sigma_data)
     outer.__dict__["_init_kwargs"] = EasyDict(model_type=model, **arguments)
-    outer.add_module("model", persistent(network, model, _init_kwargs=arguments))
+    outer.add_module("model", persistent(network, model, _init_kwargs=arguments, label_dropout=0))
     loss = Persistent("EDMLoss", P_mean=-1.2, P_std=1.2)
     return {"ema": outer.eval(), "loss_fn": loss, "augment_pipe": None, "dataset_kwargs": {"resolution": 8}}
 

@@ -1,5 +1,6 @@
 """The Fréchet distance of features, its error and its bias; the classifiers that come with the package."""
 
+import hostile
 import numpy as np
 import pytest
 import scipy.linalg
@@ -303,6 +304,28 @@ def test_a_file_keeps_the_network(digits, tmp_path):
     gt.models.files.write(tmp_path / "part.safetensors", "Classifier", {}, classifier.config)
     with pytest.raises(ValueError, match=r"part\.safetensors is no complete Classifier"):
         Classifier.load(tmp_path / "part.safetensors")
+    classifier.head.bias[3] = torch.nan
+    classifier.save(tmp_path / "diverged.safetensors")
+    with pytest.raises(ValueError, match=r"diverged\.safetensors .* its weight head.bias holds 1 values that are NaN"):
+        Classifier.load(tmp_path / "diverged.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fold": 0}, "fold is 0, expected an integer >= 1"),
+        ({"width": -8}, "width is -8"),
+        ({"classes": 2.0}, "classes is 2.0"),
+        ({"features": 10**9}, "size mismatch"),
+        ({"width": 10**12}, "overflow"),
+        ({"event_shape": [1, 8, "8"]}, ""),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_classifier_cost_nothing(as_installed, tmp_path, changes, message):
+    classifier = small()
+    gt.models.files.write(tmp_path / "odd", "Classifier", classifier.state_dict(), classifier.config | changes)
+    hostile.assert_refused(Classifier.load, tmp_path / "odd", f"odd is no complete Classifier: .*{message}")
 
 
 def test_arguments_that_make_no_network_and_no_training_are_refused(digits, as_installed):

@@ -11,6 +11,7 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import hostile
 import numpy as np
 import published
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gausstools as gt
+from gausstools.models import files
 from gausstools.networks import EDM, DDPMpp, DiffusersDenoiser, UNet, hub
 
 EVENT = (1, 8, 8)
@@ -503,6 +505,58 @@ def test_our_own_files_by_path(tmp_path):
     denoiser = gt.pretrained.load(tmp_path / "mine.safetensors")
     assert not denoiser.training
     assert torch.equal(denoiser(noised(1.0), 1.0), network(noised(1.0), 1.0))
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("suffix", ["safetensors", "pkl"])
+def test_a_weight_that_is_no_number_is_named_with_its_file(tmp_path, value, suffix):
+    path = tmp_path / f"diverged.{suffix}"
+    if suffix == "pkl":
+        name, network = "dec.8x8_aux_conv.bias", DDPMpp(**published.TINY)
+    else:
+        name, network = "unet.conv_in.bias", UNet(EVENT, widths=(16, 32), layers=1, fold=1, groups=8)
+    network.get_parameter(name).data[0] = value
+    if suffix == "pkl":
+        path.write_bytes(published.dump(published.snapshot(network, published.TINY)))
+    else:
+        EDM(network, EVENT).save(path, torch.float16)
+    with pytest.raises(
+        ValueError, match=rf"diverged\.{suffix} .*weight {name} holds 1 values that are NaN or infinite"
+    ):
+        gt.pretrained.load(path)
+
+
+GOOD = {"event_shape": EVENT, "widths": [16, 32], "layers": 1, "fold": 1, "attention": [False, False], "groups": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 3000}, "layers is 3000, expected an integer from 1 to 32"),
+        ({"layers": 32}, "Missing key"),
+        ({"layers": -1}, "layers is -1"),
+        ({"widths": [40_000, 40_000]}, "size mismatch"),
+        ({"widths": [2**40, 2**40]}, "overflow"),
+        ({"widths": [8] * 100_000}, "the number of widths is 100000, expected an integer from 1 to 8"),
+        ({"widths": [0, 0]}, "widths is 0"),
+        ({"widths": 3}, "int"),
+        ({"fold": 0}, "fold is 0"),
+        ({"fold": 10**400}, "sides divisible by"),
+        ({"groups": 0}, "groups is 0"),
+        ({"event_shape": [1, 8, 0]}, "event_shape is 0"),
+        ({"event_shape": [1, 8, "8"]}, "event_shape is '8'"),
+        ({"colour": 1}, "colour"),
+        ({"sigma_data": 10**400}, "sigma_data is 1000.* whose square float32 can hold"),
+        ({"sigma_data": 1e300}, r"sigma_data is 1e\+300"),
+        ({"sigma_data": "0.5"}, "str"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_settings_that_make_no_network_cost_nothing(as_installed, tmp_path, changes, message):
+    path = tmp_path / "odd.safetensors"
+    settings = {"sigma_data": changes.pop("sigma_data", 0.5), "unet": GOOD | changes}
+    files.write(path, "EDM", UNet(**GOOD).state_dict(), settings)
+    hostile.assert_refused(EDM.load, path, rf"odd\.safetensors is no complete EDM: .*{message}")
 
 
 def test_shipped_names_come_before_folders(tmp_path, monkeypatch):

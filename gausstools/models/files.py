@@ -2,15 +2,16 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["read", "read_settings", "write", "write_bytes"]
+__all__ = ["fill", "read", "read_settings", "write", "write_bytes"]
 
 
 def write(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor], settings: dict | None = None) -> None:
@@ -28,25 +29,35 @@ def write(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor], settin
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"gausstools": kind} | ({} if settings is None else {"settings": json.dumps(settings)})
     # Not save_file, which makes a file that nobody else may read.
-    write_bytes(path, safetensors.torch.save(contiguous, metadata=metadata))
+    content = safetensors.torch.save(contiguous, metadata=metadata)
+    # safetensors orders the metadata by chance. Here the same model is the same bytes.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]) | {"__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    write_bytes(path, b"".join([len(header).to_bytes(8, "little"), header, memoryview(content)[end:]]))
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file; an interrupted call leaves the old one, or none.
+    """Write a file; an interrupted call leaves the old one, or none, and several at once leave one of theirs.
+
+    What is written first is named ``.NAME.PID.TOKEN``. A process that is killed leaves it.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
+        OSError: with the name of the file, if there is no room for it, for example.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("xb") as file:
+            file.write(content)
         os.replace(temporary, path)
-    except BaseException:
+    except OSError as error:  # which names the other file, or none where a disk is full
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def read(path: str | os.PathLike, kind: str) -> dict[str, Tensor]:
@@ -57,7 +68,8 @@ def read(path: str | os.PathLike, kind: str) -> dict[str, Tensor]:
         ValueError: if the file is damaged, or holds something else.
     """
     with _opened(path, kind) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        # Copied, because a tensor that maps the file would change with it.
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
 def read_settings(path: str | os.PathLike, kind: str) -> dict:
@@ -70,9 +82,27 @@ def read_settings(path: str | os.PathLike, kind: str) -> dict:
     with _opened(path, kind) as file:
         text = file.metadata().get("settings")
     try:
-        return dict(json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} has no readable settings beside its tensors; expected what .save writes") from error
+        settings = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} has no readable settings beside its tensors; expected what .save writes")
+    return settings
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give a network the weights of a file, in its own dtypes; it may lie on the meta device, and ends on theirs.
+
+    Raises:
+        RuntimeError: if names or shapes are not those of the network.
+        ValueError: if a weight holds NaN or infinity.
+    """
+    own = network.state_dict()
+    cast = {name: value.to(own[name].dtype) if name in own else value for name, value in weights.items()}
+    network.load_state_dict(cast, assign=True)
+    for name, value in network.state_dict().items():
+        if bad := int((~value.isfinite()).sum()):
+            raise ValueError(f"its weight {name} holds {bad} values that are NaN or infinite, of {value.numel()}")
 
 
 @contextmanager

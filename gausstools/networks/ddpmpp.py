@@ -23,6 +23,7 @@ from gausstools.denoiser import check_count
 __all__ = ["DDPMpp"]
 
 HALF = math.sqrt(0.5)  # the sum of two branches of unit variance has unit variance again
+LONGEST = 10_000  # wavelength of the embedding, of which the shortest is 1
 TINY = 1e-5  # gain of the layers that end a branch: untrained, a block returns little but its input
 
 
@@ -86,11 +87,11 @@ class DDPMpp(nn.Module):
         side = check_count(img_resolution, "img_resolution", 1, 4096)
         width = check_count(model_channels, "model_channels", 4, 4096)
         multiples = [check_count(value, "channel_mult", 1, 64) for value in channel_mult]
-        blocks = check_count(num_blocks, "num_blocks", 1, 64)
-        if not 1 <= len(multiples) <= 12 or side % 2 ** (len(multiples) - 1):
+        blocks = check_count(num_blocks, "num_blocks", 1, 32)
+        if not 1 <= len(multiples) <= 8 or side % 2 ** (len(multiples) - 1):
             raise ValueError(
                 f"img_resolution is {side} and channel_mult {multiples}, expected a resolution that can be halved "
-                f"{max(len(multiples) - 1, 0)} times, and 1 to 12 multiples"
+                f"{max(len(multiples) - 1, 0)} times, and 1 to 8 multiples"
             )
         if width % 4:
             raise ValueError(f"model_channels is {width}, expected a multiple of 4: features are normalised in fours")
@@ -116,6 +117,7 @@ class DDPMpp(nn.Module):
             return _Block(narrow, wide, embedding, dropout=dropout, taps=taps, **options)
 
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        attn_resolutions = set(attn_resolutions)
         sides = [side >> level for level in range(len(multiples))]
         features, seen = width, in_channels  # of the image as the residual encoder has it so far: seen
         passed = []  # widths that the encoder passes to the decoder
@@ -151,6 +153,10 @@ class DDPMpp(nn.Module):
         )
         for layer in (module for module in self.modules() if isinstance(module, nn.Linear)):
             _initialise(layer)
+
+    def published(self) -> dict[str, tuple[str, dict[str, float]]]:
+        """Return what a published file says of each layer, by name: its class, and constants that it computes with."""
+        return {name: _published(layer) for name, layer in self.named_modules()}
 
     def forward(
         self,
@@ -271,7 +277,9 @@ class _Waves(nn.Module):
 
     def forward(self, c_noise: Tensor) -> Tensor:
         count = self.length // 2
-        phases = c_noise[:, None] * 10000.0 ** -torch.linspace(0, 1, count, dtype=c_noise.dtype, device=c_noise.device)
+        phases = c_noise[:, None] * float(LONGEST) ** -torch.linspace(
+            0, 1, count, dtype=c_noise.dtype, device=c_noise.device
+        )
         return torch.cat([phases.sin(), phases.cos()], dim=1)
 
 
@@ -285,6 +293,24 @@ class _RandomWaves(nn.Module):
     def forward(self, c_noise: Tensor) -> Tensor:
         phases = 2 * math.pi * c_noise[:, None] * self.freqs
         return torch.cat([phases.sin(), phases.cos()], dim=1)
+
+
+def _published(layer: nn.Module) -> tuple[str, dict[str, float]]:
+    match layer:
+        case _Block():
+            constants = {"in_channels": layer.conv0.in_channels, "num_heads": int(layer.attends)}
+            return "UNetBlock", constants | {"skip_scale": HALF, "adaptive_scale": False}
+        case _Conv():
+            constants = {"in_channels": layer.in_channels, "out_channels": layer.out_channels}
+            resampling = {"up": layer.resample == "up", "down": layer.resample == "down"}
+            return "Conv2d", constants | resampling | {"fused_resample": isinstance(layer, _Shrink)}
+        case nn.GroupNorm():
+            return "GroupNorm", {"num_groups": layer.num_groups, "eps": layer.eps}
+        case nn.Linear():
+            return "Linear", {"in_features": layer.in_features}
+        case _Waves():
+            return "PositionalEmbedding", {"num_channels": layer.length, "max_positions": LONGEST, "endpoint": True}
+    return {DDPMpp: "SongUNet", _RandomWaves: "FourierEmbedding"}.get(type(layer), "ModuleDict"), {}
 
 
 def _attend(qkv: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class EDM(nn.Module):
 
     def __init__(self, network, event_shape: Sequence[int], sigma_data: float = 0.5):
         super().__init__()
-        if not 0 < sigma_data < float("inf"):
-            raise ValueError(f"sigma_data is {sigma_data}, expected a finite number > 0")
+        if not 1e-18 < sigma_data < 1e18:
+            raise ValueError(f"sigma_data is {sigma_data}, expected a number > 0 whose square float32 can hold")
         self.network = network
         self.event_shape = torch.Size(event_shape)
         self.sigma_data = float(sigma_data)
@@ -107,15 +107,16 @@ class EDM(nn.Module):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is damaged or holds something else.
+            ValueError: if the file is damaged or holds something else, or a weight is NaN or infinite.
         """
         tensors, settings = files.read(path, "EDM"), files.read_settings(path, "EDM")
         try:
-            network = UNet(**settings["unet"])
-            network.load_state_dict(tensors)
-            denoiser = cls(network, settings["unet"]["event_shape"], settings["sigma_data"])
+            with torch.device("meta"):  # shapes only: the settings do not get to allocate what there are no weights for
+                network = UNet(**settings["unet"])
+            files.fill(network, tensors)
+            denoiser = cls(network, network.config["event_shape"], settings["sigma_data"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} is no complete EDM: {error}") from error
+            raise ValueError(f"{path} is no complete EDM: {str(error)[:1000]}") from error
         return denoiser.eval().requires_grad_(False)
 
     def _told(self, labels: Tensor | int | None, x: Tensor) -> dict[str, Tensor]:

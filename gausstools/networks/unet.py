@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gausstools.denoiser import check_count
 from gausstools.networks.imports import import_diffusers
 
 __all__ = ["UNet"]
@@ -24,15 +25,15 @@ class UNet(nn.Module):
 
     Args:
         event_shape: ``(channels, height, width)``; height and width divisible by ``fold·2^(len(widths) − 1)``.
-        widths: channels at each resolution, each half as fine as the one before.
-        layers: residual blocks at each resolution.
+        widths: channels at each resolution, each half as fine as the one before; up to 8 of them.
+        layers: residual blocks at each resolution, up to 32.
         fold: side of the blocks of pixels that become channels; 1 folds nothing.
         attention: at each resolution, whether its blocks attend; the middle one always does.
         groups: of the group normalisation; it must divide each width.
 
     Raises:
         ImportError: without diffusers.
-        ValueError: for an image size that the resolutions cannot halve.
+        ValueError: for numbers that make no network, such as an image size that the resolutions cannot halve.
 
     >>> import torch
     >>> network = UNet((1, 8, 8), widths=(16, 32), fold=1, groups=8)
@@ -50,7 +51,11 @@ class UNet(nn.Module):
         groups: int = 32,
     ):
         super().__init__()
-        channels, *size = event_shape
+        channels, *size = (check_count(length, "event_shape", 1) for length in event_shape)
+        check_count(len(widths), "the number of widths", 1, 8)
+        for value, name in [*((width, "widths") for width in widths), (fold, "fold"), (groups, "groups")]:
+            check_count(value, name, 1)
+        check_count(layers, "layers", 1, 32)
         attention = tuple(attention or (False,) * len(widths))
         self.config = {
             "event_shape": list(event_shape),
