@@ -64,13 +64,15 @@ def _message(error: Exception) -> str | None:
             return f"not enough memory ({kind}: {error}); give a smaller --batch-size, or another --device"
         case EOFError() | RecursionError():
             return f"a file ends too early, or is nested too deep ({kind}: {error}); make or fetch those given again"
+        case OverflowError():
+            return f"a number is too large ({error}); give a smaller one"
         case ModuleNotFoundError():  # which the library did not word
             return f"{error}: pip install 'gausstools[commands,figures]'"
         case BrokenPipeError():
             return None
         case OSError(errno=int()):
             return f"{error.filename}: {error.strerror}; see to the path, its permissions and the disk, then run again"
-        case FloatingPointError() | ImportError() | OSError() | OverflowError() | ValueError():
+        case FloatingPointError() | ImportError() | OSError() | ValueError():
             return str(error)
     return None
 

@@ -21,6 +21,7 @@ from PIL import Image
 import gausstools as gt
 from gausstools.commands.sample import sample
 from gausstools.models import files
+from gausstools.networks import hub
 from gausstools.noise import seeded_noise
 
 FEW = {"num": 10, "steps": 3, "batch_size": 4}
@@ -187,7 +188,15 @@ def test_a_jump_to_where_it_starts_changes_nothing(tmp_path, sampler):
     sample("digits", tmp_path / "top", sampler=sampler, skip="80", **FEW)
     sample("digits", tmp_path / "auto", sampler=sampler, skip="auto", tolerance=1e-9, **FEW)
     sample("digits", tmp_path / "bottom", sampler=sampler, skip="0.001", **FEW)
+    sample("digits", tmp_path / "one step", sampler=sampler, skip="auto", **FEW | {"steps": 1})
     assert pngs(tmp_path / "none") == pngs(tmp_path / "top") == pngs(tmp_path / "auto")
+
+
+def stand_in(monkeypatch, denoiser):
+    """Let every name be that of this network."""
+    network = torch.nn.Module()
+    network.event_shape, network.forward = torch.Size((1, 8, 8)), denoiser
+    monkeypatch.setattr(gt.pretrained, "load", lambda *_, **__: network)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +211,7 @@ def test_a_jump_to_where_it_starts_changes_nothing(tmp_path, sampler):
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_network_that_answers_nan_is_named_and_no_image_is_written(tmp_path, monkeypatch, broken, message, value):
-    network = torch.nn.Module()
-    network.event_shape = torch.Size((1, 8, 8))
-    network.forward = lambda x, sigma: value * x if broken(sigma) else x / 2
-    monkeypatch.setattr(gt.pretrained, "load", lambda *_, **__: network)
+    stand_in(monkeypatch, lambda x, sigma: value * x if broken(sigma) else x / 2)
     with pytest.raises(ValueError, match=message):
         sample("digits", tmp_path / "out", **FEW)
     assert not list(tmp_path.glob("out/*.png"))
@@ -284,6 +290,28 @@ def test_the_same_names_with_other_contents_do_not_mix_with_a_run(tmp_path, caps
     sample(str(network), folder, **options)
     assert "sampling.json holds no checksums" in capsys.readouterr().err
     assert pngs(folder) == {name: content for name, content in before.items() if name != "sampling.json"}
+
+
+def test_a_model_of_diffusers_is_known_by_its_files_or_its_revision(tmp_path, monkeypatch):
+    stand_in(monkeypatch, lambda x, sigma: x / 2)
+    model = tmp_path / "model"
+    parts = {"model_index.json": "{}", "unet/diffusion_pytorch_model.bin": "1", "scheduler/scheduler_config.json": "2"}
+    for name, content in parts.items():
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(content)
+    sample(str(model), tmp_path / "local", **FEW)
+    (model / "README.md").write_text("a note")
+    sample(str(model), tmp_path / "local", **FEW)
+    for name, content in parts.items():
+        (model / name).write_text(content + " ")
+        with pytest.raises(ValueError, match="images of another content of model "):
+            sample(str(model), tmp_path / "local", **FEW)
+        (model / name).write_text(content)
+    monkeypatch.setattr(hub, "download", lambda name: tmp_path / "snapshots" / "first")
+    sample("owner/name", tmp_path / "hub", **FEW)
+    monkeypatch.setattr(hub, "download", lambda name: tmp_path / "snapshots" / "second")
+    with pytest.raises(ValueError, match="images of another content of model "):
+        sample("owner/name", tmp_path / "hub", **FEW)
 
 
 @pytest.mark.parametrize("content", ["null", "", "[" * 10**5, '{"sha256": []}', "\xff"])

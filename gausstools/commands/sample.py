@@ -114,12 +114,12 @@ def sample(
         statistics = {label: fit(images, event_shape) for label, images in sets.items()}
     statistics = {label: found and found.to(team.device, torch.float32) for label, found in statistics.items()}
     level = settings.get("skip")
-    if level == "auto":  # the most cautious of the classes'
-        choices = [
-            gt.choose_skip(_told(denoisers[label], seed, range(16)), statistics[label], sigmas[:-1], tolerance)
+    if level == "auto":  # the most cautious of the classes'; one step has nothing to skip
+        choices = (
+            gt.choose_skip(_told(denoisers[label], seed, range(16)), statistics[label], sigmas[:-1], tolerance).sigma
             for label in denoisers
-        ]
-        level = max(choice.sigma for choice in choices)
+        )
+        level = max(choices) if steps > 1 else sigma_max
     solver, options = getattr(gt.samplers, sampler), {} if order is None else {"order": order}
     draw = {label: _Drawing(model, statistics[label], sigmas, solver, options, level, team.device) for label in turns}
     # What does not fit is told before the folder is taken.
