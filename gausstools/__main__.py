@@ -10,8 +10,8 @@ import sys
 
 try:
     import typer
-except ImportError as error:
-    raise ImportError("the command line needs typer: pip install 'gausstools[commands]'") from error
+except ImportError:
+    sys.exit("error: the command line needs typer: pip install 'gausstools[commands]'")
 
 __all__ = ["COMMANDS", "app"]
 
@@ -39,10 +39,42 @@ def _register(name: str, help_text: str) -> None:
 
     @app.command(name, help=help_text, context_settings=settings, add_help_option=False)
     def run(context: typer.Context) -> None:
-        function = getattr(importlib.import_module(f"gausstools.commands.{name}"), name)
-        command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        command.command(help=inspect.getdoc(function).partition("\n\n>>> ")[0])(function)  # without the example
-        command(context.args, prog_name=f"python -m gausstools {name}")
+        try:
+            function = getattr(importlib.import_module(f"gausstools.commands.{name}"), name)
+            check_device = importlib.import_module("gausstools.commands.processes").check_device
+            application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            application.command(help=inspect.getdoc(function).partition("\n\n>>> ")[0])(function)  # without the example
+            command = typer.main.get_command(application)
+            with command.make_context(f"python -m gausstools {name}", context.args) as given:
+                check_device(given.params["device"])
+                command.invoke(given)
+        except Exception as error:
+            message = _message(error)
+            if message is None:
+                raise
+            print(f"error: {message}", file=sys.stderr)
+            raise typer.Exit(1) from error
+
+
+def _message(error: Exception) -> str | None:
+    """Return what was wrong with the input and what to do, or None if something else was wrong."""
+    kind = type(error).__name__
+    match error:
+        case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "memory" in str(error):
+            return f"not enough memory ({kind}: {error}); give a smaller --batch-size, or another --device"
+        case EOFError() | RecursionError():
+            return f"a file ends too early, or is nested too deep ({kind}: {error}); make or fetch those given again"
+        case OverflowError():
+            return f"a number is too large ({error}); give a smaller one"
+        case ModuleNotFoundError():  # which the library did not word
+            return f"{error}: pip install 'gausstools[commands,figures]'"
+        case BrokenPipeError():
+            return None
+        case OSError(errno=int()):
+            return f"{error.filename}: {error.strerror}; see to the path, its permissions and the disk, then run again"
+        case FloatingPointError() | ImportError() | OSError() | ValueError():
+            return str(error)
+    return None
 
 
 for _name, _help in COMMANDS.items():
@@ -52,12 +84,7 @@ for _name, _help in COMMANDS.items():
 def _main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a pipe on Windows may have no σ
-    try:
-        app(prog_name="python -m gausstools")
-    except (ImportError, OSError, ValueError) as error:
-        # These say what to do; where they come from says nothing to a user.
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    app(prog_name="python -m gausstools")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,11 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
+from typer.testing import CliRunner
 
 import gausstools as gt
+from gausstools.__main__ import COMMANDS, app
+from gausstools.networks.imports import import_diffusers
 
 ROOT = Path(__file__).parents[1]
 MODULES = [module.name for module in pkgutil.walk_packages(gt.__path__, "gausstools.")]
@@ -80,6 +83,83 @@ def test_a_command_says_what_it_can_where_the_encoding_has_no_greek():
     done = subprocess.run([sys.executable, "-m", "gausstools", "sample", "--help"], capture_output=True, env=narrow)
     assert done.returncode == 0, done.stderr
     assert b"uniform in ln ?" in done.stdout
+
+
+NEEDED = {
+    "fid": ["nothing", "--reference", "digits"],
+    "report": ["digits", "--data", "digits"],
+    "sample": ["digits", "--out", "nothing"],
+    "stats": ["digits", "--out", "nothing"],
+    "train": ["digits", "--out", "nothing"],
+}
+
+
+@pytest.mark.usefixtures("as_installed")  # typer's own contexts are no typer.Context
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("device", ["foo", "", "meta", "cuda:99"])
+def test_a_device_that_is_not_there_is_an_error_before_any_work(tmp_path, monkeypatch, name, device):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [name, *NEEDED[name], "--device", device])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert re.match(f"error: device is '{device}', which torch cannot use here .*; give cpu", done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("num is 0"), "num is 0"),
+        (ImportError("the digits come with x"), "the digits come with x"),
+        (
+            ModuleNotFoundError("No module named 'PIL'"),
+            r"No module named 'PIL': pip install 'gausstools\[commands,figures\]'",
+        ),
+        (FileNotFoundError("there is no file x"), "there is no file x"),
+        (
+            OSError(28, "No space left on device", "a.png"),
+            "a.png: No space left on device; .* the disk, then run again",
+        ),
+        (MemoryError(), "not enough memory .*give a smaller --batch-size"),
+        (RuntimeError("CUDA out of memory"), "not enough memory .*give a smaller --batch-size"),
+        (EOFError("No data left in file"), "a file ends too early.*No data left in file.*; make or fetch those given"),
+        (RecursionError("too deep"), "a file ends too early, or is nested too deep .*; make or fetch those given"),
+        (OverflowError("int too large"), r"a number is too large \(int too large\); give a smaller one"),
+        (FloatingPointError("the loss is nan"), "the loss is nan"),
+    ],
+)
+def test_what_the_input_caused_is_an_error_and_no_traceback(monkeypatch, error, message):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(gt.pretrained, "load", broken)
+    done = CliRunner().invoke(app, ["sample", *NEEDED["sample"]])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert re.fullmatch(f"error: {message}.*\n", done.stderr)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_the_library_caused_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(gt.pretrained, "load", lambda *_, **__: None + 1)
+    with pytest.raises(TypeError):
+        CliRunner().invoke(app, ["sample", *NEEDED["sample"]], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("PIL", "data"), ("diffusers", "networks"), ("numpy", "networks")])
+def test_what_diffusers_lacks_is_told_with_its_extra(tmp_path, monkeypatch, missing, extra):
+    (tmp_path / "diffusers.py").write_text(f"raise ModuleNotFoundError(name={missing!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "diffusers", raising=False)
+    lacking = ", which lacks Pillow" if missing == "PIL" else ""
+    with pytest.raises(ImportError, match=rf"^this is one of diffusers{lacking}: pip install 'gausstools\[{extra}\]'$"):
+        import_diffusers("this is one of")
+
+
+def test_without_typer_the_command_line_says_what_to_install():
+    code = "import runpy, sys; sys.modules['typer'] = None; runpy.run_module('gausstools', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: the command line needs typer: pip install 'gausstools[commands]'\n"
 
 
 def test_numpy_torch_and_all_else_have_lower_bounds_that_colab_meets():

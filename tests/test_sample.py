@@ -1,6 +1,8 @@
 """Images from the command line: the same files whatever the batches, the processes and the interruptions."""
 
+import hashlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -19,6 +21,7 @@ from PIL import Image
 import gausstools as gt
 from gausstools.commands.sample import sample
 from gausstools.models import files
+from gausstools.networks import hub
 from gausstools.noise import seeded_noise
 
 FEW = {"num": 10, "steps": 3, "batch_size": 4}
@@ -77,6 +80,17 @@ def test_a_larger_number_adds_to_a_run(tmp_path, format):
     sample("digits", tmp_path / "grown", format=format, **FEW)
     sample("digits", tmp_path / "whole", format=format, **FEW)
     assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("length", [0, 5, -1])
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_what_is_cut_off_is_drawn_again(tmp_path, format, length):
+    sample("digits", tmp_path, format=format, **FEW)
+    whole = contents(tmp_path)
+    cut = tmp_path / f"000004.{format}"
+    cut.write_bytes(whole[cut.name][:length])
+    sample("digits", tmp_path, format=format, **FEW)
+    assert contents(tmp_path) == whole
 
 
 @pytest.mark.parametrize("format", ["png", "npz"])
@@ -168,6 +182,42 @@ def test_the_level_of_the_jump_can_be_chosen_by_a_tolerance(tmp_path, capsys):
         assert path.read_bytes() == (tmp_path / "fixed" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp", "unipc", "ipndm"])
+def test_a_jump_to_where_it_starts_changes_nothing(tmp_path, sampler):
+    sample("digits", tmp_path / "none", sampler=sampler, **FEW)
+    sample("digits", tmp_path / "top", sampler=sampler, skip="80", **FEW)
+    sample("digits", tmp_path / "auto", sampler=sampler, skip="auto", tolerance=1e-9, **FEW)
+    sample("digits", tmp_path / "bottom", sampler=sampler, skip="0.001", **FEW)
+    sample("digits", tmp_path / "one step", sampler=sampler, skip="auto", **FEW | {"steps": 1})
+    assert pngs(tmp_path / "none") == pngs(tmp_path / "top") == pngs(tmp_path / "auto")
+
+
+def stand_in(monkeypatch, denoiser):
+    """Let every name be that of this network."""
+    network = torch.nn.Module()
+    network.event_shape, network.forward = torch.Size((1, 8, 8)), denoiser
+    monkeypatch.setattr(gt.pretrained, "load", lambda *_, **__: network)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda sigma: True, "the network digits answers NaN or infinity at σ = 80, so no image is made of it.* Fetch"),
+        (
+            lambda sigma: sigma < 1,
+            "images by the network digits end in NaN or infinity.*below σ = 80.*give more --steps",
+        ),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_network_that_answers_nan_is_named_and_no_image_is_written(tmp_path, monkeypatch, broken, message, value):
+    stand_in(monkeypatch, lambda x, sigma: value * x if broken(sigma) else x / 2)
+    with pytest.raises(ValueError, match=message):
+        sample("digits", tmp_path / "out", **FEW)
+    assert not list(tmp_path.glob("out/*.png"))
+    assert (tmp_path / "out").exists() != broken(80)  # a bad network does not take a folder
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -181,9 +231,18 @@ def test_the_level_of_the_jump_can_be_chosen_by_a_tolerance(tmp_path, capsys):
         ({"skip": "high"}, "skip is high, expected"),
         ({"order": 2}, "heun has no choice of order"),
         ({"sigma_min": -1.0}, "sigma_min is -1.0"),
+        ({"seed": -1}, "seed is -1, expected at least 0"),
+        ({"sampler": "dpmpp", "order": 9}, "order is 9, expected an integer from 1 to 3"),
+        (
+            {"skip": "12", "gaussian": Path("plane.safetensors")},
+            r"of images of shape \(2,\), expected \(1, 8, 8\), which",
+        ),
+        ({"skip": "auto", "tolerance": 0.0}, "tolerance is 0.0"),
     ],
 )
-def test_bad_settings_are_named_and_leave_nothing(tmp_path, change, message):
+def test_bad_settings_are_named_and_leave_nothing(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    gt.Gaussian.isotropic(torch.zeros(2), 1.0).save("plane.safetensors")
     with pytest.raises(ValueError, match=message):
         sample("digits", tmp_path / "out", **FEW | change)
     assert not (tmp_path / "out").exists()
@@ -196,6 +255,110 @@ def test_other_settings_do_not_mix_with_a_run(tmp_path):
         sample("digits", tmp_path, seed=1, skip="5", **FEW)
     assert contents(tmp_path) == before
     assert json.loads(before["sampling.json"])["steps"] == 3
+
+
+def test_the_same_names_with_other_contents_do_not_mix_with_a_run(tmp_path, capsys):
+    network, gaussian = tmp_path / "mine.safetensors", tmp_path / "statistics.safetensors"
+    first = gt.pretrained.load("digits")
+    first.save(network)
+    gt.shipped.statistics("digits").save(gaussian)
+    folder, options = tmp_path / "out", {"skip": "12", "gaussian": gaussian, **FEW}
+    sample(str(network), folder, **options)
+    before = contents(folder)
+    assert json.loads(before["sampling.json"])["sha256"] == {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in (("model", network), ("gaussian", gaussian))
+    }
+    first.sigma_data = 0.6
+    first.save(network)
+    with pytest.raises(
+        ValueError, match=r"images of another content of model .*Give another folder, or the file of then"
+    ):
+        sample(str(network), folder, **options | {"num": 20})
+    first.sigma_data = 0.5
+    first.save(network)
+    gt.Gaussian.isotropic(torch.zeros(1, 8, 8), 1.0).save(gaussian)
+    with pytest.raises(ValueError, match="images of another content of --gaussian "):
+        sample(str(network), folder, **options | {"num": 20})
+    assert contents(folder) == before
+    gt.shipped.statistics("digits").save(gaussian)
+    sample(str(network), folder, **options)
+    assert "checksums" not in capsys.readouterr().err
+    noted = json.loads(before["sampling.json"])  # as versions before 0.2 left it
+    del noted["sha256"]
+    (folder / "sampling.json").write_text(json.dumps(noted))
+    sample(str(network), folder, **options)
+    assert "sampling.json holds no checksums" in capsys.readouterr().err
+    assert pngs(folder) == {name: content for name, content in before.items() if name != "sampling.json"}
+
+
+def test_a_model_of_diffusers_is_known_by_its_files_or_its_revision(tmp_path, monkeypatch):
+    stand_in(monkeypatch, lambda x, sigma: x / 2)
+    model = tmp_path / "model"
+    parts = {"model_index.json": "{}", "unet/diffusion_pytorch_model.bin": "1", "scheduler/scheduler_config.json": "2"}
+    for name, content in parts.items():
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(content)
+    sample(str(model), tmp_path / "local", **FEW)
+    (model / "README.md").write_text("a note")
+    sample(str(model), tmp_path / "local", **FEW)
+    for name, content in parts.items():
+        (model / name).write_text(content + " ")
+        with pytest.raises(ValueError, match="images of another content of model "):
+            sample(str(model), tmp_path / "local", **FEW)
+        (model / name).write_text(content)
+    monkeypatch.setattr(hub, "download", lambda name: tmp_path / "snapshots" / "first")
+    sample("owner/name", tmp_path / "hub", **FEW)
+    monkeypatch.setattr(hub, "download", lambda name: tmp_path / "snapshots" / "second")
+    with pytest.raises(ValueError, match="images of another content of model "):
+        sample("owner/name", tmp_path / "hub", **FEW)
+
+
+@pytest.mark.parametrize("content", ["null", "", "[" * 10**5, '{"sha256": []}', "\xff"])
+def test_unreadable_settings_of_a_run_are_named(tmp_path, content):
+    (tmp_path / "sampling.json").write_text(content, "latin-1")
+    with pytest.raises(ValueError, match=r"sampling.json does not hold the settings of a run.*give another folder"):
+        sample("digits", tmp_path, **FEW)
+
+
+@pytest.mark.parametrize(("theirs", "links"), [({"seed": 1}, True), ({}, True), (None, False)])
+def test_of_two_that_begin_at_once_one_has_the_folder(tmp_path, monkeypatch, theirs, links):
+    link = os.link
+
+    def late(source, target):
+        monkeypatch.setattr(os, "link", link)
+        if theirs is not None:
+            sample("digits", tmp_path / "both", **FEW | theirs)
+        if not links:
+            raise OSError("no links on this file system")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    if theirs:
+        with pytest.raises(ValueError, match="other settings: seed 1 there, 0 now"):
+            sample("digits", tmp_path / "both", **FEW)
+    else:
+        sample("digits", tmp_path / "both", **FEW)
+    sample("digits", tmp_path / "alone", **FEW | (theirs or {}))
+    assert contents(tmp_path / "both") == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_a_second_run_beside_the_first_does_not_disturb_it(tmp_path, monkeypatch, format):
+    """It takes the first one's unfinished file for a leftover of a kill."""
+    sample("digits", tmp_path / "alone", format=format, **FEW)
+    replace = os.replace
+
+    def interrupted(source, target):
+        if target.suffix == f".{format}":
+            monkeypatch.setattr(os, "replace", replace)
+            sample("digits", tmp_path / "both", format=format, **FEW)
+            assert not source.exists()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    sample("digits", tmp_path / "both", format=format, **FEW)
+    assert contents(tmp_path / "both") == contents(tmp_path / "alone")
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
@@ -230,7 +393,6 @@ def test_classes_take_turns_by_the_number_of_the_image_alone(tmp_path, condition
     sample(conditional, tmp_path / "turns", labels="2, 0,2", **FEW)
     for label in ("0", "2"):
         sample(conditional, tmp_path / label, labels=label, **FEW)
-    sample(conditional, tmp_path / "untold", **FEW)
     turns, zero, two = (pngs(tmp_path / name) for name in ("turns", "0", "2"))
     whole = gt.pretrained.load(conditional)
     noise = 80 * seeded_noise(0, range(10), (1, 8, 8))
@@ -243,12 +405,36 @@ def test_classes_take_turns_by_the_number_of_the_image_alone(tmp_path, condition
         pixels = (last.x.clamp(-1, 1) + 1)[0, 0] * 127.5
         assert np.abs(np.array(Image.open(tmp_path / "turns" / name)) - pixels.numpy()).max() <= 0.51
     assert not {*zero.values()} & {*two.values()}
-    assert not {*zero.values()} & {*pngs(tmp_path / "untold").values()}
-    with pytest.raises(ValueError, match=r"other settings: labels \[0\] there, None now"):
+    with pytest.raises(ValueError, match=r"other settings: labels \[0\] there, 'drawn' now"):
         sample(conditional, tmp_path / "0", **FEW)
 
 
-def test_each_class_jumps_by_its_own_gaussian(tmp_path, conditional):
+def test_classes_are_drawn_from_the_seed_and_the_number_where_none_is_given(tmp_path, conditional, capsys):
+    options = FEW | {"seed": 3}
+    sample(conditional, tmp_path / "drawn", **options)
+    assert "each by 5 network calls; classes 0 to 3, drawn from the seed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "drawn" / "sampling.json").read_text())["labels"] == "drawn"
+    sample(conditional, tmp_path / "other batches", **options | {"batch_size": 3})
+    for label in range(4):
+        sample(conditional, tmp_path / str(label), labels=str(label), **options)
+    drawn = []
+    for number in range(10):
+        pixels = {
+            folder.name: np.array(Image.open(folder / f"{number:06d}.png")).astype(int)
+            for folder in tmp_path.iterdir()
+            if folder.is_dir()
+        }
+        assert np.abs(pixels["drawn"] - pixels["other batches"]).max() <= 1
+        drawn += [label for label in range(4) if np.abs(pixels["drawn"] - pixels[str(label)]).max() <= 1]
+    words = [np.random.SeedSequence(3, spawn_key=(number,)).generate_state(2) for number in range(10)]
+    assert drawn == [int(low) + 2**32 * int(high) & 3 for low, high in words]
+    assert len({*drawn}) == 4
+    gaussian = tmp_path / "statistics.safetensors"
+    gt.shipped.statistics("digits").save(gaussian)
+    sample(conditional, tmp_path / "auto", skip="auto", tolerance=0.5, gaussian=gaussian, **FEW)
+
+
+def test_each_class_jumps_by_its_own_gaussian(tmp_path, conditional, capsys):
     digits = gt.datasets.load("digits")
     for label in range(3):
         (tmp_path / "pixels" / f"class {label}").mkdir(parents=True)
@@ -258,6 +444,7 @@ def test_each_class_jumps_by_its_own_gaussian(tmp_path, conditional):
     options = FEW | {"labels": "2,0", "skip": "12"}
     sample(conditional, tmp_path / "named", data="digits", **options)
     sample(conditional, tmp_path / "folder", data=str(tmp_path / "pixels"), **options)
+    assert capsys.readouterr().out.endswith("\nlabels: 0 is class 0, 2 is class 2\n")
     for label, start in (("2", 0), ("0", 1)):
         gt.Gaussian.fit(digits.images[digits.labels == int(label)]).save(tmp_path / f"{label}.safetensors")
         alone = FEW | {"labels": label, "skip": "12", "gaussian": tmp_path / f"{label}.safetensors"}
@@ -269,6 +456,11 @@ def test_each_class_jumps_by_its_own_gaussian(tmp_path, conditional):
             )
             assert np.abs(found - expected).max() <= 1
             assert np.abs(found - by_folder).max() <= 2  # the folder's images are rounded to 8 bits
+    (tmp_path / "pixels" / "class 1" / "000.png").unlink()  # not asked for
+    sample(conditional, tmp_path / "folder", data=str(tmp_path / "pixels"), **options)
+    (tmp_path / "pixels" / "class 2" / "000.png").unlink()
+    with pytest.raises(ValueError, match="another content of --data "):
+        sample(conditional, tmp_path / "folder", data=str(tmp_path / "pixels"), **options)
     sample(conditional, tmp_path / "auto", data="digits", **options | {"skip": "auto", "tolerance": 0.5})
     sample(
         conditional, tmp_path / "exponential", data="digits", sampler="gaussian_exponential", **FEW | {"labels": "1"}

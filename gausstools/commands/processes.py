@@ -4,13 +4,15 @@ accelerate is imported only where there are several.
 """
 
 import os
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Processes", "join"]
+__all__ = ["Processes", "check_device", "join"]
 
 
 def _nothing() -> None:
@@ -58,7 +60,7 @@ def join(device: str) -> Processes:
     >>> join("cpu").count
     1
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if _alone():
         return Processes(device)
     from accelerate import Accelerator, PartialState
     from accelerate.utils import reduce
@@ -74,3 +76,22 @@ def join(device: str) -> Processes:
         total=partial(reduce, reduction="sum"),
         parallel=lambda network: Accelerator(cpu=cpu).prepare_model(network),
     )
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError unless torch can compute on this device; of several processes, each gets one of its own.
+
+    >>> check_device("cpu")
+    """
+    try:
+        device = torch.device(name)
+        if _alone():
+            torch.ones(1, device=device).item()
+    except (AssertionError, ImportError, RuntimeError) as error:
+        reason = textwrap.shorten(str(error), 100, placeholder=" …")
+        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise ValueError(f"device is {name!r}, which torch cannot use here ({reason}); give {there}") from error
+
+
+def _alone() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) == 1

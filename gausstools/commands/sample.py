@@ -1,16 +1,24 @@
 """``python -m gausstools sample``: images from a network, as many as wanted, into a folder of numbered files.
 
 Image i starts from noise that follows from the seed and i alone (:func:`gausstools.noise.seeded_noise`), and shows a
-class that follows from i alone, where the network can be told one. The work is cut into batches of fixed numbers, each
-computed whole by one process, so that the same files come out however many processes there are and however often they
-were interrupted.
+class, where the network can be told one, that follows from the same or from ``--labels``. The work is cut into batches
+of fixed numbers, each computed whole by one process, so that the same files come out however many processes there are
+and however often they were interrupted.
+
+``sampling.json`` in the folder holds the settings, and checksums of all files on which the images depend: a run goes on
+only if they are the same.
 """
 
+import contextlib
+import hashlib
 import inspect
 import io
 import json
+import os
+import secrets
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +33,7 @@ import gausstools as gt
 from gausstools.commands import processes
 from gausstools.commands.stats import fit
 from gausstools.models import files
+from gausstools.networks import hub
 from gausstools.noise import seeded_noise
 
 __all__ = ["sample"]
@@ -32,6 +41,7 @@ __all__ = ["sample"]
 SAMPLERS = ("euler", "heun", "ddim", "dpmpp", "unipc", "ipndm", "gaussian_exponential")
 """The samplers by name."""
 
+_PNG_END = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND
 _GRIDS = {"karras": gt.karras_sigmas, "log": gt.log_uniform_sigmas}
 
 
@@ -53,7 +63,11 @@ def sample(
         Path | None, typer.Option(help="its file, as `stats` writes it; of a shipped network, the shipped one")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="class, from 0, or several such as 3,5 that take turns; if the network takes any")
+        str | None,
+        typer.Option(
+            help="class, from 0, or several such as 3,5 that take turns; drawn from the seed if not given, where the "
+            "network has classes"
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -83,34 +97,35 @@ def sample(
     settings = _checked(dict(locals()))
     team = processes.join(device)
     denoiser = gt.pretrained.load(model, device=team.device)
-    sigmas = _GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max)
-    turns = settings.get("labels", [None])
+    contents = {"model": _content_of_network(model)}
+    event_shape, classes = denoiser.event_shape, getattr(denoiser, "classes", 0)
+    if labels is None and classes:
+        settings["labels"] = "drawn"
+    turns = [None] if labels is None else settings["labels"]
     denoisers = {label: _of_class(denoiser, label) for label in turns}
+    sigmas = _GRIDS[grid](steps, sigma_min=sigma_min, sigma_max=sigma_max)
+    named = {}
     if data is None:
         needed = skip is not None or sampler == "gaussian_exponential"
-        statistics = dict.fromkeys(turns, _statistics(model, gaussian, needed))
+        found, content = _statistics(model, gaussian, needed, event_shape)
+        statistics, contents = dict.fromkeys(turns, found), contents | content
     else:
-        statistics = _statistics_of_classes(data, turns, denoiser.event_shape)
-    statistics = {label: None if found is None else found.to(team.device) for label, found in statistics.items()}
+        named, sets, contents["data"] = _images_of_classes(data, {*turns}, event_shape)
+        statistics = {label: fit(images, event_shape) for label, images in sets.items()}
+    statistics = {label: found and found.to(team.device, torch.float32) for label, found in statistics.items()}
     level = settings.get("skip")
-    if level == "auto":  # the most cautious of the classes'
-        choices = [gt.choose_skip(denoisers[label], statistics[label], sigmas[:-1], tolerance) for label in denoisers]
-        level = max(choice.sigma for choice in choices)
-    draw = {
-        label: _Drawing(
-            denoisers[label],
-            denoiser.event_shape,
-            statistics[label],
-            sigmas,
-            getattr(gt.samplers, sampler),
-            {} if order is None else {"order": order},
-            level,
-            team.device,
+    if level == "auto":  # the most cautious of the classes'; one step has nothing to skip
+        choices = (
+            gt.choose_skip(_told(denoisers[label], seed, range(16)), statistics[label], sigmas[:-1], tolerance).sigma
+            for label in denoisers
         )
-        for label in denoisers
-    }
-    _claim(out, settings | {"event_shape": list(denoiser.event_shape)}, team)
+        level = max(choices) if steps > 1 else sigma_max
+    solver, options = getattr(gt.samplers, sampler), {} if order is None else {"order": order}
+    draw = {label: _Drawing(model, statistics[label], sigmas, solver, options, level, team.device) for label in turns}
+    # What does not fit is told before the folder is taken.
+    calls, without = draw[turns[0]].calls(_told(denoisers[turns[0]], seed, [0]), seeded_noise(seed, [0], event_shape))
     store = {"png": _Pngs, "npz": _Npz}[format](out)
+    _claim(out, settings | {"event_shape": list(event_shape)}, contents, team)
     batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][team.number :: team.count]
     quiet = {} if team.first else {"disable": True}  # where nothing is said, TQDM_DISABLE counts
     total = sum(len(_kept(batch, num)) for batch in batches)
@@ -119,25 +134,31 @@ def sample(
             kept = _kept(batch, num)
             if not store.has(kept):
                 # The last batch is computed whole too, so that its images are those of a larger run.
-                images = _together(draw, turns, batch, seeded_noise(seed, batch, denoiser.event_shape))
+                noise = seeded_noise(seed, batch, event_shape)
+                images = torch.empty_like(noise)
+                for label in denoisers:  # the images of each class by themselves
+                    rows = [row for row, number in enumerate(batch) if turns[number % len(turns)] == label]
+                    told = _told(denoisers[label], seed, [batch[row] for row in rows])
+                    if rows:
+                        images[rows] = draw[label](told, noise[rows]).cpu()
                 store.write(kept, _pixels(images)[: len(kept)])
             bar.update(len(kept))
     team.meet()
     if team.first:
-        calls, without = draw[turns[0]].calls_an_image()
         jump = "" if level is None else f" ({without} without the jump to σ = {level:.4g})"
-        shape = tuple(denoiser.event_shape)
-        print(f"{num:,} images of shape {shape} in {out}, each by {calls} network calls{jump}")
+        drawn = f"; classes 0 to {classes - 1}, drawn from the seed" if settings.get("labels") == "drawn" else ""
+        print(f"{num:,} images of shape {tuple(event_shape)} in {out}, each by {calls} network calls{jump}{drawn}")
+        if named:
+            print(f"labels: {', '.join(f'{label} is {name}' for label, name in named.items())}")
     team.leave()
 
 
 class _Drawing:
-    """From noise to images; it counts what a denoiser is asked."""
+    """From noise to images, by any denoiser."""
 
     def __init__(
         self,
-        denoiser: gt.Denoiser,
-        event_shape: torch.Size,
+        model: str,
         gaussian: gt.Gaussian | None,
         sigmas: Tensor,
         sampler: Callable,
@@ -145,45 +166,61 @@ class _Drawing:
         skip: float | None,
         device: str,
     ):
-        self.denoiser, self.event_shape, self.gaussian = denoiser, event_shape, gaussian
-        self.sigmas, self.skip, self.device = sigmas, skip, device
+        self.model, self.gaussian, self.sigmas, self.skip, self.device = model, gaussian, sigmas, skip, device
         accepted = inspect.signature(sampler).parameters
         if "order" in options and "order" not in accepted:
             raise ValueError(f"{sampler.__name__} has no choice of order; leave --order out")
         if "gaussian" in accepted:
-            options["gaussian"] = gaussian
+            options = options | {"gaussian": gaussian}
         self.sampler, self.options = sampler, options
         self.remembers = "history" in accepted and "gaussian" not in accepted  # which then knows what was passed
 
-    def __call__(self, noise: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._run(self.denoiser, self.sigmas[0].item() * noise.to(self.device), self.skip)
+    def __call__(self, denoiser: gt.Denoiser, noise: Tensor) -> Tensor:
+        return self._run(denoiser, noise, self.skip)
 
-    def calls_an_image(self) -> tuple[int, int]:
-        """Return the network calls behind an image, and how many they would be without the jump."""
-        return self._count(self.skip), self._count(None)
+    def calls(self, denoiser: gt.Denoiser, noise: Tensor) -> tuple[int, int]:
+        """Return the network calls behind an image, and how many they would be without the jump.
 
-    def _count(self, skip: float | None) -> int:
+        The way is gone with a stand-in for the network, which is asked where it begins alone.
+        """
+        return self._count(denoiser, noise, self.skip), self._count(denoiser, noise, None)
+
+    def _count(self, denoiser: gt.Denoiser, noise: Tensor, skip: float | None) -> int:
         calls = 0
 
         def counted(x: Tensor, sigma: float) -> Tensor:
             nonlocal calls
             calls += 1
-            return x / (1 + torch.as_tensor(sigma) ** 2)
+            return denoiser(x, sigma) if calls == 1 else x / (1 + torch.as_tensor(sigma) ** 2)
 
-        with torch.no_grad():
-            self._run(counted, torch.ones(1, *self.event_shape, device=self.device), skip)
+        self._run(counted, noise, skip)
         return calls
 
-    def _run(self, denoiser: gt.Denoiser, x: Tensor, skip: float | None) -> Tensor:
+    @torch.no_grad()
+    def _run(self, denoiser: gt.Denoiser, noise: Tensor, skip: float | None) -> Tensor:
         sigmas, options = self.sigmas, dict(self.options)
+        x = sigmas[0].item() * noise.to(self.device)
         if skip is not None:
             jump = gt.teleport(self.gaussian, x, sigmas, skip)
             x, above, sigmas = jump.x, sigmas[sigmas > jump.times[0]], jump.times
-            if self.remembers:
+            if self.remembers and len(above):  # none is above where a jump would be too far
                 passed = torch.cat([above, sigmas[:1]])[-4:]
                 options["history"] = gt.samplers.gaussian_history(self.gaussian, x, passed)
-        *_, last = self.sampler(denoiser, x, sigmas, **options)
+        states = self.sampler(denoiser, x, sigmas, **options)
+        last = next(states)
+        if not last.denoised.isfinite().all():
+            raise ValueError(
+                f"the network {self.model} answers NaN or infinity at σ = {sigmas[0]:.4g}, so no image is made of it: "
+                "its file is damaged, or its training failed. Fetch it again, or give another one"
+            )
+        for last in states:  # noqa: B007 (the last state is what is wanted)
+            pass
+        if not last.x.isfinite().all():
+            raise ValueError(
+                f"images by the network {self.model} end in NaN or infinity, so none of their batch is written: it "
+                f"answers so below σ = {sigmas[0]:.4g}, or the steps are too long. Look at the network with `python -m "
+                "gausstools report`, or give more --steps or another --sampler"
+            )
         return last.x
 
 
@@ -191,21 +228,21 @@ class _Pngs:
     """A PNG an image, by its number."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        from PIL import Image
+
+        self.folder, self.encode = folder, Image.fromarray
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.png"
 
     def has(self, numbers: range) -> bool:
-        return all(self._path(number).is_file() for number in numbers)
+        return all(_ends_with(self._path(number), _PNG_END) for number in numbers)
 
     def write(self, numbers: range, images: np.ndarray) -> None:
-        from PIL import Image
-
         for number, pixels in zip(numbers, images, strict=True):
             buffer = io.BytesIO()
-            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
-            files.write_bytes(self._path(number), buffer.getvalue())
+            self.encode(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
+            _write(self._path(number), buffer.getvalue())
 
 
 class _Npz:
@@ -218,15 +255,33 @@ class _Npz:
         return self.folder / f"{numbers.start:06d}.npz"
 
     def has(self, numbers: range) -> bool:
-        if not self._path(numbers).is_file():
+        try:
+            with np.load(self._path(numbers)) as held:  # a smaller run may have ended within the batch
+                return len(held["numbers"]) >= len(numbers)
+        except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile):  # none, or cut off
             return False
-        with np.load(self._path(numbers)) as held:  # a smaller run may have ended within the batch
-            return len(held["numbers"]) >= len(numbers)
 
     def write(self, numbers: range, images: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, images=images, numbers=np.array(numbers))
-        files.write_bytes(self._path(numbers), buffer.getvalue())
+        _write(self._path(numbers), buffer.getvalue())
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    """Whether there is such a file, and whole."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(end), os.SEEK_END)
+            return file.read() == end
+    except OSError:  # none, or a shorter one
+        return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        files.write_bytes(path, content)
+    except FileNotFoundError:  # a run that began beside this one took the unfinished file for what a kill had left
+        files.write_bytes(path, content)
 
 
 def _of_class(denoiser: gt.Denoiser, label: int | None) -> gt.Denoiser:
@@ -241,13 +296,19 @@ def _of_class(denoiser: gt.Denoiser, label: int | None) -> gt.Denoiser:
     return partial(denoiser, labels=label)
 
 
-def _together(draw: dict[int | None, _Drawing], turns: list[int | None], batch: range, noise: Tensor) -> Tensor:
-    """Draw a batch: the images of each class by themselves."""
-    labels, images = [turns[number % len(turns)] for number in batch], {}
-    for label in dict.fromkeys(labels):
-        rows = [row for row, theirs in enumerate(labels) if theirs == label]
-        images.update(zip(rows, draw[label](noise[rows]), strict=True))
-    return torch.stack([images[row] for row in range(len(batch))])
+def _told(denoiser: gt.Denoiser, seed: int, numbers: Iterable[int]) -> gt.Denoiser:
+    """Return a network that has classes as the denoiser of these images, each of the class that its number draws.
+
+    A denoiser without classes, such as that of one class, is returned as it is.
+    """
+    classes = getattr(denoiser, "classes", 0)
+    if not classes:
+        return denoiser
+    # A spawned sequence shares no word with that of the noise, which begins with the seed and the number.
+    states = [np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1, np.uint64) for number in numbers]
+    drawn = torch.tensor([int(state[0]) % classes for state in states])
+    # choose_skip asks about its probes twice at once.
+    return lambda x, sigma: denoiser(x, sigma, drawn.repeat(-(-len(x) // len(drawn)))[: len(x)])
 
 
 def _kept(batch: range, num: int) -> range:
@@ -265,9 +326,9 @@ def _checked(given: dict) -> dict:
     for name, known in choices.items():
         if given[name] not in known:
             raise ValueError(f"{name} is {given[name]!r}, expected one of {', '.join(known)}")
-    for name in ("num", "steps", "batch_size"):
-        if given[name] < 1:
-            raise ValueError(f"{name.replace('_', '-')} is {given[name]}, expected at least 1")
+    for name, least in {"num": 1, "steps": 1, "batch_size": 1, "seed": 0}.items():
+        if given[name] < least:
+            raise ValueError(f"{name.replace('_', '-')} is {given[name]}, expected at least {least}")
     given["skip"] = _level(given["skip"], given["sigma_max"])
     given["labels"] = _classes(given["labels"])
     if given["data"] is not None:
@@ -308,33 +369,46 @@ def _classes(labels: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _statistics(model: str, path: Path | None, needed: bool) -> gt.Gaussian | None:
-    if path is not None:
-        return gt.Gaussian.load(path)
-    if model in gt.shipped.names("statistics"):
-        return gt.shipped.statistics(model)
-    if needed:
+def _statistics(
+    model: str, given: Path | None, needed: bool, event_shape: torch.Size
+) -> tuple[gt.Gaussian | None, dict[str, str]]:
+    """Return the Gaussian of the data, and the checksum of its file; neither if there is none and no need."""
+    if given is None and not needed:
+        return None, {}
+    if given is None and model not in gt.shipped.names("statistics"):
         raise ValueError(
             "a jump and gaussian_exponential need the statistics of the data: write them with "
             "`python -m gausstools stats DATASET_OR_FOLDER --out FILE`, and give the file as --gaussian FILE"
         )
-    return None
+    file = given or gt.shipped.path(f"{model}-statistics.safetensors")
+    found = gt.Gaussian.load(file)
+    if needed and found.event_shape != event_shape:
+        raise ValueError(
+            f"{file} holds the statistics of images of shape {tuple(found.event_shape)}, expected "
+            f"{tuple(event_shape)}, which this network draws; give those of the data that it was trained on"
+        )
+    return found, {"gaussian": _checksum([file])}
 
 
-def _statistics_of_classes(data: str, labels: list[int], event_shape: torch.Size) -> dict[int, gt.Gaussian]:
-    """Return the Gaussian of each class that is asked for."""
+def _images_of_classes(
+    data: str, labels: set[int], event_shape: torch.Size
+) -> tuple[dict[int, str], dict[int, Iterable[Tensor]], str]:
+    """Return the name and the images of each class that is asked for, and a checksum of all of them."""
     if data in gt.datasets.NAMES:
         whole = gt.datasets.load(data)
-        sets = {label: whole.images[whole.labels == label].split(256) for label in range(len(whole.class_names))}
-        shapes = dict.fromkeys(sets, whole.event_shape)
+        names, shapes = dict(enumerate(whole.class_names)), dict.fromkeys(labels, whole.event_shape)
+        sets = {label: whole.images[whole.labels == label].split(256) for label in names}
+        content = hashlib.sha256(whole.images.numpy()).hexdigest()
     elif Path(data).is_dir():
         folders = sorted(folder for folder in Path(data).iterdir() if folder.is_dir() and folder.name[0] != ".")
-        asked = ((label, folder) for label, folder in enumerate(folders) if label in labels)
-        sets = {label: gt.datasets.ImageFolder(folder, channels=event_shape[0]) for label, folder in asked}
+        names = {label: folder.name for label, folder in enumerate(folders)}
+        asked = sorted(labels & {*names})
+        sets = {label: gt.datasets.ImageFolder(folders[label], channels=event_shape[0]) for label in asked}
         shapes = {label: images.event_shape for label, images in sets.items()}
+        content = _checksum(file for images in sets.values() for file in images.files)
     else:
         raise ValueError(f"data is {data}, expected a folder, or one of {', '.join(gt.datasets.NAMES)}")
-    for label in labels:
+    for label in sorted(labels):
         if label not in sets:
             raise ValueError(f"{data} has no class {label}; expected one for each label, a folder's by its place")
         if shapes[label] != event_shape:
@@ -342,28 +416,89 @@ def _statistics_of_classes(data: str, labels: list[int], event_shape: torch.Size
                 f"{data} holds images of shape {tuple(shapes[label])}, expected {tuple(event_shape)}, which this "
                 "network draws"
             )
-    return {label: fit(sets[label], event_shape) for label in {*labels}}
+    return *({label: found[label] for label in sorted(labels)} for found in (names, sets)), content
 
 
-def _claim(folder: Path, settings: dict, team: processes.Processes) -> None:
+def _content_of_network(model: str) -> str:
+    """Return a checksum of the files of a network that could be loaded, or its revision on the hub."""
+    path = Path(model)
+    if model in gt.shipped.names("network"):
+        return _checksum([gt.shipped.path(f"{model}-network.safetensors")])
+    if path.is_dir():
+        homes = [path, path / "unet", path / "scheduler"]
+        return _checksum(sorted(f for home in homes for p in ("*.json", f"{hub.WEIGHTS}*") for f in home.glob(p)))
+    return _checksum([path]) if path.is_file() else f"revision {hub.download(model).name}"
+
+
+def _checksum(paths: Iterable[Path]) -> str:
+    """Return the sha256 of a file, or of several one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, settings: dict, contents: dict, team: processes.Processes) -> None:
     """Note a run's settings in its folder, or compare them with those of the run that stands there."""
     noted = folder / "sampling.json"
-    if noted.is_file():
-        theirs = json.loads(noted.read_text("utf-8"))
-        odd = [
-            f"{name.replace('_', '-')} {theirs.get(name)!r} there, {settings.get(name)!r} now"
-            for name in sorted({*settings, *theirs})
-            if settings.get(name) != theirs.get(name)
-        ]
-        if odd:
-            raise ValueError(f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder")
-    elif folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
+    held = {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
+    if held and noted.name not in held:
         raise ValueError(f"{folder} holds files, but no run (sampling.json); give an empty or new folder")
     team.meet()
     if team.first:
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in (".*.png.*", ".*.npz.*", ".sampling.json.*"):
-            for left in folder.glob(pattern):  # by a kill in the middle of writing
-                left.unlink()
-        files.write_bytes(noted, json.dumps(settings, indent=1).encode())
+        if not noted.is_file():
+            _create(noted, json.dumps(settings | {"sha256": contents}, indent=1).encode())
     team.meet()
+    theirs = _settings_in(noted)
+    checksums = theirs.pop("sha256", None)
+    odd = [
+        f"{name.replace('_', '-')} {theirs.get(name)!r} there, {settings.get(name)!r} now"
+        for name in sorted({*settings, *theirs})
+        if settings.get(name) != theirs.get(name)
+    ]
+    if odd:
+        raise ValueError(f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder")
+    changed = [
+        name if name == "model" else f"--{name}"
+        for name in contents
+        if checksums and checksums.get(name) != contents[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} holds images of another content of {' and '.join(changed)} (its sha256 there differs from the "
+            "one now). Give another folder, or the file of then"
+        )
+    if team.first:
+        if not checksums:
+            print(f"{noted} holds no checksums, so whether the files are those of then was not seen", file=sys.stderr)
+        for pattern in (".*.png.*", ".*.npz.*", ".*sampling.json.*"):
+            for left in folder.glob(pattern):  # by a kill in the middle of writing
+                with contextlib.suppress(OSError):
+                    left.unlink()
+    team.meet()
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Write a file whole, unless there is one, perhaps of a run that began at the same moment."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    files.write_bytes(draft, content)
+    try:
+        os.link(draft, path)
+    except OSError:
+        if not path.is_file():  # then the file system has no links, such as FAT
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _settings_in(path: Path) -> dict:
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+    except (RecursionError, ValueError):
+        settings = None
+    if not isinstance(settings, dict) or not isinstance(settings.get("sha256", {}), dict):
+        raise ValueError(f"{path} does not hold the settings of a run, as this command notes them; give another folder")
+    return settings

@@ -21,5 +21,6 @@ def import_diffusers(purpose: str) -> ModuleType:
         try:
             import diffusers
         except ImportError as error:
-            raise ImportError(f"{purpose} diffusers: pip install 'gausstools[networks]'") from error
+            lacking, extra = (", which lacks Pillow", "data") if error.name == "PIL" else ("", "networks")
+            raise ImportError(f"{purpose} diffusers{lacking}: pip install 'gausstools[{extra}]'") from error
     return diffusers
