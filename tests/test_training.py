@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gausstools as gt
-from gausstools.commands.train import _indices, _models, _Remembering
+from gausstools import training
+from gausstools.commands.train import _indices, _models, _Remembering, train
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
 from gausstools.training import Recipe, Trainer, residual_rows
@@ -40,6 +42,40 @@ def weights(denoiser):
 def spend(iteration):
     for _ in iteration:
         pass
+
+
+class Linear(torch.nn.Module):
+    """The smallest network, for tests of the book-keeping."""
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.layer = {}, torch.nn.Linear(4, 4)
+
+    def forward(self, x, c_noise):
+        return self.layer(x) * c_noise[:, None]
+
+
+POINTS = torch.rand(10, 4, generator=torch.Generator().manual_seed(0))
+
+
+def quick(folder, data=POINTS, batch_size=4, **options):
+    torch.manual_seed(0)
+    recipe = Recipe(batch_size=batch_size, learning_rate=0.01, warmup=0)
+    return Trainer(EDM(Linear(), (4,)), data, folder, recipe, **options)
+
+
+def held(folder):
+    """Weights, average and moments in the checkpoint, in one row."""
+    tensors = files.read(folder / "checkpoint.safetensors", "Trainer")
+    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
+
+
+def rewritten(folder, settings=None, **tensors):
+    """Write the checkpoint anew, with other settings or tensors; None takes a tensor away."""
+    file = folder / "checkpoint.safetensors"
+    found = files.read(file, "Trainer") | tensors
+    settings = settings or files.read_settings(file, "Trainer")
+    files.write(file, "Trainer", {name: value for name, value in found.items() if value is not None}, settings)
 
 
 def table(file):
@@ -112,6 +148,21 @@ def test_every_epoch_shows_each_image_once_in_an_order_of_its_own(tmp_path):
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_a_batch_may_be_larger_than_all_images(tmp_path, count):
+    trainer = quick(tmp_path, POINTS[:count], batch_size=32)
+    shown = torch.cat([trainer._chosen(step) for step in range(5)])[: 150 // count * count].reshape(-1, count)
+    assert torch.equal(shown.sort(1).values, torch.arange(count).expand(len(shown), count))
+    spend(trainer.run(64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_in_half_precision_train_as_the_same_ones_in_float32(tmp_path, dtype):
+    for name, data in (("half", POINTS.to(dtype)), ("single", POINTS.to(dtype).float())):
+        spend(quick(tmp_path / name, data).run(40))
+    assert torch.equal(held(tmp_path / "half"), held(tmp_path / "single"))
+
+
 def test_the_average_is_the_exponential_one_with_a_half_life_in_images(tmp_path):
     denoiser = small()
     recipe = Recipe(batch_size=10, averaging=0.1, averaging_at_most=15)
@@ -182,13 +233,15 @@ def test_killed_at_any_moment_a_run_resumes_to_the_same_bits(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
         assert child.stdout.readline() == b"ready\n"
         time.sleep(delay)
-        child.kill()
+        child.kill()  # which leaves a lock, and perhaps a part of a file
         child.communicate()
+    (tmp_path / "killed" / ".checkpoint.safetensors.123").write_bytes(b"part")
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL)
     whole = Trainer(small(), images(), tmp_path / "whole", Recipe(batch_size=16))
     spend(whole.run(1600))
     resumed = Trainer(small(), images(), tmp_path / "killed", Recipe(batch_size=16))
     assert resumed.images_seen == 1600
+    assert not list((tmp_path / "killed").glob(".checkpoint*"))
     assert torch.equal(weights(whole.averaged), weights(resumed.averaged))
 
 
@@ -203,7 +256,83 @@ def test_an_interruption_within_a_step_keeps_the_last_checkpoint(tmp_path, monke
     monkeypatch.setattr(torch, "_foreach_lerp_", interrupted)  # after the weights moved, before their average did
     with pytest.raises(KeyboardInterrupt):
         spend(trainer.run(320))
+    with pytest.raises(RuntimeError, match="the last step was interrupted"):
+        trainer.save()
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def interrupting(at, run):
+    """Call a function with KeyboardInterrupt at this event of the trainer's and Adam's code; return how many came."""
+    came = 0
+
+    def trace(frame, event, _):
+        nonlocal came
+        ours = frame.f_code.co_filename == training.__file__
+        if not ours and "/optim/adam" not in Path(frame.f_code.co_filename).as_posix():
+            return None
+        frame.f_trace_opcodes = ours
+        came += event in ("line", "opcode")
+        if came == at:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return came
+
+
+def test_interrupted_anywhere_and_run_again_a_trainer_ends_in_the_same_bits(tmp_path):
+    """In the notebook one presses Stop, and runs the cell again: the object goes on, whatever it was doing."""
+
+    def run(trainer):
+        spend(trainer.run(12, note_every=4))
+
+    whole = quick(tmp_path / "whole")
+    events = interrupting(None, lambda: run(whole))
+    for at in range(1, events, 97):
+        trainer = quick(tmp_path / str(at))
+        interrupting(at, lambda: run(trainer))  # noqa: B023 (called at once)
+        run(trainer)
+        assert torch.equal(held(trainer.folder), held(whole.folder)), at
+        assert trainer.progress.losses == whole.progress.losses
+
+
+def test_two_runs_do_not_write_in_one_folder(tmp_path):
+    """The second is refused while the first goes on, and then goes on from where that ended."""
+    first, second = quick(tmp_path), quick(tmp_path)
+    steps = first.run(20)
+    next(steps)
+    with pytest.raises(BlockingIOError, match="held by a run that is going on"):
+        next(second.run(20))
+    assert second.progress.step == 0
+    next(steps)
+    steps.close()
+    spend(second.run(40))
+    whole = quick(tmp_path / "whole")
+    spend(whole.run(40))
+    assert torch.equal(held(tmp_path), held(whole.folder))
+    assert second.progress.step == 10
+
+
+@pytest.mark.parametrize("value", [torch.nan, 1e30])
+def test_weights_that_no_file_should_hold_stop_the_run_and_keep_the_checkpoint(tmp_path, value):
+    trainer, whole = quick(tmp_path), quick(tmp_path / "whole")
+    spend(trainer.run(20))
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with torch.no_grad():
+        next(trainer.averaged.parameters()).fill_(value)  # of which the loss knows nothing
+    with pytest.raises(FloatingPointError, match=r"averaged\.layer\.weight holds values that are NaN.* at step 8"):
+        spend(trainer.run(32))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    spend(trainer.run(32))
+    spend(whole.run(32))
+    assert torch.equal(held(tmp_path), held(whole.folder))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
@@ -223,15 +352,115 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         Trainer(small(), images(), tmp_path, Recipe(batch_size=16, learning_rate=0.1))
     with pytest.raises(ValueError, match="number of images 50 there and 49 now"):
         Trainer(small(), images(49), tmp_path, Recipe(batch_size=16))
+    with pytest.raises(ValueError, match="precision float32 there and bfloat16 now"):
+        Trainer(small(), images(), tmp_path, Recipe(batch_size=16), half_precision=True)
+    with pytest.raises(ValueError, match=r"sha256 of the images \w{64} there and \w{64} now"):
+        Trainer(small(), images().flip(0), tmp_path, Recipe(batch_size=16))
     (tmp_path / "checkpoint.safetensors").write_bytes(b"half a checkpoint")
     with pytest.raises(ValueError, match="no readable safetensors"):
         Trainer(small(), images(), tmp_path, Recipe(batch_size=16))
+
+
+def test_what_is_compared_is_compared_to_the_end(tmp_path):
+    spend(quick(tmp_path, compared={"points": 5, "judged": POINTS}).run(4))
+    quick(tmp_path, compared={"points": 5, "judged": POINTS.clone()})
+    with pytest.raises(ValueError, match=r"judged \w{64} there and \w{64} now; points 5 there and 6 now"):
+        quick(tmp_path, compared={"points": 6, "judged": -POINTS})
+    with pytest.raises(TypeError, match="a setting is complex"):
+        quick(tmp_path, compared={"points": 1j})
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_from_with_a_word(tmp_path):
+    spend(quick(tmp_path).run(20))
+    settings = files.read_settings(tmp_path / "checkpoint.safetensors", "Trainer")
+    for group in ("content", "computing"):
+        del settings["setup"][group]
+    rewritten(tmp_path, settings)
+    with pytest.warns(UserWarning, match="does not hold its points, precision, sha256 of the images; it goes on"):
+        trainer = quick(tmp_path, compared={"points": 5})
+    spend(trainer.run(40))
+    whole = quick(tmp_path / "whole")
+    spend(whole.run(40))
+    assert torch.equal(held(tmp_path), held(whole.folder))
+    with pytest.raises(ValueError, match="precision float32 there and bfloat16 now"):
+        quick(tmp_path, compared={"points": 5}, half_precision=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"settings": {"setup": {}}},
+        {"settings": {"progress": {}}},
+        {"progress": None},
+        {"progress": {"step": 4}},
+        {"progress": {"step": 5.0}},
+        {"progress": {"step": 10**400}},
+        {"progress": {"seconds": float("nan")}},
+        {"progress": {"losses": [3]}},
+        {"progress": {"residuals": [{"score": 1}]}},
+        {"progress": {"machines": 1}},
+        {"progress": {"unheard": 1}},
+        {"averaged.layer.bias": None},
+        {"averaged.layer.bias": torch.full((4,), torch.nan)},
+        {"optimizer.1.exp_avg": None},
+        {"optimizer.1.exp_avg": torch.zeros(3)},
+        {"optimizer.2.exp_avg": torch.zeros(4)},
+        {"unheard": torch.zeros(4)},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_lacks_parts_or_holds_others_is_refused(tmp_path, damage):
+    spend(quick(tmp_path).run(20))
+    settings = files.read_settings(tmp_path / "checkpoint.safetensors", "Trainer")
+    if "progress" in damage:
+        progress = damage.pop("progress")
+        settings["progress"] = progress and settings["progress"] | progress
+    rewritten(tmp_path, damage.pop("settings", settings), **damage)
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.safetensors (is no complete checkpoint|holds the weights of ano)"
+    ):
+        quick(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"images": -1}, "images is -1, expected a number >= 0"),
+        ({"images": float("nan")}, "images is nan"),
+        ({"images": 4, "seconds": float("nan")}, "seconds is nan"),
+        ({"images": 4, "save_every": -1.0}, "save_every is -1"),
+        ({"images": 4, "note_every": 0}, "note_every is 0, expected a number > 0"),
+    ],
+)
+def test_limits_that_say_nothing_are_refused_before_the_folder_is_taken(tmp_path, as_installed, limits, message):
+    with pytest.raises(ValueError, match=message):
+        spend(quick(tmp_path).run(**limits))
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_question_has_its_rows_and_each_value_its_column(tmp_path):
+    """Two marks within a step, rows with other columns later, and marks that the run had passed."""
+    marks = {2: lambda _: [{"a": 1, "b": "x, y"}], 3: lambda _: [{"b": "z", "c": 0.5}], 8: lambda _: [{"c": 2}]}
+    spend(quick(tmp_path).run(4, evaluate_at=marks))
+    spend(quick(tmp_path).run(12, evaluate_at=marks | {0: lambda _: pytest.fail("asked late")}))
+    assert table(tmp_path / "residuals.csv") == [
+        {"images": "4", "a": "1", "b": "x, y", "c": ""},
+        {"images": "4", "a": "", "b": "z", "c": "0.5"},
+        {"images": "8", "a": "", "b": "", "c": "2"},
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": 1e30}, r"learning_rate is 1e\+30, expected at most 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"log_sigma_mean": float("nan")}, "log_sigma_mean is nan"),
+        ({"log_sigma_mean": 90.0}, r"log_sigma_mean is 90.0.*expected levels from exp\(-40\) to exp\(40\)"),
+        ({"log_sigma_std": 11.0}, "log_sigma_std 11.0"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"warmup": -1}, "warmup is -1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"log_sigma_std": float("nan")}, "log_sigma_std is nan"),
         ({"averaging": 0.0}, "averaging is 0.0"),
@@ -249,6 +478,24 @@ def test_images_that_do_not_fit_are_refused(tmp_path, as_installed):
         Trainer(small(), torch.zeros(0, *SHAPE), tmp_path)
     with pytest.raises(ValueError, match="expected a multiple of the 3 processes"):
         Trainer(small(), images(), tmp_path, processes=3)
+    with pytest.raises(ValueError, match="process is 2, expected an integer from 0 to 1"):
+        Trainer(small(), images(), tmp_path, processes=2, process=2)
+    with pytest.raises(ValueError, match="images holds 64 values that are NaN"):
+        Trainer(small(), torch.full((1, *SHAPE), torch.nan), tmp_path)
+
+
+def test_networks_that_cannot_be_trained_here_are_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"conv_in\.weight is torch\.bfloat16, expected float32"):
+        Trainer(small().bfloat16(), images(), tmp_path / "run")
+    with pytest.raises(TypeError, match=r"the network is .*lambda.*, expected one with a config"):
+        Trainer(EDM(lambda x, c_noise: x, SHAPE), images(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    broken = quick(tmp_path / "run")
+    with torch.no_grad():
+        next(broken.denoiser.parameters()).fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match=r"network\.layer\.weight holds values that are NaN, infinite"):
+        spend(broken.run(4))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
 # ---- files
@@ -364,9 +611,36 @@ def test_indices_of_no_training_images_are_refused(tmp_path, indices):
         _indices(tmp_path / "text.npy", 1437)
 
 
+SMALLEST = {"images": 32, "batch_size": 32, "widths": "16,16", "layers": 1, "precision": "float32", "device": "cpu"}
+
+
+def test_the_command_checks_first_and_goes_on_with_the_same_settings_only(tmp_path):
+    def again(**options):
+        train("digits", tmp_path, **SMALLEST | {"models": "mean", "points": 4} | options)
+
+    for wrong in ({"models": "mean,mixture-2000x1"}, {"models": "mixture-3,cubist"}, {"seed": 2**64}):
+        with pytest.raises((ValueError, typer.BadParameter)):
+            again(**wrong)
+    assert not list(tmp_path.glob("*.safetensors"))
+    again()
+    again(images=64)
+    np.save(tmp_path / "chosen.npy", np.array([7, 3]))
+    for other, message in (
+        ({"points": 5}, "points 4 there and 5 now"),
+        ({"models": "mean,cloud"}, r"models \['mean'\] there and \['cloud', 'mean'\] now"),
+        ({"residuals_on": tmp_path / "chosen.npy"}, r"residuals on all there and \w{64} now"),
+        ({"precision": "bfloat16"}, "precision float32 there and bfloat16 now"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            again(**other)
+
+
 def test_a_run_that_goes_on_fits_no_mixture_again(tmp_path, monkeypatch):
     data = images()
+    _models("mixture-2x3", -data, tmp_path)  # those of other images are not taken for these
     first = _models("mixture-2x3,mean", data, tmp_path)
+    fitted = gt.Mixture.fit(data, 2, 3, method="kmeans")
+    assert torch.equal(first["mixture-2x3"](data, 0.5), fitted(data, 0.5))
     monkeypatch.setattr(gt.Mixture, "fit", lambda *_, **__: pytest.fail("fitted again"))
     again = _models("mixture-2x3,mean", data, tmp_path)
     for name in ("mixture-2x3", "mean"):

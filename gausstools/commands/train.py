@@ -37,15 +37,15 @@ SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 def train(
     dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(SHAPES)}")],
     out: Annotated[Path, typer.Option(help="folder of the run; a run that stands there goes on")],
-    images: Annotated[int, typer.Option(help="stop once so many have been seen")] = 1_000_000,
-    minutes: Annotated[float | None, typer.Option(help="stop earlier after this time; run again to go on")] = None,
+    images: Annotated[int, typer.Option(min=0, help="stop once so many have been seen")] = 1_000_000,
+    minutes: Annotated[float | None, typer.Option(min=0, help="stop after this time; run again to go on")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
     batch_size: Annotated[int, typer.Option(help="images in a step, over all processes")] = Recipe.batch_size,
     learning_rate: Annotated[float, typer.Option(help="of Adam")] = Recipe.learning_rate,
     seed: Annotated[int, typer.Option(help="of everything random")] = Recipe.seed,
     widths: Annotated[str | None, typer.Option(help="channels at each resolution, e.g. 64,128,128")] = None,
-    layers: Annotated[int, typer.Option(help="residual blocks at each resolution")] = 2,
+    layers: Annotated[int, typer.Option(min=1, help="residual blocks at each resolution")] = 2,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; by the machine if not given")] = None,
     models: Annotated[
         str,
@@ -53,7 +53,7 @@ def train(
             help="whose residuals to record: mean, isotropic, gaussian, mixture-K, mixture-KxRANK, cloud; '' for none"
         ),
     ] = "mean,isotropic,gaussian,mixture-10,cloud",
-    points: Annotated[int, typer.Option(help="noised images for each residual")] = 512,
+    points: Annotated[int, typer.Option(min=1, help="noised images for each residual")] = 512,
     residuals_on: Annotated[
         Path | None,
         typer.Option(help=".npy with indices of the training images to noise for residuals; all if not given"),
@@ -69,9 +69,12 @@ def train(
     device = team.device
     if dataset not in SHAPES:
         raise typer.BadParameter(f"{dataset!r} is not known, expected one of {', '.join(SHAPES)}")
+    recipe = Recipe(batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    half_precision = _half_precision(precision, device)
     sets = {split: gt.datasets.load(dataset, split, data_dir).images for split in ("train", "test")}
     data = sets["train"]
     shape = SHAPES[dataset] | ({"widths": _numbers(widths)} if widths else {})
+    indices = None if residuals_on is None else _indices(residuals_on, len(data))
     torch.manual_seed(seed)
     network = UNet(tuple(data.shape[1:]), layers=layers, **shape)
     # What tensor cores multiply fastest; on a processor the usual order is faster.
@@ -81,15 +84,21 @@ def train(
         denoiser,
         data,
         out,
-        Recipe(batch_size=batch_size, learning_rate=learning_rate, seed=seed),
-        half_precision=_half_precision(precision, denoiser, device),
+        recipe,
+        half_precision=half_precision,
+        compared={
+            "models": sorted(models.split(",")),
+            "points": points,
+            "residuals on": "all" if indices is None else indices,
+            "test images": sets["test"],
+        },
         processes=team.count,
         process=team.number,
         parallel=team.parallel,
     )
     question = None
     if models and team.first:
-        judged = sets if residuals_on is None else sets | {"train": data[_indices(residuals_on, len(data))]}
+        judged = sets if indices is None else sets | {"train": data[indices]}
         question = _residuals(_models(models, data, out), judged, points, device)
     bar = tqdm(total=images, initial=trainer.images_seen, unit=" images", disable=not team.first, file=sys.stderr)
     average = None
@@ -144,20 +153,27 @@ def _models(names: str, data: Tensor, folder: Path) -> dict[str, Denoiser]:
         "gaussian": lambda: gt.Gaussian.fit(data),
         "cloud": lambda: gt.PointCloud(data),
     }
-    models = {}
-    for name in names.split(","):
-        mixture = re.fullmatch(r"mixture-(\d+)(?:x(\d+))?", name)
-        if mixture:
-            file = folder / f"{name}.safetensors"
-            if not file.exists():  # a fit takes minutes, which a run that goes on need not spend again
-                count, rank = mixture.groups()
-                gt.Mixture.fit(data, int(count), rank and int(rank), method="kmeans").save(file)
-            models[name] = gt.Mixture.load(file)
-        elif name in fits:
-            models[name] = fits[name]()
-        else:
+    chosen = {name: fits.get(name) or _mixture(name, data, folder) for name in names.split(",")}
+    for name, fit in chosen.items():
+        if fit is None:
             raise typer.BadParameter(f"{name!r} is no model, expected {', '.join(fits)}, mixture-K or mixture-KxRANK")
-    return models
+    return {name: fit() for name, fit in chosen.items()}
+
+
+def _mixture(name: str, data: Tensor, folder: Path) -> Callable[[], gt.Mixture] | None:
+    """Return what fits the mixture of this name, if it is one: once, since it takes minutes, and then from its file."""
+    match = re.fullmatch(r"mixture-(\d+)(?:x(\d+))?", name)
+    if not match:
+        return None
+
+    def fit() -> gt.Mixture:
+        file = folder / f"{name}-{hashlib.sha256(data.numpy()).hexdigest()[:8]}.safetensors"
+        if not file.exists():
+            count, rank = match.groups()
+            gt.Mixture.fit(data, int(count), rank and int(rank), method="kmeans").save(file)
+        return gt.Mixture.load(file)
+
+    return fit
 
 
 def _residuals(
@@ -198,7 +214,7 @@ def _marks(images: int) -> list[int]:
     return [0, *(mark for mark in steps if mark < images), images]
 
 
-def _half_precision(precision: str | None, denoiser: EDM, device: str) -> bool:
+def _half_precision(precision: str | None, device: str) -> bool:
     if precision not in (None, "float32", "bfloat16"):
         raise typer.BadParameter(f"{precision!r} is not known, expected float32 or bfloat16")
     if precision is not None:
