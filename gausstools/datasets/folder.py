@@ -61,7 +61,7 @@ class ImageFolder:
             raise FileNotFoundError(f"there is no folder {self.path}")
         if channels not in (None, 1, 3):
             raise ValueError(f"channels is {channels!r}, expected 1 (grey), 3 (RGB) or None")
-        self.size = None if size is None else check_count(size, "size", 1)
+        self.size = None if size is None else check_count(size, "size", 1, 2**15)
         self.batch_size = check_count(batch_size, "batch_size", 1)
         self.files = tuple(sorted(_images_in(self.path), key=lambda file: file.parts))
         if not self.files:

@@ -63,7 +63,7 @@ def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out,
             mixture = maximise(mixture.posterior(train), mixture)
     fitted = best.to(dtype)
     if not all(tensor.isfinite().all() for tensor in fitted.state_dict().values()):
-        raise ValueError(f"variances of the data lie beyond the range of {dtype}; scale the data, or convert them")
+        raise _overflow(dtype)
     return fitted
 
 
@@ -83,6 +83,9 @@ def _component(data: Tensor, weights: Tensor, rank: int | None, reg_covar: float
     n, dim = rows.shape
     mean = weights @ rows
     rows = (rows - mean).mul_(weights.sqrt()[:, None])
+    total = rows.square().sum()
+    if not total < torch.finfo(data.dtype).max:
+        raise _overflow(data.dtype)
     if 2 * n < dim:
         values, vectors = eigenpairs(rows @ rows.T, None if rank is None else min(rank, n))
         real = values > n * torch.finfo(values.dtype).eps * values[:1]  # the largest, if any is kept
@@ -90,5 +93,9 @@ def _component(data: Tensor, weights: Tensor, rank: int | None, reg_covar: float
     else:
         values, basis = eigenpairs(rows.T @ rows, rank)
         values = values.clamp(min=0)
-    left = (rows.square().sum() - values.sum()).clamp(min=0) / max(1, dim - len(values))
+    left = (total - values.sum()).clamp(min=0) / max(1, dim - len(values))
     return Gaussian(mean.reshape(data.shape[1:]), values + reg_covar, basis, left + reg_covar).to(data)
+
+
+def _overflow(dtype: torch.dtype) -> ValueError:
+    return ValueError(f"variances of the data lie beyond the range of {dtype}; scale the data, or convert them")
