@@ -68,6 +68,16 @@ _REFUSED = {
     "middle begins with a step that needs answers of the network from before",
 }
 
+_TURNED = {
+    "HiDreamImageTransformer2DModel",
+    "Ideogram4Transformer2DModel",
+    "Lumina2Transformer2DModel",
+    "LuminaNextDiT2DModel",
+    "NucleusMoEImageTransformer2DModel",
+    "ZImageTransformer2DModel",
+}
+"""Networks of flow matching whose pipelines turn the sign of the answer, most of them the time as well."""
+
 _GAUSSIAN_FILE = "gaussian.safetensors"
 _OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
@@ -167,7 +177,7 @@ def teleport_latents(
             images = pipe(prompt, latents=jump.latents, num_inference_steps=30).images
 
     Args:
-        target: a pipeline, or its scheduler.
+        target: a pipeline that starts from noise alone, or its scheduler.
         gaussian: of what the network works on, in its scaling and shape: of images in [-1, 1], or of latents times the
             autoencoder's ``scaling_factor``. What :func:`gausstools.teleport` takes, a family by label included; with
             guidance it is :func:`gausstools.teleportation.guided`.
@@ -184,8 +194,9 @@ def teleport_latents(
 
     Raises:
         TypeError: if target is neither a pipeline nor a scheduler, or there is no flow to gaussian.
-        ValueError: for a pipeline that takes no latents; a scheduler that does not start rightly in the middle of its
-            grid, or that is not known to; a grid that rises; or a sigma_skip that is not within its levels.
+        ValueError: for a pipeline that takes no latents, or an image as well; a scheduler that does not start rightly
+            in the middle of its grid, or that is not known to; a grid that rises; or a sigma_skip that is not within
+            its levels.
 
     >>> gaussian = Gaussian.isotropic(torch.zeros(1, 2, 2), 0.25)
     >>> noise = torch.ones(1, 1, 2, 2)
@@ -294,6 +305,10 @@ class HybridDenoiser(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network is {type(network).__name__}, expected an nn.Module, such as pipe.unet")
+        if type(network).__name__ in _TURNED:
+            raise ValueError(
+                f"pipelines turn the sign of what a {type(network).__name__} answers, expected teleport_latents"
+            )
         self._signature = inspect.signature(network.forward)
         if "timestep" not in self._signature.parameters:
             raise TypeError(f"{type(network).__name__} has no parameter timestep, expected a network of a pipeline")
@@ -544,11 +559,18 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
 def _scheduler_of(target: Any) -> Any:
     """A pipeline's scheduler, or the scheduler itself."""
     if isinstance(target, diffusers.DiffusionPipeline):
-        if "latents" not in inspect.signature(type(target).__call__).parameters:
+        takes = inspect.signature(type(target).__call__).parameters
+        if "latents" not in takes:
             raise ValueError(
                 f"{type(target).__name__} takes no latents, so it cannot start from given ones. Use "
                 "TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional, or put a HybridDenoiser in the "
                 "place of its network"
+            )
+        if "strength" in takes or "mask_image" in takes:
+            raise ValueError(
+                f"{type(target).__name__} starts from an image or keeps parts of one, and takes the latents as its "
+                "noise. Put a HybridDenoiser in the place of its network; or give pipe.scheduler, if it starts from "
+                "noise alone and keeps no part"
             )
         target = target.scheduler
     if not isinstance(target, diffusers.SchedulerMixin):
@@ -607,6 +629,8 @@ def _signal_and_noise_at(scheduler: Any, index: int) -> tuple[float, float]:
     if between is not None and index % 2:
         # The ancestral one keeps it at the place where the step began.
         return 1.0, float(between[index - hasattr(scheduler, "sigmas_down")])
+    if hasattr(scheduler, "mid_point_sigma") and index % 2:
+        return 1.0, float(scheduler.sigmas[index - 1 : index + 1].prod().sqrt())  # DPMSolverSDE's mean of two levels
     probe = copy.copy(scheduler)
     if hasattr(probe, "set_begin_index"):
         # Timesteps may repeat, so the place in the grid is told by its number.

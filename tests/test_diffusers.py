@@ -8,6 +8,7 @@ import copy
 import itertools
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import diffusers
@@ -369,6 +370,11 @@ def test_edm_takes_sigmas_for_places_on_its_grid(gaussian):
         ({"target": diffusers.DPMSolverSinglestepScheduler()}, ValueError, "does not start rightly in the middle"),
         ({"target": diffusers.LCMScheduler()}, ValueError, "is not known to start rightly .* DDIMScheduler, "),
         ({"target": nn.Identity()}, TypeError, "expected a pipeline or a scheduler of diffusers, got Identity"),
+        (
+            {"target": object.__new__(diffusers.FluxInpaintPipeline)},
+            ValueError,
+            "keeps parts of one.* give pipe.scheduler",
+        ),
         ({"target": diffusers.IPNDMScheduler()}, ValueError, "is not known to start rightly"),
         ({"gaussian": nn.Identity()}, TypeError, "Identity"),
         ({"gaussian": {}}, TypeError, "gaussian is NoneType"),
@@ -505,6 +511,21 @@ def test_the_hybrid_refuses_what_it_has_no_answer_for(scheduler, message, gaussi
         HybridDenoiser(tiny_unet(), gaussian, 6.0, scheduler)
 
 
+def test_an_sde_solver_asks_between_its_levels(monkeypatch, gaussian):
+    """Where its own step says: the level that it scales the input of its second call for."""
+    monkeypatch.setitem(sys.modules, "torchsde", SimpleNamespace())
+    from diffusers.schedulers.scheduling_dpmsolver_sde import DPMSolverSDEScheduler
+
+    scheduler, x = DPMSolverSDEScheduler(), draw_noise()
+    scheduler.set_timesteps(5)
+    scheduler.noise_sampler = lambda *_: torch.zeros_like(x)
+    _, noise = signal_and_noise(scheduler)
+    for index, t in enumerate(scheduler.timesteps[:-1]):
+        scaled = scheduler.scale_model_input(x, t)
+        torch.testing.assert_close(x / scaled, torch.full_like(x, math.hypot(1, noise[index])), rtol=1e-5, atol=0)
+        x = scheduler.step(0 * x, t, x).prev_sample
+
+
 def test_a_state_that_is_not_told_is_refused():
     scheduler = diffusers.IPNDMScheduler()
     scheduler.set_timesteps(5)
@@ -570,6 +591,9 @@ def test_the_hybrid_names_what_it_cannot_use(gaussian):
         HybridDenoiser(lambda x, t: x, gaussian, 1.0, scheduler)
     with pytest.raises(TypeError, match="Identity has no parameter timestep"):
         HybridDenoiser(nn.Identity(), gaussian, 1.0, scheduler)
+    turned = type("Lumina2Transformer2DModel", (Tokens,), {})()
+    with pytest.raises(ValueError, match="pipelines turn the sign of what a Lumina2Transformer2DModel answers"):
+        HybridDenoiser(turned, gaussian, 1.0, OTHERS["Flow"])
 
 
 # ---- whole pipelines, with random weights

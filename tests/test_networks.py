@@ -263,6 +263,23 @@ def test_above_the_table_the_answer_is_that_of_its_highest_level_next_to_the_mea
         assert (found - GAUSSIAN.mean).abs().max() < 0.03
 
 
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize(
+    ("dtype", "sigmas"),
+    [(torch.float16, (0.005, 1.0, 157.0, 3e4)), (torch.bfloat16, (0.005, 157.0, 1e20)), (torch.float32, (1.0, 1e20))],
+)
+def test_in_any_precision_the_answer_is_the_exact_one_rounded(predicts, dtype, sigmas):
+    def network(x_t, t):
+        return SimpleNamespace(sample=EXACT[predicts].network(x_t.double(), t.double()).sample.to(x_t))
+
+    denoiser = DiffusersDenoiser(network, EXACT[predicts].process, predicts, (3,))
+    for sigma in sigmas:
+        x = (sigma * torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)).to(dtype)
+        answer, expected = denoiser(x, sigma), EXACT[predicts](x.double(), sigma)
+        assert answer.dtype == dtype
+        torch.testing.assert_close(answer.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=2e-4)
+
+
 def test_the_ends_of_the_table_join(denoisers):
     for predicts in PREDICTIONS:
         network = denoisers[predicts]

@@ -74,14 +74,16 @@ class DiffusersDenoiser(nn.Module):
             x: ``(batch, *event)``.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
-        levels = check_sigma(sigma, check_batch(x, self.event_shape))
+        given, x = x, check_batch(x, self.event_shape).to(torch.promote_types(x.dtype, torch.float32))
+        levels = check_sigma(sigma, x)
         ends = torch.tensor([0.0, len(self.process.alphas_cumprod) - 1], dtype=torch.float64)
         lowest, highest = self.process.sigma(ends).tolist()
         known = levels.clamp(lowest, highest)
-        scale = torch.where(levels > highest, ((1 + known**2) / (1 + levels**2)).sqrt(), torch.ones_like(levels))
+        one = torch.ones_like(levels)
+        scale = torch.hypot(one, known) / torch.hypot(one, levels.clamp(min=known))  # below 1 only where σ > σ_T
         share = along_batch((levels / known).clamp(max=1), x)  # below 1 only where σ < σ_0
         within = self.process.denoiser(self._ask, self.predicts)
-        return (1 - share) * x + share * within(x * along_batch(scale, x), known)
+        return ((1 - share) * x + share * within(x * along_batch(scale, x), known)).to(given)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "DiffusersDenoiser":
@@ -222,7 +224,8 @@ def _read_network(home: Path) -> nn.Module:
 
 def check_weights(network: nn.Module, where: str | os.PathLike) -> None:
     """Refuse a network of which weights are NaN or infinite: so would be its answers."""
-    bad = [name for name, values in network.named_parameters() if not values.isfinite().all()]
+    weights = ((name, values) for name, values in network.named_parameters() if not values.is_meta)
+    bad = [name for name, values in weights if not values.float().isfinite().all()]
     if bad:
         raise ValueError(
             f"{where} holds weights that are NaN or infinite, {bad[0]} and {len(bad) - 1} more, expected finite ones: "
