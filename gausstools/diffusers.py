@@ -6,8 +6,8 @@ Vastola 2024). There are three ways to leave the network out:
 
 * :func:`teleport_latents` makes the state at ``σ_skip`` and a scheduler that starts there, for any pipeline that takes
   ``latents``. It saves the calls;
-* :class:`HybridDenoiser` stands in for the pipeline's network and answers analytically above ``σ_skip``. It works in
-  every pipeline, also in those that take no latents;
+* :class:`HybridDenoiser` stands in for the pipeline's network and answers analytically above ``σ_skip``. It works also
+  in pipelines that take no latents, and with more schedulers;
 * :class:`TeleportPipeline` is a pipeline of unconditional networks that does the first by itself.
 
 Noise levels are VE levels everywhere here, whatever the scheduler's own units; "noise" is standard normal.
@@ -25,7 +25,6 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
 
-import huggingface_hub
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
@@ -350,7 +349,7 @@ class HybridDenoiser(nn.Module):
         config = self.network.config
         if config.get("out_channels") == 2 * config.get("in_channels", 0):
             if self._scheduler.config.get("variance_type") == "learned":
-                raise ValueError("variance_type is 'learned', expected 'learned_range' or none: 0 is no variance")
+                raise ValueError("variance_type is 'learned': there is no analytic answer, expected 'learned_range'")
             # Networks that learned a variance return it beside: 0 is the middle of the range that it is a share of.
             answer = torch.cat([answer, torch.zeros_like(answer)], dim=1)
         return answer
@@ -512,13 +511,15 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             FileNotFoundError: if no Gaussian was saved with it and none is given.
             ValueError: if weights are NaN or infinite.
         """
+        from huggingface_hub import hf_hub_download
+
         name = os.fspath(pretrained_model_name_or_path)
         if "gaussian" not in kwargs:
             saved, problem = Path(name) / _GAUSSIAN_FILE, None
             if not Path(name).is_dir():
                 wanted = {key: kwargs[key] for key in _OF_THE_HUB if key in kwargs}
                 try:
-                    saved = Path(huggingface_hub.hf_hub_download(name, _GAUSSIAN_FILE, **wanted))
+                    saved = Path(hf_hub_download(name, _GAUSSIAN_FILE, **wanted))
                 except Exception as error:  # of the client's own kinds, and of the library that it connects with
                     problem = error
             if not saved.is_file():

@@ -395,6 +395,10 @@ def edit(path, **changes):
         ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "'Mine', expected a scheduler"),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction type 'flow'"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "a DDPMScheduler that diffusers cannot build"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps is above 1000000"),
+        ("unet/config.json", {"block_out_channels": [10**5, 10**5]}, "config.json asks for .* but the files hold"),
+        ("unet/config.json", {"norm_num_groups": 0}, "no network that diffusers can read"),
+        ("unet/config.json", {"sample_size": "large"}, "states no sample_size"),
     ],
 )
 def test_models_of_other_kinds_are_refused(folders, tmp_path, file, changes, message):
@@ -500,7 +504,7 @@ def test_weights_in_pytorchs_format_run_nothing(folders, tmp_path):
 
 def test_damaged_settings_are_named(folders, tmp_path):
     shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
-    for content, message in [("{", "no readable JSON"), ("[]", "holds a list")]:
+    for content, message in [("{", "no readable JSON"), ("[" * 10**5, "no readable JSON"), ("[]", "holds a list")]:
         (tmp_path / "unet" / "config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             gt.pretrained.load(tmp_path)
