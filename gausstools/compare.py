@@ -10,7 +10,7 @@ explain at small σ, where the noise to remove is what is left; a denoiser is ea
 
 In one and two dimensions that average has no expectation: around a point where the network's score is zero and the
 model's is not, ``1/|s_net|²`` is too large to be integrated, and single points decide. There, ask for the ratio of the
-two two means (``pooled``): the mean of ``|s_net − s_model|²`` over the mean of ``|s_net|²``.
+two means (``pooled``): the mean of ``|s_net − s_model|²`` over the mean of ``|s_net|²``.
 
 A small fraction is cheap where the noise is high: there the score is nearly all noise, and the mean alone explains it.
 What an ideal network may leave of a Gaussian has a bound that is not relative, the Gaussian's own denoising loss

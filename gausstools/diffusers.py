@@ -6,8 +6,8 @@ Vastola 2024). There are three ways to leave the network out:
 
 * :func:`teleport_latents` makes the state at ``σ_skip`` and a scheduler that starts there, for any pipeline that takes
   ``latents``. It saves the calls;
-* :class:`HybridDenoiser` stands in for the pipeline's network and answers analytically above ``σ_skip``. It works in
-  every pipeline, also in those that take no latents;
+* :class:`HybridDenoiser` stands in for the pipeline's network and answers analytically above ``σ_skip``. It works also
+  in pipelines that take no latents, and with more schedulers;
 * :class:`TeleportPipeline` is a pipeline of unconditional networks that does the first by itself.
 
 Noise levels are VE levels everywhere here, whatever the scheduler's own units; "noise" is standard normal.
@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models import Gaussian
 from gausstools.models.base import ScoreModel
-from gausstools.networks import DiffusersDenoiser
+from gausstools.networks import DiffusersDenoiser, hub
 from gausstools.networks.imports import import_diffusers
-from gausstools.noise import DDPM, FlowMatching, karras_sigmas
+from gausstools.noise import FlowMatching, karras_sigmas
 from gausstools.teleportation import teleport
 
 diffusers = import_diffusers("gausstools.diffusers bridges to")
@@ -67,6 +67,19 @@ _REFUSED = {
     "middle begins with a step that needs answers of the network from before",
 }
 
+_TURNED = {
+    "HiDreamImageTransformer2DModel",
+    "Ideogram4Transformer2DModel",
+    "Lumina2Transformer2DModel",
+    "LuminaNextDiT2DModel",
+    "NucleusMoEImageTransformer2DModel",
+    "ZImageTransformer2DModel",
+}
+"""Networks of flow matching whose pipelines turn the sign of the answer, most of them the time as well."""
+
+_GAUSSIAN_FILE = "gaussian.safetensors"
+_OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+
 _KARRAS = {"use_karras_sigmas": True, "sigma_schedule": "karras"}
 _PER_STEP = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down")
 
@@ -81,10 +94,13 @@ def signal_and_noise(scheduler: Any) -> tuple[Float[Tensor, " steps"], Float[Ten
     ``x0 = 0, n = 1``. Where it evaluates between two levels (KDPM2), it is the level of the evaluation.
 
     Args:
-        scheduler: any scheduler of diffusers, after ``set_timesteps``. It is left as it is.
+        scheduler: one that has ``add_noise`` or ``scale_noise``, after ``set_timesteps``. It is left as it is.
 
     Returns:
         ``(steps,)`` each, float64, in the order of ``scheduler.timesteps``.
+
+    Raises:
+        ValueError: for a scheduler that does not tell what its states are, such as ``IPNDMScheduler``.
 
     >>> scheduler = diffusers.DDIMScheduler()
     >>> scheduler.set_timesteps(3)
@@ -92,6 +108,7 @@ def signal_and_noise(scheduler: Any) -> tuple[Float[Tensor, " steps"], Float[Ten
     >>> noise / signal                                   # at t = 666, 333, 0
     tensor([9.4889, 1.4624, 0.0100], dtype=torch.float64)
     """
+    _check_known(scheduler)
     levels = [_signal_and_noise_at(scheduler, index) for index in range(len(scheduler.timesteps))]
     signal, noise = torch.tensor(levels, dtype=torch.float64).T
     return signal, noise
@@ -159,7 +176,7 @@ def teleport_latents(
             images = pipe(prompt, latents=jump.latents, num_inference_steps=30).images
 
     Args:
-        target: a pipeline, or its scheduler.
+        target: a pipeline that starts from noise alone, or its scheduler.
         gaussian: of what the network works on, in its scaling and shape: of images in [-1, 1], or of latents times the
             autoencoder's ``scaling_factor``. What :func:`gausstools.teleport` takes, a family by label included; with
             guidance it is :func:`gausstools.teleportation.guided`.
@@ -176,8 +193,9 @@ def teleport_latents(
 
     Raises:
         TypeError: if target is neither a pipeline nor a scheduler, or there is no flow to gaussian.
-        ValueError: for a pipeline that takes no latents; a scheduler that does not start rightly in the middle of its
-            grid, or that is not known to; or a sigma_skip that is not within its levels.
+        ValueError: for a pipeline that takes no latents, or an image as well; a scheduler that does not start rightly
+            in the middle of its grid, or that is not known to; a grid that rises; or a sigma_skip that is not within
+            its levels.
 
     >>> gaussian = Gaussian.isotropic(torch.zeros(1, 2, 2), 0.25)
     >>> noise = torch.ones(1, 1, 2, 2)
@@ -192,7 +210,7 @@ def teleport_latents(
     if num_inference_steps is not None:
         check_count(num_inference_steps, "num_inference_steps", 1)
         timesteps = {"num_inference_steps": num_inference_steps, **timesteps}
-    model = next(iter(gaussian.values())) if isinstance(gaussian, Mapping) else gaussian
+    model = next(iter(gaussian.values()), None) if isinstance(gaussian, Mapping) else gaussian
     if not isinstance(model, ScoreModel):
         raise TypeError(f"gaussian is {type(model).__name__}, expected a gausstools.Gaussian, whose flow is the jump")
     if not isinstance(noise, Tensor):
@@ -203,15 +221,18 @@ def teleport_latents(
     scheduler.set_timesteps(**timesteps)
     signal, spread = signal_and_noise(scheduler)
     levels = spread / signal
-    top, calls = float(levels[0]), len(levels)
-    if not 0 < sigma_skip < top:
+    calls, steps = len(levels), levels[:: scheduler.order]
+    if (steps.diff() > 0).any():
         raise ValueError(
-            f"sigma_skip is {sigma_skip}, expected a VE noise level between 0 and {top:.4g}, where "
-            f"{type(scheduler).__name__} starts"
+            f"the grid of {type(scheduler).__name__} rises from a noise level of {float(steps[0]):.4g} to "
+            f"{float(steps.max()):.4g}, expected levels that fall: the jump takes the place of its first steps"
         )
+    sigma_skip = _check_skip(sigma_skip, float(levels[0]), type(scheduler).__name__)
     start, weight = noise * float(_initial(scheduler)), float(signal[0] + spread[0])
 
     if grid == "karras":
+        if "timesteps" in timesteps:
+            raise ValueError("timesteps were given with grid='karras', which has its own: expected grid='cut', or none")
         _spread_anew(scheduler, sigma_skip, signal, spread)
     elif grid != "cut":
         raise ValueError(f"grid is {grid!r}, expected 'cut' or 'karras'")
@@ -236,9 +257,9 @@ def teleport_latents(
 class HybridDenoiser(nn.Module):
     """A pipeline's network that is asked only at and below ``σ_skip``; above it an analytic denoiser answers.
 
-    A drop-in for ``pipe.unet`` or ``pipe.transformer``, in any pipeline and with any scheduler, guidance included: the
-    answer has the form that the scheduler expects of the network (ε, x0, v, a flow's velocity, or EDM's F). All else
-    that a pipeline reads, such as ``config`` and ``dtype``, is the network's::
+    A drop-in for ``pipe.unet`` or ``pipe.transformer``, in any pipeline whose scheduler tells what its states are and
+    what it expects of the network (ε, x0, v, a flow's velocity, or EDM's F), guidance included: the answer has that
+    form. All else that a pipeline reads, such as ``config`` and ``dtype``, is the network's::
 
         pipe.unet = gt.diffusers.HybridDenoiser(pipe.unet, gaussian, 8.0, pipe.scheduler)
         images = pipe(prompt).images
@@ -248,8 +269,10 @@ class HybridDenoiser(nn.Module):
         network: called as ``network(sample, timestep, …)`` in whatever order or by whatever names; it has a parameter
             ``timestep``, and its first is the sample.
         gaussian: denoiser of what the network works on, in its scaling and shape: a :class:`gausstools.Gaussian` or
-            any other. Or several, one for each equal part of the batch, in the order in which the pipeline stacks them
-            for classifier-free guidance. It computes on the device of the sample.
+            any other. Or several, for classifier-free guidance: one for each equal part of the batch, in the order in
+            which the pipeline stacks them. These parts hold the same latents; where they do not, the pipeline runs
+            without guidance, and the call is refused. It computes on the device of the sample, in float32 or the
+            Gaussian's own precision.
         sigma_skip: VE noise level above which the network is not asked.
         scheduler: the pipeline's own, ``pipe.scheduler``: where it stands tells the noise level of a call.
 
@@ -259,7 +282,9 @@ class HybridDenoiser(nn.Module):
 
     Raises:
         TypeError: if network is no ``nn.Module``, or has no parameter ``timestep``.
-        ValueError: if sigma_skip is not above 0; on a call at a timestep that is none of the scheduler's.
+        ValueError: if sigma_skip is not above 0; for a scheduler that does not tell its states, or whose networks
+            answer with no posterior mean (those of consistency models); on a call at a timestep that is none of the
+            scheduler's, or with parts of a batch that differ.
 
     >>> gaussian = Gaussian.isotropic(torch.zeros(1, 8, 8), 0.25)
     >>> unet = diffusers.UNet2DModel(
@@ -279,13 +304,17 @@ class HybridDenoiser(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network is {type(network).__name__}, expected an nn.Module, such as pipe.unet")
+        if type(network).__name__ in _TURNED:
+            raise ValueError(
+                f"pipelines turn the sign of what a {type(network).__name__} answers, expected teleport_latents"
+            )
         self._signature = inspect.signature(network.forward)
         if "timestep" not in self._signature.parameters:
             raise TypeError(f"{type(network).__name__} has no parameter timestep, expected a network of a pipeline")
-        if not sigma_skip > 0:
-            raise ValueError(f"sigma_skip is {sigma_skip}, expected a VE noise level > 0")
+        _check_known(scheduler)
+        _as_the_network_sees_it(scheduler, 1.0, 1.0)
         self.network = network
-        self.sigma_skip = sigma_skip
+        self.sigma_skip = _check_skip(sigma_skip)
         # In a tuple they are no parts of this module, which a pipeline may cast to half precision as a whole.
         self._denoisers = tuple(gaussian) if isinstance(gaussian, Sequence) else (gaussian,)
         self._scheduler = scheduler
@@ -298,13 +327,13 @@ class HybridDenoiser(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's answer, or the analytic one in its form: a tuple if ``return_dict`` is False."""
         given = self._signature.bind(*args, **kwargs).arguments
-        index = _index(self._scheduler, given["timestep"])
+        sample, index = given[next(iter(self._signature.parameters))], _index(self._scheduler, given["timestep"])
+        self._check_parts(sample)
         signal, noise = _signal_and_noise_at(self._scheduler, index)
         if noise <= self.sigma_skip * signal:
             self.calls += 1
             return self.network(*args, **kwargs)
         self.saved += 1
-        sample = given[next(iter(self._signature.parameters))]
         answer = self._answer(sample, signal, noise)
         if not given.get("return_dict", True):
             return (answer,)
@@ -315,15 +344,25 @@ class HybridDenoiser(nn.Module):
         signal, noise, form = _as_the_network_sees_it(self._scheduler, signal, noise)
         scale, sigma = (1 / signal, noise / signal) if signal > 0 else (_FAR / noise, _FAR)
         parts = sample.chunk(len(self._denoisers))
-        if len(parts) != len(self._denoisers) or len(sample) % len(parts):
-            raise ValueError(f"{len(sample)} samples do not fall into {len(self._denoisers)} equal parts")
         clean = torch.cat([_ask(d, part, scale, sigma) for d, part in zip(self._denoisers, parts, strict=True)])
         answer = form(sample.to(clean), clean, (sample.to(clean) - signal * clean) / noise).to(sample)
         config = self.network.config
         if config.get("out_channels") == 2 * config.get("in_channels", 0):
+            if self._scheduler.config.get("variance_type") == "learned":
+                raise ValueError("variance_type is 'learned': there is no analytic answer, expected 'learned_range'")
             # Networks that learned a variance return it beside: 0 is the middle of the range that it is a share of.
             answer = torch.cat([answer, torch.zeros_like(answer)], dim=1)
         return answer
+
+    def _check_parts(self, sample: Tensor) -> None:
+        """Refuse a batch that is not the same latents once for each denoiser, as guidance stacks them."""
+        count = len(self._denoisers)
+        if count > 1 and not sample.equal(sample[: len(sample) // count].repeat(count, *[1] * (sample.ndim - 1))):
+            raise ValueError(
+                f"{len(sample)} samples do not fall into {count} equal parts, the same latents once for each Gaussian, "
+                "as a pipeline stacks them for guidance. Expected one Gaussian where guidance is off "
+                "(guidance_scale=1), or where the pipeline calls its network once for each condition"
+            )
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -367,6 +406,11 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         super().__init__()
         if not isinstance(gaussian, Gaussian):
             raise TypeError(f"gaussian is {type(gaussian).__name__}, expected the gausstools.Gaussian of the images")
+        shape = hub.event_shape(unet.config)
+        if shape and gaussian.event_shape != shape:
+            raise ValueError(
+                f"gaussian has shape {tuple(gaussian.event_shape)}, expected that of unet's images, {shape}"
+            )
         self.register_modules(unet=unet, scheduler=scheduler)
         self.gaussian = gaussian  # not registered: diffusers would cast it to half precision with the network
         self.nfe = 0
@@ -399,13 +443,22 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
                 steps. Noise is added by no step.
             output_type: "pil", "np" ``(batch, height, width, channels)`` or "pt" ``(batch, channels, height, width)``;
                 the latter in [0, 1].
+
+        Raises:
+            ValueError: for an argument out of its range, another number of generators than of images, or a run that
+                ends in NaN, which no image is made of.
         """
         device, dtype = self._execution_device, self.unet.dtype
+        check_count(num_inference_steps, "num_inference_steps", 1)
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type is {output_type!r}, expected 'pil', 'np' or 'pt'")
+        rows = check_count(batch_size, "batch_size", 1) if latents is None else len(latents)
+        if isinstance(generator, list) and len(generator) != rows:
+            raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {rows} images")
         if latents is None:
-            shape = (check_count(batch_size, "batch_size", 1), *self.gaussian.event_shape)
-            draw = diffusers.utils.torch_utils.randn_tensor
+            draw, shape = diffusers.utils.torch_utils.randn_tensor, (rows, *self.gaussian.event_shape)
             latents = draw(shape, generator=generator, device=device, dtype=dtype)
-        check_batch(latents, self.gaussian.event_shape, "latents")
+        latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
         gaussian, counted = self.gaussian.to(device), []
         counter = self.unet.register_forward_hook(lambda *_: counted.append(1))
         try:
@@ -414,15 +467,22 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             elif sigma_skip is None:
                 scheduler = copy.deepcopy(self.scheduler)
                 scheduler.set_timesteps(num_inference_steps, device=device)
-                x = self._run(scheduler, latents, generator)
+                x = self._run(scheduler, latents.to(dtype), generator)
             else:
                 jump = teleport_latents(
                     self.scheduler, gaussian, latents, sigma_skip, num_inference_steps, grid=grid, device=device
                 )
-                x = self._run(jump.scheduler, jump.latents, generator)
+                x = self._run(jump.scheduler, jump.latents.to(dtype), generator)
         finally:
             counter.remove()
         self.nfe = len(counted)
+        if not x.isfinite().all():
+            hub.check_weights(self.unet, "the pipeline")
+            raise ValueError(
+                f"the run ended in NaN or infinity: expected finite answers of the {type(self.unet).__name__}, whose "
+                f"weights are finite. In {dtype} they may overflow; else see the settings of "
+                f"{type(self.scheduler).__name__}"
+            )
         images = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).float().numpy()
@@ -433,8 +493,9 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write the pipeline into a folder, as diffusers does, and the Gaussian beside it."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        self.gaussian.save(Path(save_directory) / _GAUSSIAN_FILE)  # first: the other pushes the folder to the hub
         super().save_pretrained(save_directory, **kwargs)
-        self.gaussian.save(Path(save_directory) / "gaussian.safetensors")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "TeleportPipeline":
@@ -443,17 +504,33 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: a folder, or ``owner/name`` on the hub. It may hold another pipeline of
                 unconditional networks, such as a ``DDPMPipeline``.
-            kwargs: those of diffusers; and ``gaussian``, which is needed where none was saved.
+            kwargs: those of diffusers, which hold for the Gaussian too where they say what to take from the hub, such
+                as ``revision`` and ``token``; and ``gaussian``, which is needed where none was saved.
 
         Raises:
             FileNotFoundError: if no Gaussian was saved with it and none is given.
+            ValueError: if weights are NaN or infinite.
         """
-        saved = Path(pretrained_model_name_or_path) / "gaussian.safetensors"
+        from huggingface_hub import hf_hub_download
+
+        name = os.fspath(pretrained_model_name_or_path)
         if "gaussian" not in kwargs:
+            saved, problem = Path(name) / _GAUSSIAN_FILE, None
+            if not Path(name).is_dir():
+                wanted = {key: kwargs[key] for key in _OF_THE_HUB if key in kwargs}
+                try:
+                    saved = Path(hf_hub_download(name, _GAUSSIAN_FILE, **wanted))
+                except Exception as error:  # of the client's own kinds, and of the library that it connects with
+                    problem = error
             if not saved.is_file():
-                raise FileNotFoundError(f"there is no file {saved}; give the Gaussian of the images, gaussian=…")
+                tried = f", nor on the Hugging Face hub ({' '.join(str(problem).split())})" if problem else ""
+                raise FileNotFoundError(
+                    f"there is no file {saved}; give the Gaussian of the images, gaussian=…{tried}"
+                ) from problem
             kwargs["gaussian"] = Gaussian.load(saved)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        hub.check_weights(pipe.unet, name)
+        return pipe
 
     def _run(self, scheduler: Any, latents: Tensor, generator: Any) -> Tensor:
         """The loop of every pipeline of diffusers."""
@@ -467,16 +544,14 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
     def _sample(
         self, sampler: Callable, gaussian: Gaussian, latents: Tensor, steps: int, sigma_skip: float | None
     ) -> Tensor:
-        table, form = getattr(self.scheduler, "alphas_cumprod", None), self.scheduler.config.get("prediction_type")
-        if table is None:
-            raise ValueError(f"{type(self.scheduler).__name__} has no table of steps, expected one to use a sampler")
-        process = DDPM(table[table > 0].cpu())
-        denoiser = DiffusersDenoiser(self.unet, process, form, gaussian.event_shape)
+        process, predicts = hub.process_of(self.scheduler)
+        denoiser = DiffusersDenoiser(self.unet, process, predicts, gaussian.event_shape)
         lowest, highest = process.sigma(torch.tensor([0.0, len(process.alphas_cumprod) - 1.0])).tolist()
-        start = highest if sigma_skip is None else sigma_skip
-        x = gaussian.flow(latents.to(gaussian.mean) * highest, highest, start).to(latents)
+        start = highest if sigma_skip is None else _check_skip(sigma_skip, highest, "the table of the network")
+        # The sampler computes in the Gaussian's precision, the network in its own.
+        x = gaussian.flow(latents.to(gaussian.mean) * highest, highest, start)
         *_, last = sampler(denoiser, x, karras_sigmas(steps, lowest, start))
-        return last.x
+        return last.x.to(latents)
 
 
 # ---- reading a scheduler
@@ -485,11 +560,18 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
 def _scheduler_of(target: Any) -> Any:
     """A pipeline's scheduler, or the scheduler itself."""
     if isinstance(target, diffusers.DiffusionPipeline):
-        if "latents" not in inspect.signature(type(target).__call__).parameters:
+        takes = inspect.signature(type(target).__call__).parameters
+        if "latents" not in takes:
             raise ValueError(
                 f"{type(target).__name__} takes no latents, so it cannot start from given ones. Use "
                 "TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional, or put a HybridDenoiser in the "
                 "place of its network"
+            )
+        if "strength" in takes or "mask_image" in takes:
+            raise ValueError(
+                f"{type(target).__name__} starts from an image or keeps parts of one, and takes the latents as its "
+                "noise. Put a HybridDenoiser in the place of its network; or give pipe.scheduler, if it starts from "
+                "noise alone and keeps no part"
             )
         target = target.scheduler
     if not isinstance(target, diffusers.SchedulerMixin):
@@ -499,7 +581,7 @@ def _scheduler_of(target: Any) -> Any:
 
 def _check_starts_anywhere(scheduler: Any, timesteps: dict) -> None:
     name = type(scheduler).__name__
-    instead = "Use another scheduler, such as DDIMScheduler, or a HybridDenoiser, which suits all of them"
+    instead = "Use another scheduler, such as DDIMScheduler, or a HybridDenoiser, which takes most of them"
     if "set_timesteps" in vars(scheduler):
         raise ValueError("this scheduler starts after a jump already, expected the pipeline's own")
     lineage = [base.__name__ for base in type(scheduler).__mro__]
@@ -511,11 +593,31 @@ def _check_starts_anywhere(scheduler: Any, timesteps: dict) -> None:
             f"{name} is not known to start rightly in the middle of its grid, as these do: "
             f"{', '.join(sorted(_STARTS_ANYWHERE))}. {instead}"
         )
-    if name.startswith("EDM") and "sigmas" in timesteps:
+    if "sigma_data" in scheduler.config and "sigmas" in timesteps:
         raise ValueError(
             f"{name}.set_timesteps takes sigmas for places between 0 and 1 on its Karras grid, not for noise levels. "
             "Expected num_inference_steps, and grid='karras' for levels below sigma_skip"
         )
+
+
+def _check_known(scheduler: Any) -> None:
+    """Refuse a scheduler whose states cannot be read off it."""
+    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
+        wrong = "has neither add_noise nor scale_noise, which tell what its states are"
+    elif type(scheduler).__name__ == "SASolverScheduler" and scheduler.config.get("use_flow_sigmas"):
+        wrong = "adds noise by its table also where its states are those of flow matching"
+    else:
+        return
+    raise ValueError(f"{type(scheduler).__name__} {wrong}. Expected another scheduler, such as DDIMScheduler")
+
+
+def _check_skip(sigma_skip: Any, top: float | None = None, start: str = "") -> float:
+    """The one noise level that it is, above 0, and below the top where the run starts."""
+    level = torch.as_tensor(sigma_skip, dtype=torch.float64)
+    if level.numel() != 1 or not level > 0 or (top is not None and not level < top):
+        between = "> 0" if top is None else f"between 0 and {top:.4g}, where {start} starts"
+        raise ValueError(f"sigma_skip is {sigma_skip}, expected a VE noise level {between}")
+    return level.item()
 
 
 def _initial(scheduler: Any) -> float | Tensor:
@@ -528,6 +630,8 @@ def _signal_and_noise_at(scheduler: Any, index: int) -> tuple[float, float]:
     if between is not None and index % 2:
         # The ancestral one keeps it at the place where the step began.
         return 1.0, float(between[index - hasattr(scheduler, "sigmas_down")])
+    if hasattr(scheduler, "mid_point_sigma") and index % 2:
+        return 1.0, float(scheduler.sigmas[index - 1 : index + 1].prod().sqrt())  # DPMSolverSDE's mean of two levels
     probe = copy.copy(scheduler)
     if hasattr(probe, "set_begin_index"):
         # Timesteps may repeat, so the place in the grid is told by its number.
@@ -536,7 +640,9 @@ def _signal_and_noise_at(scheduler: Any, index: int) -> tuple[float, float]:
     t = scheduler.timesteps[index : index + 1]
     one = torch.ones(1, dtype=torch.float64, device=t.device)
     if hasattr(probe, "scale_noise"):
-        return float(probe.scale_noise(one, t, 0 * one)), float(probe.scale_noise(0 * one, t, one))
+        levels = float(probe.scale_noise(one, t, 0 * one)), float(probe.scale_noise(0 * one, t, one))
+        # Mochi's time runs the other way, which scale_noise does not know: its 0 is noise.
+        return levels[::-1] if scheduler.config.get("invert_sigmas") else levels
     return float(probe.add_noise(one, 0 * one, t)), float(probe.add_noise(0 * one, one, t))
 
 
@@ -565,26 +671,33 @@ def _index(scheduler: Any, timestep: Tensor | float) -> int:
 
 def _as_the_network_sees_it(scheduler: Any, signal: float, noise: float) -> tuple[float, float, Callable]:
     """The factors a and b of the network's input ``a·x0 + b·n``, and its answer as a function of input, x0 and n."""
-    name, predicts = type(scheduler).__name__, scheduler.config.get("prediction_type")
-    if name.startswith("FlowMatch") or predicts == "flow_prediction":
-        return signal, noise, lambda sample, clean, white: white - clean
-    if name.startswith("EDM"):
-        data = scheduler.config.sigma_data
+    config, lineage = scheduler.config, {base.__name__ for base in type(scheduler).__mro__}
+    name, predicts, straight = type(scheduler).__name__, config.get("prediction_type"), config.get("use_flow_sigmas")
+    if lineage & hub.CONSISTENCY or config.get("stochastic_sampling"):
+        raise ValueError(
+            f"{name} is for distilled networks, which answer with an image and not with the mean of all that are "
+            "possible, as an analytic denoiser does: expected another scheduler, or teleport_latents where it takes it"
+        )
+    if lineage & {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}:
+        predicts, straight = "flow_prediction", True
+    if "sigma_data" in config:
+        data = config.sigma_data
         total = math.hypot(noise, data)
         out = noise * data / total * (-1 if predicts == "v_prediction" else 1)
         return 1 / total, noise / total, lambda sample, clean, white: (clean - data**2 / total * sample) / out
-    # Whatever the scheduler's own scale, its networks were trained on inputs of constant variance.
-    total = math.hypot(signal, noise)
-    signal, noise = signal / total, noise / total
-    forms = {
-        "epsilon": lambda sample, clean, white: white,
-        "sample": lambda sample, clean, white: clean,
-        "v_prediction": lambda sample, clean, white: signal * white - noise * clean,
-    }
+    forms = {"epsilon": lambda sample, clean, white: white, "sample": lambda sample, clean, white: clean}
+    if straight:
+        turn = -1 if config.get("invert_sigmas") else 1
+        forms["flow_prediction"] = lambda sample, clean, white: turn * (white - clean)
+    else:
+        # Whatever the scheduler's own scale, its networks were trained on inputs of constant variance.
+        total = math.hypot(signal, noise)
+        signal, noise = signal / total, noise / total
+        forms["v_prediction"] = lambda sample, clean, white: signal * white - noise * clean
     if predicts not in forms:
         raise ValueError(
-            f"{name} expects the prediction type {predicts!r} of its network, expected one of "
-            f"{', '.join(map(repr, forms))}, or 'flow_prediction'"
+            f"{name} with use_flow_sigmas={bool(straight)} asks its network for {predicts!r}, expected one of "
+            f"{', '.join(map(repr, forms))}"
         )
     return signal, noise, forms[predicts]
 

@@ -8,6 +8,7 @@ import copy
 import itertools
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import diffusers
@@ -47,11 +48,14 @@ OTHERS = {
     "Flow": diffusers.FlowMatchEulerDiscreteScheduler(),
     "FlowShift": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
     "FlowHeun": diffusers.FlowMatchHeunDiscreteScheduler(),
+    "FlowInverted": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, invert_sigmas=True),  # Mochi's: 0 is noise
     "DPM++Flow": diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    "DPM++FlowSample": diffusers.DPMSolverMultistepScheduler(prediction_type="sample", use_flow_sigmas=True),
+    "Heir": type("Heir", (diffusers.EDMEulerScheduler,), {})(),  # what a scheduler is does not hang on its name
 }
 ALL = TABLE | OTHERS
 RANDOM = {"DDPM", "EulerAncestral", "KDPM2Ancestral"}
-MULTISTEP = {"DPM++", "DPM++Karras", "UniPC", "DEIS", "LMS", "EDMDPM++", "DPM++Flow"}
+MULTISTEP = {"DPM++", "DPM++Karras", "UniPC", "DEIS", "LMS", "EDMDPM++", "DPM++Flow", "DPM++FlowSample"}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,7 @@ def level(scheduler, index):
         return float(scheduler.sigmas_interpol[index - ("Ancestral" in name)]), 1.0
     sigma = float(scheduler.sigmas[index])
     if "Flow" in name or scheduler.config.get("use_flow_sigmas"):
+        sigma = 1 - sigma if scheduler.config.get("invert_sigmas") else sigma
         return (sigma / (1 - sigma) if sigma < 1 else math.inf), 1 - sigma
     vp = "Multistep" in name and "EDM" not in name
     return sigma, 1 / math.sqrt(1 + sigma**2) if vp else 1.0
@@ -89,9 +94,10 @@ class Exact(nn.Module):
     def forward(self, sample, timestep, return_dict=True):
         sigma, a = level(self.scheduler, self.index)
         self.asked.append(sigma)
-        predicts = self.scheduler.config.get("prediction_type", "flow_prediction")
-        edm, vp = "EDM" in type(self.scheduler).__name__, 1 / math.hypot(1, sigma)
-        scale = a if predicts == "flow_prediction" else 1 / math.hypot(sigma, 0.5) if edm else vp
+        config = self.scheduler.config
+        predicts, straight = config.get("prediction_type", "flow_prediction"), config.get("use_flow_sigmas")
+        edm, vp = "sigma_data" in config, 1 / math.hypot(1, sigma)
+        scale = a if predicts == "flow_prediction" or straight else 1 / math.hypot(sigma, 0.5) if edm else vp
         x = sample / scale if scale else None
         clean = self.gaussian(x, sigma) if scale else self.gaussian.mean.expand_as(sample)
         noise = (x - clean) / sigma if scale else sample
@@ -99,7 +105,7 @@ class Exact(nn.Module):
             "epsilon": noise,
             "sample": clean,
             "v_prediction": vp * noise - (sigma * vp if scale else 1.0) * clean,
-            "flow_prediction": noise - clean,
+            "flow_prediction": clean - noise if config.get("invert_sigmas") else noise - clean,
         }[predicts]
         if edm:
             answer = (clean - 0.25 / (sigma**2 + 0.25) * x) * math.hypot(sigma, 0.5) / (sigma * 0.5)
@@ -316,14 +322,16 @@ def test_from_config_drops_a_sigma_max_that_is_not_declared():
 
 
 KARRAS = {"DPM++", "DPM++Karras", "UniPC", "DEIS", "Euler", "EulerLeading", "Heun", "HeunKarras", "KDPM2"}
-KARRAS |= {"KDPM2Ancestral", "EDMEuler", "EDMEuler-v", "EDMDPM++", "Flow", "FlowShift"}
+KARRAS |= {"KDPM2Ancestral", "EDMEuler", "EDMEuler-v", "EDMDPM++", "Flow", "FlowShift", "FlowInverted", "Heir"}
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_karras_grid_starts_at_sigma_skip(name, gaussian):
     if name not in KARRAS:
         refusal = (
-            "a wrong time" if name == "DPM++Flow" else "does not spread its levels below a given one: asked for 6 "
+            "a wrong time"
+            if name.startswith("DPM++Flow")
+            else "does not spread its levels below a given one: asked for 6 "
         )
         with pytest.raises(ValueError, match=refusal):
             teleport_latents(ALL[name], gaussian, 1, 6.0, 12, grid="karras")
@@ -362,11 +370,21 @@ def test_edm_takes_sigmas_for_places_on_its_grid(gaussian):
         ({"target": diffusers.DPMSolverSinglestepScheduler()}, ValueError, "does not start rightly in the middle"),
         ({"target": diffusers.LCMScheduler()}, ValueError, "is not known to start rightly .* DDIMScheduler, "),
         ({"target": nn.Identity()}, TypeError, "expected a pipeline or a scheduler of diffusers, got Identity"),
+        (
+            {"target": object.__new__(diffusers.FluxInpaintPipeline)},
+            ValueError,
+            "keeps parts of one.* give pipe.scheduler",
+        ),
+        ({"target": diffusers.IPNDMScheduler()}, ValueError, "is not known to start rightly"),
         ({"gaussian": nn.Identity()}, TypeError, "Identity"),
+        ({"gaussian": {}}, TypeError, "gaussian is NoneType"),
         ({"noise": torch.zeros(1, 3)}, ValueError, r"noise has shape \(1, 3\), expected \(batch, 1, 4, 4\)"),
         ({"noise": 0}, ValueError, "noise is 0"),
         ({"sigma_skip": 200.0}, ValueError, "sigma_skip is 200.0, expected .* between 0 and 157.4, where DDIM"),
         ({"sigma_skip": 0.0}, ValueError, "sigma_skip is 0.0"),
+        ({"sigma_skip": -1.0}, ValueError, "sigma_skip is -1.0"),
+        ({"sigma_skip": math.nan}, ValueError, "sigma_skip is nan"),
+        ({"sigma_skip": torch.ones(2)}, ValueError, "sigma_skip is tensor.* expected a VE noise level"),
         ({"sigma_skip": 0.001}, ValueError, "the last step of DDIMScheduler starts at 0.01"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps is 0"),
         ({"grid": "cosine"}, ValueError, "grid is 'cosine', expected 'cut' or 'karras'"),
@@ -376,6 +394,20 @@ def test_bad_input_is_named(change, error, message, gaussian):
     given = {"target": TABLE["DDIM"], "gaussian": gaussian, "noise": 1, "sigma_skip": 6.0, "num_inference_steps": 1000}
     with pytest.raises(error, match=message):
         teleport_latents(**(given | change))
+
+
+def test_a_grid_that_rises_has_no_first_steps_to_skip(gaussian):
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler rises from a noise level of 1 to 30, expected"):
+        teleport_latents(TABLE["Euler"], gaussian, 1, 6.0, sigmas=[1.0, 8.0, 30.0, 0.0])
+    with pytest.raises(ValueError, match="timesteps were given with grid='karras'"):
+        teleport_latents(OTHERS["FlowShift"], gaussian, 1, 6.0, timesteps=[990.0, 500.0, 20.0], grid="karras")
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_level_in_a_tensor_and_an_empty_batch_are_taken(gaussian):
+    jump = teleport_latents(TABLE["Euler"], gaussian, draw_noise(), torch.tensor(6.0), 12)
+    assert torch.equal(jump.latents, teleport_latents(TABLE["Euler"], gaussian, draw_noise(), 6.0, 12).latents)
+    assert teleport_latents(TABLE["Euler"], gaussian, draw_noise(0), 6.0, 12).latents.shape == (0, *EVENT)
 
 
 def test_a_jump_changes_nothing_and_is_not_made_twice(gaussian):
@@ -456,6 +488,91 @@ def test_the_hybrid_is_the_network_in_all_else(gaussian):
         _ = hybrid.nonsense
 
 
+STRAIGHT = {"use_flow_sigmas": True}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.IPNDMScheduler(), "IPNDMScheduler has neither add_noise nor scale_noise"),
+        (diffusers.DDIMInverseScheduler(), "DDIMInverseScheduler has neither"),
+        (diffusers.SASolverScheduler(**STRAIGHT), "adds noise by its table"),
+        (diffusers.LCMScheduler(), "LCMScheduler is for distilled networks"),
+        (diffusers.TCDScheduler(), "distilled"),
+        (diffusers.CMStochasticIterativeScheduler(), "distilled"),
+        (diffusers.FlowMatchLCMScheduler(), "distilled"),
+        (diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "distilled"),
+        (diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction"), "use_flow_sigmas=False asks"),
+        (diffusers.UniPCMultistepScheduler(prediction_type="v_prediction", **STRAIGHT), "use_flow_sigmas=True asks"),
+    ],
+)
+def test_the_hybrid_refuses_what_it_has_no_answer_for(scheduler, message, gaussian):
+    with pytest.raises(ValueError, match=message):
+        HybridDenoiser(tiny_unet(), gaussian, 6.0, scheduler)
+
+
+def test_an_sde_solver_asks_between_its_levels(monkeypatch, gaussian):
+    """Where its own step says: the level that it scales the input of its second call for."""
+    monkeypatch.setitem(sys.modules, "torchsde", SimpleNamespace())
+    from diffusers.schedulers.scheduling_dpmsolver_sde import DPMSolverSDEScheduler
+
+    scheduler, x = DPMSolverSDEScheduler(), draw_noise()
+    scheduler.set_timesteps(5)
+    scheduler.noise_sampler = lambda *_: torch.zeros_like(x)
+    _, noise = signal_and_noise(scheduler)
+    for index, t in enumerate(scheduler.timesteps[:-1]):
+        scaled = scheduler.scale_model_input(x, t)
+        torch.testing.assert_close(x / scaled, torch.full_like(x, math.hypot(1, noise[index])), rtol=1e-5, atol=0)
+        x = scheduler.step(0 * x, t, x).prev_sample
+
+
+def test_a_state_that_is_not_told_is_refused():
+    scheduler = diffusers.IPNDMScheduler()
+    scheduler.set_timesteps(5)
+    with pytest.raises(ValueError, match=r"neither add_noise nor scale_noise.* such as DDIMScheduler"):
+        signal_and_noise(scheduler)
+
+
+@pytest.mark.parametrize("index", [0, 9])  # the first is answered analytically, the last by the network
+def test_without_guidance_two_gaussians_are_refused(index, gaussian):
+    """With two prompts and guidance off, image 0 would get the unconditional one."""
+    scheduler, x = copy.deepcopy(TABLE["DDIM"]), draw_noise(2)
+    scheduler.set_timesteps(10)
+    t, other = scheduler.timesteps[index], gaussian.with_mean(gaussian.mean + 1)
+    hybrid = HybridDenoiser(tiny_unet(), (gaussian, other), 6.0, scheduler)
+    with pytest.raises(ValueError, match=r"2 samples do not fall into 2 equal parts.*guidance is off"):
+        hybrid(x, t)
+    answer = hybrid(torch.cat([x, x]), t).sample
+    if index == 0:
+        alone = [HybridDenoiser(tiny_unet(), g, 6.0, scheduler)(x, t).sample for g in (gaussian, other)]
+        torch.testing.assert_close(answer, torch.cat(alone))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["DDIM", "Euler", "Flow"])
+def test_in_half_precision_the_answer_is_the_exact_one_rounded(name, dtype, gaussian):
+    scheduler, x = copy.deepcopy(ALL[name]), draw_noise()
+    scheduler.set_timesteps(12)
+    answer = HybridDenoiser(tiny_unet(), gaussian, 1.0, scheduler)(x.to(dtype), scheduler.timesteps[2]).sample
+    exact = Exact(copy.deepcopy(gaussian).double(), scheduler)
+    exact.index = 2
+    assert answer.dtype == dtype
+    torch.testing.assert_close(answer.double(), exact(x.to(dtype).double(), None).sample, rtol=8e-3, atol=1e-3)
+    jump = teleport_latents(scheduler, gaussian, x.to(dtype), 6.0, 12)
+    whole = teleport_latents(scheduler, gaussian, x, 6.0, 12)
+    assert jump.latents.dtype == dtype
+    torch.testing.assert_close(jump.latents.float(), whole.latents, rtol=2e-2, atol=1e-2)
+
+
+def test_a_variance_that_was_learned_outright_is_not_answered(gaussian):
+    scheduler = diffusers.DDPMScheduler(variance_type="learned")
+    scheduler.set_timesteps(10)
+    network = tiny_unet()
+    network.register_to_config(out_channels=2)
+    with pytest.raises(ValueError, match="variance_type is 'learned'"):
+        HybridDenoiser(network, gaussian, 6.0, scheduler)(draw_noise(), scheduler.timesteps[0])
+
+
 @pytest.mark.usefixtures("as_installed")
 def test_the_hybrid_names_what_it_cannot_use(gaussian):
     scheduler = copy.deepcopy(TABLE["DDIM"])
@@ -467,12 +584,16 @@ def test_the_hybrid_names_what_it_cannot_use(gaussian):
         hybrid(draw_noise(), scheduler.timesteps[0])
     with pytest.raises(ValueError, match="timesteps lie between 0 and 900, expected one for the whole batch"):
         hybrid(draw_noise(), torch.tensor([0, 900, 900]))
-    with pytest.raises(ValueError, match="sigma_skip is 0, expected"):
-        HybridDenoiser(tiny_unet(), gaussian, 0, scheduler)
+    for level in (0, math.nan):
+        with pytest.raises(ValueError, match=f"sigma_skip is {level}, expected"):
+            HybridDenoiser(tiny_unet(), gaussian, level, scheduler)
     with pytest.raises(TypeError, match=r"network is function, expected an nn.Module"):
         HybridDenoiser(lambda x, t: x, gaussian, 1.0, scheduler)
     with pytest.raises(TypeError, match="Identity has no parameter timestep"):
         HybridDenoiser(nn.Identity(), gaussian, 1.0, scheduler)
+    turned = type("Lumina2Transformer2DModel", (Tokens,), {})()
+    with pytest.raises(ValueError, match="pipelines turn the sign of what a Lumina2Transformer2DModel answers"):
+        HybridDenoiser(turned, gaussian, 1.0, OTHERS["Flow"])
 
 
 # ---- whole pipelines, with random weights
@@ -558,6 +679,92 @@ def test_teleport_pipeline_saves_and_loads_with_its_gaussian(tmp_path, gaussian)
     assert TeleportPipeline.from_pretrained(tmp_path, gaussian=gaussian).gaussian is gaussian
     with pytest.raises(TypeError, match="gaussian is NoneType"):
         TeleportPipeline.from_pipe(diffusers.DDIMPipeline(pipe.unet, TABLE["DDIM"]))
+
+
+def test_teleport_pipeline_takes_its_gaussian_from_the_hub(tmp_path, monkeypatch, gaussian):
+    """By the client's own cache, as it lies after a download of revision "best"; with the arguments of diffusers."""
+    cached = tmp_path / "models--someone--tiny"
+    pipe = TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian)
+    pipe.save_pretrained(cached / "snapshots" / ("0" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "best").write_text("0" * 40)
+    given = {"cache_dir": tmp_path, "revision": "best", "local_files_only": True, "token": "secret"}
+    loaded = TeleportPipeline.from_pretrained("someone/tiny", **given)
+    assert torch.equal(loaded.gaussian.mean, gaussian.mean)
+    seen = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *args, **kwargs: seen.append((args, kwargs)) or "none"
+    )
+    with pytest.raises(FileNotFoundError, match="give the Gaussian of the images"):
+        TeleportPipeline.from_pretrained("someone/tiny", **given)
+    assert seen == [(("someone/tiny", "gaussian.safetensors"), given)]
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match=r"nor on the Hugging Face hub \(.*\)"):
+        TeleportPipeline.from_pretrained("someone/else", **given)
+
+
+def test_what_is_pushed_to_the_hub_holds_the_gaussian(tmp_path, monkeypatch, gaussian):
+    pipe, pushed = TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian), []
+    saved = diffusers.DiffusionPipeline.save_pretrained
+    monkeypatch.setattr(
+        diffusers.DiffusionPipeline,
+        "save_pretrained",
+        lambda self, folder, push_to_hub: (saved(self, folder), pushed.extend(path.name for path in folder.iterdir())),
+    )
+    pipe.save_pretrained(tmp_path / "new", push_to_hub=True)
+    assert {"gaussian.safetensors", "unet"} <= set(pushed)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generator": [torch.Generator()] * 3}, "generator is a list of 3, expected one for each of 2 images"),
+        ({"generator": [torch.Generator()]}, "a list of 1"),
+        ({"generator": [torch.Generator()] * 2, "latents": draw_noise(3)}, "a list of 2, expected one for each of 3"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"latents": torch.zeros(2, 1, 3, 3)}, r"latents has shape \(2, 1, 3, 3\)"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"output_type": "jpeg"}, "output_type is 'jpeg', expected 'pil', 'np' or 'pt'"),
+        ({"sampler": gt.samplers.euler, "sigma_skip": 1e4}, "sigma_skip is 10000.0, expected .* between 0 and 157.4"),
+        ({"sampler": gt.samplers.euler, "sigma_skip": math.nan}, "sigma_skip is nan"),
+    ],
+)
+def test_teleport_pipeline_names_bad_input(change, message, gaussian):
+    pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
+    with pytest.raises(ValueError, match=message):
+        pipe(**({"batch_size": 2, "num_inference_steps": 3} | change))
+    with pytest.raises(ValueError, match=r"gaussian has shape \(1, 4, 4\), expected .* \(1, 8, 8\)"):
+        TeleportPipeline(tiny_unet(8), TABLE["DDIM"], gaussian)
+
+
+@pytest.mark.parametrize("sampler", [None, gt.samplers.euler])
+def test_no_image_is_made_of_nan(sampler, tmp_path, gaussian):
+    pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
+    broken = pipe.unet.register_forward_hook(lambda module, args, answer: type(answer)(sample=answer.sample * math.nan))
+    message = "the run ended in NaN .*UNet2DModel" if sampler is None else "NaN"
+    with pytest.raises(ValueError, match=message):
+        pipe(1, num_inference_steps=2, sampler=sampler)
+    broken.remove()
+    nn.init.constant_(pipe.unet.conv_in.bias, math.nan)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"NaN or infinite, conv_in.bias and 0 more"):
+        TeleportPipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"NaN or infinite, conv_in.bias|values that are NaN"):
+        pipe(1, num_inference_steps=2, sampler=sampler)
+
+
+@pytest.mark.parametrize("sampler", [None, gt.samplers.euler])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_teleport_pipeline_in_half_precision(sampler, dtype, gaussian):
+    noise, run = draw_noise(), {"num_inference_steps": 6, "sigma_skip": 6.0, "output_type": "pt", "sampler": sampler}
+    pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
+    expected = pipe(latents=noise, **run).images
+    pipe.unet.to(dtype)
+    actual = pipe(latents=noise.to(dtype), **run).images
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.05)
+    assert pipe.gaussian.mean.dtype == torch.float32
 
 
 def test_teleport_pipeline_takes_a_sampler(gaussian):

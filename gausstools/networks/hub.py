@@ -12,14 +12,15 @@ from σ_0 to σ_T (0.01 to 157 in Ho et al. 2020):
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma
+from gausstools.denoiser import Sigma, check_batch
 from gausstools.networks.imports import import_diffusers
 from gausstools.noise import DDPM, Prediction
 
@@ -28,6 +29,8 @@ __all__ = ["DiffusersDenoiser"]
 WEIGHTS = "diffusion_pytorch_model"
 PLACES = ("", "unet/")  # where a network lies: alone, or within a pipeline
 CONDITIONS = ("class_embed_type", "num_class_embeds")
+CONSISTENCY = {"CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "LCMScheduler", "TCDScheduler"}
+MOST_STEPS = 10**6  # of a table: what a file asks for is allocated before anything is known of it
 LATENT = ("vae", "vqvae", "movq")  # parts of a pipeline whose network does not work on images
 
 
@@ -36,7 +39,8 @@ class DiffusersDenoiser(nn.Module):
 
     Args:
         network: called as ``UNet2DModel`` is, with ``x_t`` ``(batch, *event)`` and fractional steps t ``(batch,)``; its
-            answer has a ``.sample`` in the shape of ``x_t``. It computes in the dtype of its parameters.
+            answer has a ``.sample`` in the shape of ``x_t``. It computes in the dtype of its parameters. One that
+            learned a vector for each step is asked at the nearest step.
         process: the table of noise levels that it was trained on.
         predicts: what it answers: "epsilon", "sample" or "v_prediction".
         event_shape: shape of one image.
@@ -62,6 +66,7 @@ class DiffusersDenoiser(nn.Module):
         self.process = process
         self.predicts = predicts
         self.event_shape = torch.Size(event_shape)
+        self._whole_steps = getattr(network, "config", {}).get("time_embedding_type") == "learned"
 
     def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the denoiser ``E[x0 | x_σ = x]`` as the network knows it; ``x`` itself at σ = 0.
@@ -70,14 +75,8 @@ class DiffusersDenoiser(nn.Module):
             x: ``(batch, *event)``.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
-        levels = check_sigma(sigma, check_batch(x, self.event_shape))
-        ends = torch.tensor([0.0, len(self.process.alphas_cumprod) - 1], dtype=torch.float64)
-        lowest, highest = self.process.sigma(ends).tolist()
-        known = levels.clamp(lowest, highest)
-        scale = torch.where(levels > highest, ((1 + known**2) / (1 + levels**2)).sqrt(), torch.ones_like(levels))
-        share = along_batch((levels / known).clamp(max=1), x)  # below 1 only where σ < σ_0
-        within = self.process.denoiser(self._ask, self.predicts)
-        return ((1 - share) * x + share * within(x * along_batch(scale, x), known)).to(x.dtype)
+        wide = check_batch(x, self.event_shape).to(torch.promote_types(x.dtype, torch.float32))
+        return self.process.denoiser(self._ask, self.predicts)(wide, sigma).to(x.dtype)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "DiffusersDenoiser":
@@ -91,7 +90,7 @@ class DiffusersDenoiser(nn.Module):
             ImportError: without diffusers.
             FileNotFoundError: if there is no such folder, or a part of it is missing.
             ValueError: if it holds a conditional or latent model, a scheduler that is no table of steps, or weights
-                that are damaged or of another network.
+                that are NaN, damaged or of another network.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -101,16 +100,24 @@ class DiffusersDenoiser(nn.Module):
         if latent:
             raise ValueError(f"{folder} holds a latent model, with {' and '.join(latent)}; expected one of images")
         home = folder / "unet" if (folder / "unet").is_dir() else folder
-        event_shape = _check_network(home, _read(home / "config.json"))
+        config = _read(home / "config.json")
+        shape = _check_network(home, config)
         process, predicts = _read_process(folder)
+        known = config.get("num_train_timesteps") if config.get("time_embedding_type") == "learned" else None
+        if isinstance(known, int) and known < len(process.alphas_cumprod):
+            raise ValueError(
+                f"{home} holds a network that learned {known} steps, but its scheduler has "
+                f"{len(process.alphas_cumprod)}: expected as many"
+            )
         if not any(home.glob(f"{WEIGHTS}*")):
             raise FileNotFoundError(f"{home} has no weights, expected {WEIGHTS}.safetensors beside config.json")
-        return cls(_read_network(home), process, predicts, event_shape).eval().requires_grad_(False)
+        return cls(_read_network(home, config), process, predicts, shape).eval().requires_grad_(False)
 
     def _ask(self, x_t: Tensor, t: Tensor) -> Tensor:
         parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
         own = next(iter(parameters), x_t)
         # t keeps its own dtype: half precision would round the steps, and the network embeds them in float32 anyway.
+        t = t.round().long() if self._whole_steps else t
         return self.network(x_t.to(own), t.to(own.device)).sample.to(x_t)
 
 
@@ -162,7 +169,7 @@ def _read(path: Path) -> dict:
             f"there is no file {path}; expected a folder that save_pretrained of diffusers wrote: a pipeline such as "
             "DDPMPipeline, or a UNet2DModel with the scheduler's scheduler_config.json beside it"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no readable JSON ({error}); expected what save_pretrained writes") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected the settings that save_pretrained writes")
@@ -174,30 +181,82 @@ def _check_network(home: Path, config: dict) -> tuple[int, int, int]:
     kind = config.get("_class_name")
     if kind != "UNet2DModel":
         raise ValueError(f"{home} holds a {kind}, expected a UNet2DModel, the unconditional network of diffusers")
+    if config.get("time_embedding_type") == "fourier":
+        raise ValueError(f"{home} holds a network whose time is a noise level (fourier), expected one of steps")
     conditions = [name for name in CONDITIONS if config.get(name) is not None]
     if conditions:
         raise ValueError(f"{home} holds a class-conditional network ({', '.join(conditions)}), expected none of that")
-    channels, out, size = (config.get(name) for name in ("in_channels", "out_channels", "sample_size"))
+    channels, out, shape = config.get("in_channels"), config.get("out_channels"), event_shape(config)
     if channels != out:
         raise ValueError(f"{home} holds a network from {channels} to {out} channels, expected as many out as in")
-    height, width = (size, size) if isinstance(size, int) else tuple(size or (None, None))
-    if height is None:
+    if shape is None:
         raise ValueError(f"{home / 'config.json'} states no sample_size, expected pixels along a side, such as 32")
-    return channels, height, width
+    return shape
 
 
-def _read_network(home: Path) -> nn.Module:
+def event_shape(config: Mapping) -> tuple[int, int, int] | None:
+    """Return the shape ``(channels, height, width)`` of a network's images by its settings; None if they do not say."""
+    size = config.get("sample_size")
+    sides = [size, size] if isinstance(size, int) else size
+    known = isinstance(sides, list | tuple) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
+    return (config["in_channels"], *sides) if known else None
+
+
+def _read_network(home: Path, config: dict) -> nn.Module:
+    kind, held = import_diffusers("this model is one of").UNet2DModel, sum(f.stat().st_size for f in home.iterdir())
     try:
-        network, report = import_diffusers("this model is one of").UNet2DModel.from_pretrained(
+        with torch.device("meta"):
+            entries = sum(weights.numel() for weights in kind.from_config(config).parameters())
+        if entries > held:
+            raise ValueError(f"its config.json asks for {entries} weights, but the files hold {held} bytes")
+        network, report = kind.from_pretrained(
             home, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the settings in the file make of it
         raise ValueError(f"{home} holds no network that diffusers can read: {error}") from error
     # diffusers only warns of these, and leaves random numbers where it finds none.
     wrong = [f"{kind} {names[0]} and {len(names) - 1} more" for kind, names in report.items() if names]
     if wrong:
         raise ValueError(f"{home} holds weights that do not fit its config.json: {'; '.join(wrong)}")
+    check_weights(network, home)
     return network
+
+
+def check_weights(network: nn.Module, where: str | os.PathLike) -> None:
+    """Refuse a network of which weights are NaN or infinite: so would be its answers."""
+    weights = ((name, values) for name, values in network.named_parameters() if not values.is_meta)
+    bad = [name for name, values in weights if not values.float().isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{where} holds weights that are NaN or infinite, {bad[0]} and {len(bad) - 1} more, expected finite ones: "
+            "the training diverged, or the file is damaged"
+        )
+
+
+def process_of(scheduler: Any) -> tuple[DDPM, Prediction]:
+    """Return the table of noise levels that a scheduler's network was trained on, and what the network predicts.
+
+    Raises:
+        ValueError: if it has no such table, or its network is no denoiser at the steps of the table.
+    """
+    kind, config, table = type(scheduler).__name__, scheduler.config, getattr(scheduler, "alphas_cumprod", None)
+    predicts = config.get("prediction_type")
+    if table is None or predicts not in ("epsilon", "sample", "v_prediction"):
+        raise ValueError(
+            f"{kind} with prediction type {predicts!r} has no table of steps that is known, expected a scheduler with "
+            "a table alphas_cumprod, such as DDPMScheduler, and 'epsilon', 'sample' or 'v_prediction'"
+        )
+    if kind in CONSISTENCY:
+        raise ValueError(f"{kind} is for distilled networks, whose answer is no posterior mean, expected a denoiser's")
+    # Euler's "continuous" works for v alone.
+    continuous = config.get("timestep_type") == "continuous" and predicts == "v_prediction"
+    if continuous or config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"{kind} with {'timestep_type=continuous' if continuous else 'use_flow_sigmas'} tells its network a noise "
+            "level, expected a scheduler that tells it the step of its table"
+        )
+    # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
+    return DDPM(table[table > 0].cpu()), predicts
 
 
 def _read_process(folder: Path) -> tuple[DDPM, str]:
@@ -210,15 +269,12 @@ def _read_process(folder: Path) -> tuple[DDPM, str]:
     if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
         raise ValueError(f"{home} holds {kind!r}, expected a scheduler of diffusers, such as DDPMScheduler")
     try:
+        if config.get("num_train_timesteps", 0) > MOST_STEPS:
+            raise ValueError(f"num_train_timesteps is above {MOST_STEPS}")
         scheduler = scheduler.from_config(config)
-    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the settings in the file make of it
         raise ValueError(f"{home} holds a {kind} that diffusers cannot build: {error}") from error
-    table = getattr(scheduler, "alphas_cumprod", None)
-    predicts = scheduler.config.get("prediction_type")
-    if table is None or predicts not in ("epsilon", "sample", "v_prediction"):
-        raise ValueError(
-            f"{home} holds a {kind} with prediction type {predicts!r}, expected a scheduler with a table "
-            "alphas_cumprod, such as DDPMScheduler, and 'epsilon', 'sample' or 'v_prediction'"
-        )
-    # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
-    return DDPM(table[table > 0]), predicts
+    try:
+        return process_of(scheduler)
+    except ValueError as error:
+        raise ValueError(f"{home} holds a {error}") from error
