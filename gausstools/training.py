@@ -269,7 +269,9 @@ class Trainer:
         try:
             held = self._lock.acquire() if self._process == 0 else nullcontext()
         except filelock.Timeout:
-            raise BlockingIOError(f"{self.folder} is held by a run that is going on; wait for its end") from None
+            raise BlockingIOError(
+                f"{self.folder} is held by a run that is going on, here or elsewhere; wait for its end, or close it"
+            ) from None
         with held:
             if self._process == 0:
                 for name in ("checkpoint", "network"):  # what was killed while it wrote leaves these

@@ -15,6 +15,7 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import gausstools as gt
 from gausstools import training
@@ -633,6 +634,16 @@ def test_the_command_checks_first_and_goes_on_with_the_same_settings_only(tmp_pa
     ):
         with pytest.raises(ValueError, match=message):
             again(**other)
+
+
+@pytest.mark.parametrize("wrong", ["--layers=-1", "--points=0", "--images=-1", "--minutes=-1"])
+def test_the_command_refuses_numbers_out_of_their_range(tmp_path, wrong):
+    application = typer.Typer()
+    application.command()(train)
+    done = CliRunner().invoke(application, ["digits", "--out", str(tmp_path / "run"), wrong])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{wrong.partition('=')[0]}'" in done.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_goes_on_fits_no_mixture_again(tmp_path, monkeypatch):
