@@ -160,7 +160,7 @@ def test_clusters_of_few_points_have_their_moments(distinct, times, n_components
 def test_half_precision_is_fitted_in_float32_and_answered_in_half(dtype):
     data = two_clusters(400).to(dtype)
     mixture, expected = gt.Mixture.fit(data, 2), gt.Mixture.fit(data.float(), 2)
-    assert {tensor.dtype for tensor in (mixture.means, mixture.variances, mixture.directions)} == {dtype}
+    assert mixture(data[:3], 1.0).dtype == dtype
     for name, tensor in expected.to(dtype).state_dict().items():
         assert torch.equal(mixture.state_dict()[name], tensor), name
     wide = gt.Mixture.fit((10 * two_clusters(400)).to(dtype), 2)  # in float16 the sum of squares would be infinite
@@ -168,12 +168,9 @@ def test_half_precision_is_fitted_in_float32_and_answered_in_half(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value", "ignore:Number of distinct clusters")
-@pytest.mark.parametrize(
-    ("dtype", "scale"),
-    [(torch.float16, 400.0), (torch.bfloat16, 1e20), (torch.float32, 1e20), (torch.float64, 1e200)],
-)
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.bfloat16, 1e20), (torch.float32, 1e20), (torch.float64, 1e200)])
 def test_variances_beyond_the_range_of_the_precision_are_refused(dtype, scale):
-    with pytest.raises(ValueError, match="variances"):
+    with pytest.raises(ValueError, match=r"data have variances beyond the range of torch\.float"):
         gt.Mixture.fit((scale * torch.randn(40, 8, dtype=torch.float64)).to(dtype), 2)
 
 
@@ -196,8 +193,8 @@ def test_shape_and_precision_are_those_of_the_data():
         ({"held_out": 1.0}, ValueError, "held_out is 1.0, expected a share"),
         ({"max_steps": -1}, ValueError, "max_steps is -1"),
         ({"seed": -1}, ValueError, "seed is -1, expected an integer from 0 to 4294967295"),
-        ({"data": torch.zeros(5)}, ValueError, r"data has shape \(5,\), expected \(n, \*event\)"),
-        ({"data": torch.zeros(5, 0)}, ValueError, r"data has shape \(5, 0\), expected \(n, \*event\)"),
+        ({"data": torch.zeros(5)}, ValueError, r"data has shape \(\), expected the event's shape"),
+        ({"data": torch.zeros(5, 0)}, ValueError, r"data has shape \(0,\), expected the event's shape"),
         ({"data": []}, ValueError, "no data was given"),
         ({"data": torch.zeros(3, 2, dtype=torch.int64)}, TypeError, "data has dtype torch.int64"),
         ({"data": [torch.zeros(3, 2), torch.zeros(3, 3)]}, ValueError, r"data has shape \(3, 3\)"),

@@ -39,8 +39,6 @@ def gather(data: Tensor | np.ndarray | Iterable) -> Tensor:
     parts = []
     for batch in unlabelled_batches(data):
         check_batch(batch, parts[0].shape[1:] if parts else None, "data")
-        if batch.ndim == 1 or 0 in batch.shape[1:]:
-            raise ValueError(f"data has shape {tuple(batch.shape)}, expected (n, *event) with entries in each event")
         parts.append(batch.detach())
     if not sum(map(len, parts)):
         raise ValueError("no data was given: expected at least one batch with at least one row")
