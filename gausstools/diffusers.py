@@ -318,6 +318,10 @@ class HybridDenoiser(nn.Module):
         self.sigma_skip = _check_skip(sigma_skip)
         # In a tuple they are no parts of this module, which a pipeline may cast to half precision as a whole.
         several = gaussian if isinstance(gaussian, Sequence) else (gaussian,)
+        if not several or not all(map(callable, several)):
+            raise TypeError(
+                f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a gausstools.Gaussian, or several"
+            )
         self._denoisers = tuple(_precise(denoiser) for denoiser in several)
         self._scheduler = scheduler
         self.reset()
@@ -408,7 +412,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         super().__init__()
         if not isinstance(gaussian, Gaussian):
             raise TypeError(f"gaussian is {type(gaussian).__name__}, expected the gausstools.Gaussian of the images")
-        shape = hub.event_shape(unet.config)
+        shape = hub.event_shape(getattr(unet, "config", {}))
         if shape and gaussian.event_shape != shape:
             raise ValueError(
                 f"gaussian has shape {tuple(gaussian.event_shape)}, expected that of unet's images, {shape}"
@@ -434,7 +438,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         """Return a batch of images, as an ``ImagePipelineOutput``; as a tuple if ``return_dict`` is False.
 
         Args:
-            batch_size: number of images.
+            batch_size: number of images; where latents are given, there are as many as of them.
             generator: draws the noise; with a list of one for each image, an image depends on its own alone.
             num_inference_steps: steps of the whole grid, of which those above sigma_skip are not taken.
             sigma_skip: VE noise level to jump to; None for an ordinary run.

@@ -610,6 +610,9 @@ def test_the_hybrid_names_what_it_cannot_use(gaussian):
         HybridDenoiser(lambda x, t: x, gaussian, 1.0, scheduler)
     with pytest.raises(TypeError, match="Identity has no parameter timestep"):
         HybridDenoiser(nn.Identity(), gaussian, 1.0, scheduler)
+    for nothing in (None, (), {0: gaussian}):
+        with pytest.raises(TypeError, match=r"expected a denoiser such as a gausstools.Gaussian, or several"):
+            HybridDenoiser(tiny_unet(), nothing, 1.0, scheduler)
     turned = type("Lumina2Transformer2DModel", (Tokens,), {})()
     with pytest.raises(ValueError, match="pipelines turn the sign of what a Lumina2Transformer2DModel answers"):
         HybridDenoiser(turned, gaussian, 1.0, OTHERS["Flow"])

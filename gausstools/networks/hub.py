@@ -66,7 +66,7 @@ class DiffusersDenoiser(nn.Module):
         self.process = process
         self.predicts = predicts
         self.event_shape = torch.Size(event_shape)
-        self._whole_steps = getattr(network, "config", {}).get("time_embedding_type") == "learned"
+        self._whole_steps = getattr(getattr(network, "config", None), "time_embedding_type", None) == "learned"
 
     def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the denoiser ``E[x0 | x_σ = x]`` as the network knows it; ``x`` itself at σ = 0.
