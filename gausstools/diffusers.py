@@ -210,13 +210,16 @@ def teleport_latents(
     if num_inference_steps is not None:
         check_count(num_inference_steps, "num_inference_steps", 1)
         timesteps = {"num_inference_steps": num_inference_steps, **timesteps}
-    model = next(iter(gaussian.values()), None) if isinstance(gaussian, Mapping) else gaussian
+    several = isinstance(gaussian, Mapping)
+    model = next(iter(gaussian.values()), None) if several else gaussian
     if not isinstance(model, ScoreModel):
         raise TypeError(f"gaussian is {type(model).__name__}, expected a gausstools.Gaussian, whose flow is the jump")
     if not isinstance(noise, Tensor):
         shape = (check_count(noise, "noise", 1), *model.event_shape)
         noise = torch.randn(shape, generator=generator, dtype=model.mean.dtype, device=model.mean.device)
     check_batch(noise, model.event_shape, "noise")
+    gaussian = {label: _precise(each) for label, each in gaussian.items()} if several else _precise(gaussian)
+    device, dtype = model.mean.device, torch.promote_types(model.mean.dtype, torch.float32)
 
     scheduler.set_timesteps(**timesteps)
     signal, spread = signal_and_noise(scheduler)
@@ -228,7 +231,8 @@ def teleport_latents(
             f"{float(steps.max()):.4g}, expected levels that fall: the jump takes the place of its first steps"
         )
     sigma_skip = _check_skip(sigma_skip, float(levels[0]), type(scheduler).__name__)
-    start, weight = noise * float(_initial(scheduler)), float(signal[0] + spread[0])
+    weight = float(signal[0] + spread[0])
+    x = noise.to(device, dtype) * (float(_initial(scheduler)) / weight)
 
     if grid == "karras":
         if "timesteps" in timesteps:
@@ -246,9 +250,7 @@ def teleport_latents(
     _start_there(scheduler, sigma_skip, reached)
     # Any state a·x0 + s·n is a + s times one of flow matching, at time s/(a + s), also where no signal is left.
     grid_of_flow = torch.tensor([float(spread[0]) / weight, 0.0], dtype=torch.float64)
-    jump = teleport(
-        gaussian, (start / weight).to(model.mean), grid_of_flow, reached, process=FlowMatching(), labels=labels
-    )
+    jump = teleport(gaussian, x, grid_of_flow, reached, process=FlowMatching(), labels=labels)
     latents = (jump.x * (scale * (1 + reached) / float(_initial(scheduler)))).to(noise)
     left = len(scheduler.timesteps)
     return Teleported(latents, scheduler, reached, num_inference_steps, left, calls - left)
@@ -271,8 +273,7 @@ class HybridDenoiser(nn.Module):
         gaussian: denoiser of what the network works on, in its scaling and shape: a :class:`gausstools.Gaussian` or
             any other. Or several, for classifier-free guidance: one for each equal part of the batch, in the order in
             which the pipeline stacks them. These parts hold the same latents; where they do not, the pipeline runs
-            without guidance, and the call is refused. It computes on the device of the sample, in float32 or the
-            Gaussian's own precision.
+            without guidance, and the call is refused. It computes on the device of the sample, in float32 at least.
         sigma_skip: VE noise level above which the network is not asked.
         scheduler: the pipeline's own, ``pipe.scheduler``: where it stands tells the noise level of a call.
 
@@ -316,7 +317,12 @@ class HybridDenoiser(nn.Module):
         self.network = network
         self.sigma_skip = _check_skip(sigma_skip)
         # In a tuple they are no parts of this module, which a pipeline may cast to half precision as a whole.
-        self._denoisers = tuple(gaussian) if isinstance(gaussian, Sequence) else (gaussian,)
+        several = gaussian if isinstance(gaussian, Sequence) else (gaussian,)
+        if not several or not all(map(callable, several)):
+            raise TypeError(
+                f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a gausstools.Gaussian, or several"
+            )
+        self._denoisers = tuple(_precise(denoiser) for denoiser in several)
         self._scheduler = scheduler
         self.reset()
 
@@ -406,7 +412,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         super().__init__()
         if not isinstance(gaussian, Gaussian):
             raise TypeError(f"gaussian is {type(gaussian).__name__}, expected the gausstools.Gaussian of the images")
-        shape = hub.event_shape(unet.config)
+        shape = hub.event_shape(getattr(unet, "config", {}))
         if shape and gaussian.event_shape != shape:
             raise ValueError(
                 f"gaussian has shape {tuple(gaussian.event_shape)}, expected that of unet's images, {shape}"
@@ -432,7 +438,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         """Return a batch of images, as an ``ImagePipelineOutput``; as a tuple if ``return_dict`` is False.
 
         Args:
-            batch_size: number of images.
+            batch_size: number of images; where latents are given, there are as many as of them.
             generator: draws the noise; with a list of one for each image, an image depends on its own alone.
             num_inference_steps: steps of the whole grid, of which those above sigma_skip are not taken.
             sigma_skip: VE noise level to jump to; None for an ordinary run.
@@ -459,7 +465,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             draw, shape = diffusers.utils.torch_utils.randn_tensor, (rows, *self.gaussian.event_shape)
             latents = draw(shape, generator=generator, device=device, dtype=dtype)
         latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
-        gaussian, counted = self.gaussian.to(device), []
+        gaussian, counted = _precise(self.gaussian).to(device), []
         counter = self.unet.register_forward_hook(lambda *_: counted.append(1))
         try:
             if sampler is not None:
@@ -700,6 +706,12 @@ def _as_the_network_sees_it(scheduler: Any, signal: float, noise: float) -> tupl
             f"{', '.join(map(repr, forms))}"
         )
     return signal, noise, forms[predicts]
+
+
+def _precise(model: Any) -> Any:
+    """A model of half precision in float32, in which all is computed here; any other as it is."""
+    half = isinstance(model, ScoreModel) and model.mean.dtype in (torch.float16, torch.bfloat16)
+    return copy.deepcopy(model).float() if half else model
 
 
 def _ask(denoiser: Denoiser, sample: Tensor, scale: float, sigma: float) -> Tensor:

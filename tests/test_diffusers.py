@@ -564,6 +564,25 @@ def test_in_half_precision_the_answer_is_the_exact_one_rounded(name, dtype, gaus
     torch.testing.assert_close(jump.latents.float(), whole.latents, rtol=2e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gaussian_in_half_precision_is_computed_with_in_float32(dtype):
+    """Its numbers are whole in any precision here, so that all answers are the same."""
+    scheduler, x, whole = (
+        copy.deepcopy(OTHERS["Flow"]),
+        draw_noise(),
+        gt.Gaussian.isotropic(torch.full(EVENT, 0.5), 0.25),
+    )
+    scheduler.set_timesteps(12)
+    half = copy.deepcopy(whole).to(dtype)
+    hybrid, exact = (HybridDenoiser(tiny_unet(), g, 1.0, scheduler)(x, 1000.0).sample for g in (half, whole))
+    assert torch.equal(hybrid, exact)
+    exact = teleport_latents(scheduler, whole, x, 6.0, 12).latents
+    assert torch.equal(teleport_latents(scheduler, half, x, 6.0, 12).latents, exact)
+    family = teleport_latents(scheduler, {0: half}, x, 6.0, 12, labels=torch.zeros(3, dtype=torch.long)).latents
+    assert torch.equal(family, exact)
+    assert teleport_latents(scheduler, half, 2, 6.0, 12).latents.dtype == half.mean.dtype == dtype
+
+
 def test_a_variance_that_was_learned_outright_is_not_answered(gaussian):
     scheduler = diffusers.DDPMScheduler(variance_type="learned")
     scheduler.set_timesteps(10)
@@ -591,6 +610,9 @@ def test_the_hybrid_names_what_it_cannot_use(gaussian):
         HybridDenoiser(lambda x, t: x, gaussian, 1.0, scheduler)
     with pytest.raises(TypeError, match="Identity has no parameter timestep"):
         HybridDenoiser(nn.Identity(), gaussian, 1.0, scheduler)
+    for nothing in (None, (), {0: gaussian}):
+        with pytest.raises(TypeError, match=r"expected a denoiser such as a gausstools.Gaussian, or several"):
+            HybridDenoiser(tiny_unet(), nothing, 1.0, scheduler)
     turned = type("Lumina2Transformer2DModel", (Tokens,), {})()
     with pytest.raises(ValueError, match="pipelines turn the sign of what a Lumina2Transformer2DModel answers"):
         HybridDenoiser(turned, gaussian, 1.0, OTHERS["Flow"])

@@ -66,7 +66,7 @@ class DiffusersDenoiser(nn.Module):
         self.process = process
         self.predicts = predicts
         self.event_shape = torch.Size(event_shape)
-        self._whole_steps = getattr(network, "config", {}).get("time_embedding_type") == "learned"
+        self._whole_steps = getattr(getattr(network, "config", None), "time_embedding_type", None) == "learned"
 
     def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the denoiser ``E[x0 | x_σ = x]`` as the network knows it; ``x`` itself at σ = 0.
@@ -197,9 +197,9 @@ def _check_network(home: Path, config: dict) -> tuple[int, int, int]:
 def event_shape(config: Mapping) -> tuple[int, int, int] | None:
     """Return the shape ``(channels, height, width)`` of a network's images by its settings; None if they do not say."""
     size = config.get("sample_size")
-    sides = [size, size] if isinstance(size, int) else size
-    known = isinstance(sides, list | tuple) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
-    return (config["in_channels"], *sides) if known else None
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    shape = (config.get("in_channels"), *sides)
+    return shape if len(shape) == 3 and all(isinstance(side, int) for side in shape) else None
 
 
 def _read_network(home: Path, config: dict) -> nn.Module:
