@@ -158,7 +158,7 @@ class ScoreModel(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        # For copies and pickles. What is kept follows from the rest, and may be of a transform such as `torch.func.grad`.
+        # For copies and pickles. What is kept follows from the rest, and may belong to a transform of torch.func.
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "ScoreModel":
