@@ -157,6 +157,10 @@ class ScoreModel(nn.Module):
             self._buffers[name] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
         super()._load_from_state_dict(*args, **kwargs)
 
+    def __getstate__(self) -> dict:
+        # For copies and pickles. What is kept follows from the rest, and may belong to a transform of torch.func.
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+
     def _apply(self, fn: Callable, recurse: bool = True) -> "ScoreModel":
         # nn.Module moves and converts its buffers here.
         def convert(tensor: Tensor) -> Tensor:
@@ -209,9 +213,6 @@ class ScoreModel(nn.Module):
         rows = (x.to(dtype) - self.mean).flatten(1)
         level = check_sigma(sigma, check_lengths(rows, "x"))[:, None]
         return rows, level.where(level**2 >= torch.finfo(dtype).tiny, 0)  # σ² without its digits is none
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def _check_density(self, level: Tensor) -> None:
         tiny = torch.finfo(level.dtype).tiny
