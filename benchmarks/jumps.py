@@ -17,6 +17,7 @@ import gausstools as gt
 from gausstools.commands.sample import sample
 from gausstools.features import frechet, frechet_difference
 from gausstools.models import files
+from gausstools.samplers import declared
 
 STEPS = 18  # of Heun's method, on the Karras grid
 SKIPPED = (0, 2, 4, 5, 6, 8)
@@ -42,8 +43,8 @@ def row(name: str, skipped: int, images: Tensor, without: Tensor) -> dict:
     moved = (images - without).flatten(1).square().mean(1).sqrt()
     measured = (distance.value, distance.error, difference.value, difference.error)
     measured += (moved.mean().item(), moved.std().item() / len(moved) ** 0.5)
-    level = float(gt.karras_sigmas(STEPS)[skipped])
-    settings = (len(images), skipped, round(level, 3), 2 * (STEPS - skipped) - 1)
+    left = gt.karras_sigmas(STEPS)[skipped:]
+    settings = (len(images), skipped, round(float(left[0]), 3), declared(gt.samplers.heun).calls(left))
     return dict(zip(COLUMNS, (*settings, *(round(value, 5) for value in measured)), strict=True))
 
 

@@ -10,7 +10,6 @@ is measured, and a run that was stopped goes on.
 
 import argparse
 import csv
-import inspect
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 import gausstools as gt
-from gausstools.convergence import TWICE, SolverError, solver_errors
+from gausstools.convergence import SolverError, solver_errors
 from gausstools.noise import seeded_noise
+from gausstools.samplers import declared
 
 SKIPS = (None, 20.0, 10.0)
 NFES = (5, 6, 8, 10, 15, 20)
@@ -91,7 +91,7 @@ class Bench:
 
     def sampler(self, solver: str) -> Callable:
         """Return a solver, told the statistics if it takes them."""
-        takes = "statistics" in inspect.signature(SOLVERS[solver]).parameters
+        takes = "statistics" in declared(SOLVERS[solver]).takes
         return partial(SOLVERS[solver], statistics=self.statistics) if takes else SOLVERS[solver]
 
     def error(self, solver: str, grid: str, skip: float | None, nfe: int) -> SolverError:
@@ -113,16 +113,16 @@ class Bench:
         means, errors = (torch.tensor([getattr(row, key) for row in rows]) for key in ("rmse", "stderr"))
         mean, total = (counts * means).sum() / counts.sum(), counts.sum()
         squares = errors**2 * counts * (counts - 1) + counts * (means - mean) ** 2
-        return SolverError(solver, nfe, skip, mean.item(), (squares.sum() / (total - 1) / total).sqrt().item())
+        return SolverError(solver, rows[0].nfe, skip, mean.item(), (squares.sum() / (total - 1) / total).sqrt().item())
 
 
 def combinations() -> Iterator[tuple[str, str, float | None, int]]:
-    """What is tried: Euler's and Heun's methods on the Karras grid alone."""
+    """What is tried, with calls that a grid to 0 can use up: Euler's and Heun's methods on the Karras grid alone."""
     for nfe in NFES:
         for solver in SOLVERS:
             for grid in GRIDS if solver not in ("euler", "heun") else list(GRIDS)[:1]:
                 for skip in SKIPS:
-                    if nfe % 2 or solver not in TWICE:
+                    if (nfe - 1) % declared(SOLVERS[solver]).calls_a_step == 0:
                         yield solver, grid, skip, nfe
 
 
@@ -138,7 +138,7 @@ def measure(name: str, numbers: range, plan: list[tuple], out: Path) -> list[dic
         with out.open("a", encoding="utf-8", newline="") as file:
             for solver, grid, skip, nfe in tqdm(left, desc=f"{name}: {len(numbers)} starting points"):
                 row = bench.error(solver, grid, skip, nfe)
-                values = [solver, grid, skip or 80.0, nfe, f"{row.rmse:.6f}", f"{row.stderr:.6f}", len(numbers)]
+                values = [solver, grid, skip or 80.0, row.nfe, f"{row.rmse:.6f}", f"{row.stderr:.6f}", len(numbers)]
                 csv.writer(file, lineterminator="\n").writerow(values)
                 file.flush()
     with out.open(encoding="utf-8", newline="") as file:

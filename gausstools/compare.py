@@ -10,7 +10,11 @@ explain at small σ, where the noise to remove is what is left; a denoiser is ea
 
 In one and two dimensions that average has no expectation: around a point where the network's score is zero and the
 model's is not, ``1/|s_net|²`` is too large to be integrated, and single points decide. There, ask for the ratio of the
-two means (``pooled``): the mean of ``|s_net − s_model|²`` over the mean of ``|s_net|²``.
+two two means (``pooled``): the mean of ``|s_net − s_model|²`` over the mean of ``|s_net|²``.
+
+A small fraction is cheap where the noise is high: there the score is nearly all noise, and the mean alone explains it.
+What an ideal network may leave of a Gaussian has a bound that is not relative, the Gaussian's own denoising loss
+(:func:`gausstools.theory.misfit`). Results say where a network is above it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +26,7 @@ from torch import Tensor
 
 from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
 from gausstools.models.gaussian import Gaussian
+from gausstools.theory import misfit
 
 __all__ = [
     "ByRank", "Residual", "Unexplained", "crossings", "evaluation_points", "residuals", "unexplained",
@@ -46,6 +51,8 @@ class Unexplained(NamedTuple):
     """Standard error of ``denoiser``; NaN for a single point."""
     points: int
     """How many points were averaged."""
+    misfit: str = ""
+    """Of a Gaussian: why it and the network cannot both be right about these points; empty if nothing says so."""
 
 
 class Residual(NamedTuple):
@@ -83,6 +90,8 @@ class ByRank(NamedTuple):
         """
         if not excess >= 0:
             raise ValueError(f"excess is {excess}, expected a number >= 0")
+        if not all(curve.isfinite().all() for curve in self):
+            raise ValueError("the curves hold values that are NaN or infinite, so nothing stays below a line")
         # After the last rank that leaves too much: a curve may dip below the line before it stays there.
         return tuple(
             max((curve > (1 + excess) * curve[-1]).nonzero().flatten().tolist(), default=-1) + 1 for curve in self
@@ -114,7 +123,7 @@ def unexplained(
 
     >>> network, model = (lambda x, sigma: x / (1 + sigma**2)), (lambda x, sigma: 0.6 * x)
     >>> unexplained(network, model, torch.ones(2, 3), 1.0)      # D: 1/2 against 3/5; D − x: −1/2 against −2/5
-    Unexplained(score=0.04..., denoiser=0.04..., score_error=0.0, denoiser_error=0.0, points=2)
+    Unexplained(score=0.04..., denoiser=0.04..., score_error=0.0, denoiser_error=0.0, points=2, misfit='')
     """
     return _explained(network, {"": model}, x, sigma, pooled, batch_size)[""]
 
@@ -197,6 +206,7 @@ def unexplained_by_rank(
         raise ValueError(f"discarded is {discarded!r}, expected 'tail' or 'drop'")
     order = gaussian.variances.argsort(descending=True, stable=True)
     variances, basis = gaussian.variances[order].double(), gaussian.basis[:, order]
+    basis = basis.to(torch.promote_types(basis.dtype, torch.float32))
     # What lies beyond each rank, the directions off the basis included.
     beyond = variances.flip(0).cumsum(0).flip(0)
     beyond = torch.cat([beyond, beyond.new_zeros(1)]) + gaussian.tail.double() * (gaussian.dim - gaussian.rank)
@@ -219,9 +229,8 @@ def unexplained_by_rank(
             )
         ]
         missed.append(_running(kept) + left[0] - 2 * shrink * left[1] + shrink**2 * left[2])
-        lengths.append(torch.stack([_square(denoised - part), _square(denoised)]))
-    ratios = torch.cat(missed).clamp(min=0) / torch.cat(lengths, 1)[..., None]
-    return ByRank(*ratios.mean(1))
+        lengths.append(_lengths(denoised, part))
+    return ByRank(*_ratios(torch.cat(missed).clamp(min=0), torch.cat(lengths, 1)[..., None]).mean(1))
 
 
 def evaluation_points(
@@ -246,7 +255,7 @@ def evaluation_points(
     if len(data) == 0:
         raise ValueError("data are empty, expected at least one data point to noise")
     check_count(points, "points", 1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_count(seed, "seed", -(2**63), 2**64 - 1))
     order = torch.randperm(len(data), generator=generator)
     chosen = data[order[torch.arange(points) % len(data)].to(data.device)]
     noise = torch.randn(chosen.shape, generator=generator).to(chosen)
@@ -262,11 +271,11 @@ def crossings(
     Curves that touch at a level without changing sides do not cross there.
 
     Args:
-        sigmas: noise levels > 0, ordered.
+        sigmas: noise levels > 0, increasing or decreasing.
         first, second: values > 0 at these levels, such as fractions of unexplained variance.
 
     Raises:
-        ValueError: for curves of different lengths, or values that are not positive and finite.
+        ValueError: for curves of different lengths, levels without order, or values that are not positive and finite.
 
     >>> crossings([0.1, 1.0, 10.0], [0.5, 0.4, 0.1], [5.0, 0.2, 0.1])        # by a factor of 10 below, then 2 above
     [0.586...]
@@ -277,7 +286,10 @@ def crossings(
         raise ValueError(f"sigmas and curves have shapes {shapes}, expected three of one length (n,)")
     if not all((values > 0).all() and values.isfinite().all() for values in (levels, *curves)):
         raise ValueError("sigmas or curves hold values that are not positive and finite, so they have no logarithm")
-    gap = (curves[0] / curves[1]).log()
+    steps = levels.diff()
+    if not ((steps >= 0).all() or (steps <= 0).all()):
+        raise ValueError("sigmas go up and down, expected them in increasing or decreasing order")
+    gap = curves[0].log() - curves[1].log()
     # A level where the curves are equal belongs to neither side, so the interval that is judged spans it.
     apart = gap != 0
     gap, place = gap[apart], levels.log()[apart]
@@ -294,20 +306,22 @@ def _explained(
     squares, misses = [], {name: [] for name in models}
     for part, level in _parts(x, levels, batch_size):
         denoised = _answer(network, part, level, "network")
-        squares.append(torch.stack([_square(denoised - part), _square(denoised)]))
+        squares.append(_lengths(denoised, part))
         for name, model in models.items():
-            misses[name].append(_square(denoised - _answer(model, part, level, f"model {name}".strip())))
+            misses[name].append(_square(denoised, _answer(model, part, level, f"model {name}".strip())))
     average = _ratio_of_means if pooled else _mean_of_ratios
     found = {}
     for name, parts in misses.items():
-        values, shares = average(torch.cat(parts), torch.cat(squares, 1))
+        missed = torch.cat(parts)
+        values, shares = average(missed, torch.cat(squares, 1))
         errors = shares.std(1) / len(x) ** 0.5 if len(x) > 1 else torch.full((2,), torch.nan)
-        found[name] = Unexplained(*values.tolist(), *errors.tolist(), len(x))
+        reason = misfit(models[name], levels, missed) if isinstance(models[name], Gaussian) else ""
+        found[name] = Unexplained(*values.tolist(), *errors.tolist(), len(x), reason)
     return found
 
 
 def _check_points(x: Tensor, sigma: Sigma, batch_size: int) -> Tensor:
-    levels = check_sigma(sigma, check_batch(x))
+    levels = check_sigma(sigma, check_batch(x).new_empty(len(x), dtype=torch.float64))
     if len(x) == 0:
         raise ValueError("x has no points, expected at least one")
     if (levels == 0).any():
@@ -318,7 +332,8 @@ def _check_points(x: Tensor, sigma: Sigma, batch_size: int) -> Tensor:
 
 def _parts(x: Tensor, levels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Sigma]]:
     for start in range(0, len(x), batch_size):
-        yield x[start : start + batch_size], levels[start : start + batch_size] if len(levels) > 1 else levels.item()
+        rows = slice(start, start + batch_size)
+        yield x[rows], levels[rows].to(x) if len(levels) > 1 else levels.item()
 
 
 def _running(values: Tensor) -> Tensor:
@@ -331,9 +346,13 @@ def _remainders(first: Tensor, second: Tensor, total: Tensor) -> Tensor:
     return total[:, None] - _running(first * second)
 
 
+def _ratios(missed: Tensor, squares: Tensor) -> Tensor:
+    """Nothing to explain and nothing missed is nothing unexplained."""
+    return torch.where(missed == 0, 0, missed / squares)
+
+
 def _mean_of_ratios(missed: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    # Nothing to explain and nothing missed is nothing unexplained.
-    ratios = torch.where(missed == 0, 0, missed / squares)
+    ratios = _ratios(missed, squares)
     return ratios.mean(1), ratios
 
 
@@ -351,5 +370,11 @@ def _answer(denoiser: Denoiser, x: Tensor, level: Sigma, name: str) -> Tensor:
     return check_batch(answer, name=f"the answer of the {name}")
 
 
-def _square(values: Tensor) -> Tensor:
-    return values.flatten(1).double().square().sum(1)
+def _lengths(denoised: Tensor, x: Tensor) -> Tensor:
+    """Return ``|D − x|²`` and ``|D|²`` of each point, ``(2, points)``: what score and denoiser have to explain."""
+    return torch.stack([_square(denoised, x), _square(denoised, 0)])
+
+
+def _square(first: Tensor, second: Tensor | int) -> Tensor:
+    """Return the squared distances of rows, in float64, whatever the precision of the answers."""
+    return (first.double() - second).flatten(1).square().sum(1)

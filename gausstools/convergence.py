@@ -9,7 +9,7 @@ and the solver's on the rest of the way. Measured against the flow from the same
 the flow from where the jump landed, of the solver alone.
 """
 
-import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +21,9 @@ from torch import Tensor
 from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import karras_sigmas
-from gausstools.samplers import gaussian_history, heun
+from gausstools.samplers import Counted, declared, gaussian_history, heun
 
-__all__ = ["Converged", "SolverError", "converged", "solver_errors", "steps_for"]
-
-TWICE = ("heun",)
-"""Samplers that ask twice a step, but once for a last step to 0; the others ask once."""
+__all__ = ["Converged", "SolverError", "converged", "solver_errors"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class SolverError:
 
     Args:
         solver: its name.
-        nfe: network calls an image.
+        nfe: network calls an image, as they were counted.
         sigma_skip: noise level that was jumped to, or None.
         rmse: root-mean-square distance to the reference, per entry of an image: the mean over the images.
         stderr: standard error of that mean.
@@ -90,7 +87,7 @@ def converged(
         most_steps: at which it stops in any case; look at ``error``.
 
     Raises:
-        ValueError: if tolerance is not above 0, or most_steps is below 32.
+        ValueError: if tolerance is not above 0, most_steps is below 32, or the denoiser answers NaN.
 
     >>> import gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -98,7 +95,7 @@ def converged(
     >>> bool((end.x - prior.flow(80 * torch.ones(1, 2), 80.0, 0.0)).abs().max() < 1e-4)
     True
     """
-    check_batch(x)
+    _check_images(x, "x")
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance}, expected a number > 0")
     check_count(most_steps, "most_steps", 32)
@@ -106,19 +103,9 @@ def converged(
     while change > tolerance and (before is None or 2 * steps <= most_steps):
         steps = steps if before is None else 2 * steps
         *_, last = heun(denoiser, x, karras_sigmas(steps, sigma_min, sigma_max))
-        change = math.inf if before is None else (last.x - before).square().mean().sqrt().item()
+        change = math.inf if before is None else (last.x.double() - before.double()).square().mean().sqrt().item()
         before = last.x
     return Converged(before, steps, change)
-
-
-def steps_for(solver: str, nfe: int) -> int:
-    """Return how many steps, the last to 0, a sampler can take with so many network calls.
-
-    >>> steps_for("heun", 35), steps_for("dpmpp", 35)
-    (18, 35)
-    """
-    check_count(nfe, "nfe", 1)
-    return (nfe + 1) // 2 if solver in TWICE else nfe
 
 
 def solver_errors(
@@ -145,21 +132,21 @@ def solver_errors(
         x: ``(batch, *event)``, the state at sigma_max.
         reference: ``(batch, *event)``, where the flow from ``x`` ends, such as ``converged(denoiser, x).x``.
         solvers: samplers by name, each called as ``solver(denoiser, x, sigmas)``, such as ``functools.partial`` of one
-            with its order. One that has the keyword ``gaussian`` is given it, another one that has ``history`` is given
-            that. A name of ``TWICE`` counts two calls a step.
+            with its order. One that takes a Gaussian is given it, if it has none yet, and one that takes a history
+            is given that (:func:`gausstools.samplers.declared`).
         nfes: network calls, each >= 1.
         sigma_max, sigma_min: the first noise level and the last above 0.
-        sigma_skips: noise levels to jump to; None is no jump.
+        sigma_skips: noise levels to jump to, none above sigma_max; None is no jump.
         gaussian: whose flow the jumps follow.
         grid: of noise levels, ``grid(n, sigma_min, sigma_max)``.
         watch: wraps the list of what is to be measured: tqdm, to show progress.
 
     Returns:
-        For each solver, jump and number of calls, in this order. An even number of calls that Heun's method cannot use
-        up is counted as the odd one that it can.
+        For each solver, jump and number of calls, in this order. Where a number of calls cannot be used up, as an even
+        one by Heun's method on a grid to 0, the grid is the longest that costs less. Calls are those that were made.
 
     Raises:
-        ValueError: for a jump without a Gaussian.
+        ValueError: for a jump upwards or without a Gaussian, no images, or a denoiser that answers NaN.
 
     >>> import gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -172,26 +159,43 @@ def solver_errors(
     heun   9 calls: off by 1.0458
     heun  19 calls: off by 0.2023
     """
-    plan = [(name, skip, nfe) for name in solvers for skip in sigma_skips for nfe in nfes]
-    if gaussian is None and any(skip is not None for _, skip, _ in plan):
-        raise ValueError("sigma_skips has a jump, but gaussian is None; give the Gaussian whose flow it follows")
+    _check_images(x, "x")
+    check_batch(reference, x.shape[1:], "reference")
+    if len(reference) != len(x):
+        raise ValueError(f"reference has {len(reference)} images, expected as many as x, {len(x)}")
+    plan = list(itertools.product(solvers, sigma_skips, nfes))
+    for _, skip, nfe in plan:
+        check_count(nfe, "nfe", 1)
+        if skip is not None and not 0 < skip <= sigma_max:
+            raise ValueError(f"sigma_skips has {skip}, expected noise levels above 0, up to sigma_max, {sigma_max:g}")
+        if skip is not None and gaussian is None:
+            raise ValueError("sigma_skips has a jump, but gaussian is None; give the Gaussian whose flow it follows")
     rows = []
     for name, skip, nfe in watch(plan):
-        steps = steps_for(name, nfe)
-        accepted = inspect.signature(solvers[name]).parameters
-        options = {"gaussian": gaussian} if "gaussian" in accepted else {}
-        start, sigmas = x, grid(steps, sigma_min, sigma_max if skip is None else skip)
-        if skip is not None:
-            start = gaussian.flow(x, sigma_max, skip)
-            # A sampler that is told the Gaussian knows what the jump passed.
-            if "history" in accepted and not options and skip < sigma_max:
-                options["history"] = gaussian_history(gaussian, start, _above(sigmas, sigma_max))
-        *_, last = solvers[name](denoiser, start, sigmas, **options)
-        off = (last.x - reference).flatten(1).square().mean(1).sqrt()
-        used = 2 * steps - 1 if name in TWICE else steps
+        counted, taken = Counted(denoiser), declared(solvers[name]).takes
+        sigmas = _grid(solvers[name], nfe, lambda n, top=skip or sigma_max: grid(n, sigma_min, top))
+        options = {"gaussian": gaussian} if "gaussian" in taken else {}
+        start = x if skip is None else gaussian.flow(x, sigma_max, skip)
+        if skip is not None and "history" in taken and skip < sigma_max:
+            options["history"] = gaussian_history(gaussian, start, _above(sigmas, sigma_max))
+        *_, last = solvers[name](counted, start, sigmas, **options)
+        end = check_batch(last.x, x.shape[1:], f"the end of {name}")
+        off = (end.double() - reference.double()).flatten(1).square().mean(1).sqrt()
         error = off.std(correction=1).item() / len(off) ** 0.5 if len(off) > 1 else math.nan
-        rows.append(SolverError(name, used, skip, off.mean().item(), error))
+        rows.append(SolverError(name, counted.calls, skip, off.mean().item(), error))
     return rows
+
+
+def _grid(solver: Callable, nfe: int, grid: Callable[[int], Tensor]) -> Tensor:
+    """Return the longest grid that a sampler walks with so many calls; a single step may cost more."""
+    cost = declared(solver)
+    sigmas = grid(-(-nfe // cost.calls_a_step))  # with a last step to 0, which costs one call
+    return sigmas if cost.calls(sigmas) <= nfe else grid(max(1, nfe // cost.calls_a_step))
+
+
+def _check_images(x: Tensor, name: str) -> None:
+    if len(check_batch(x, name=name)) == 0:
+        raise ValueError(f"{name} has no images, expected at least one")
 
 
 def _above(sigmas: Tensor, sigma_max: float) -> Tensor:

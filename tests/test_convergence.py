@@ -1,5 +1,7 @@
 """The reference that samplers are measured against, and the measurement."""
 
+import functools
+import itertools
 import math
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gausstools as gt
-from gausstools.convergence import converged, solver_errors, steps_for
+from gausstools.convergence import converged, solver_errors
 
 
 def gaussian(dim: int, seed: int, widest: float = 2.0) -> gt.Gaussian:
@@ -20,15 +22,6 @@ def gaussian(dim: int, seed: int, widest: float = 2.0) -> gt.Gaussian:
 
 def noise(n: int, dim: int, seed: int, sigma: float = 80.0) -> torch.Tensor:
     return sigma * torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-class Counting:
-    def __init__(self, denoiser):
-        self.denoiser, self.calls = denoiser, 0
-
-    def __call__(self, x, sigma):
-        self.calls += 1
-        return self.denoiser(x, sigma)
 
 
 @settings(max_examples=15)
@@ -48,14 +41,43 @@ def test_it_stops_at_the_most_steps_and_says_how_far_it_is():
     assert end.error > 1e-12
 
 
-@pytest.mark.parametrize("nfe", [1, 2, 5, 20, 35])
-@pytest.mark.parametrize("solver", ["heun", "euler"])
-def test_the_calls_are_as_many_as_are_reported(solver, nfe):
-    counting, x = Counting(gaussian(2, 0)), noise(2, 2, 0)
-    (row,) = solver_errors(counting, x, x, {solver: getattr(gt.samplers, solver)}, [nfe])
-    assert row.nfe == counting.calls <= nfe
-    assert row.nfe >= nfe - (solver == "heun")
-    assert steps_for(solver, nfe) == (counting.calls + 1) // 2 if solver == "heun" else counting.calls
+class Noting:
+    """A denoiser with its own note of what it was asked, apart from the library's counter."""
+
+    def __init__(self, denoiser):
+        self.denoiser, self.asked = denoiser, []
+
+    def __call__(self, x, sigma):
+        self.asked.append(sigma)
+        return self.denoiser(x, sigma)
+
+
+def midpoint(denoiser, x, sigmas):
+    """A user's own method, which declares nothing and asks twice a step."""
+    for start, end in itertools.pairwise(sigmas.tolist()):
+        half = x + (end - start) / 2 * (x - denoiser(x, start)) / start
+        x = x + (end - start) * (half - denoiser(half, (start + end) / 2)) / ((start + end) / 2)
+        yield gt.samplers.State(x, end, x)
+
+
+SOLVERS = {
+    "Heun": gt.samplers.heun,
+    "heun, but Euler": gt.samplers.euler,
+    "within partial": functools.partial(functools.partial(gt.samplers.heun)),
+    "heun": midpoint,
+}
+
+
+@pytest.mark.parametrize("to_zero", [True, False])
+@pytest.mark.parametrize("nfe", [1, 2, 9, 20, 35])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_calls_are_as_many_as_are_reported_whatever_the_name(name, nfe, to_zero):
+    noting, x = Noting(gaussian(2, 0)), noise(2, 2, 0)
+    grid = gt.karras_sigmas if to_zero else lambda n, low, high: gt.karras_sigmas(n + 1, low, high)[:-1]
+    (row,) = solver_errors(noting, x, x, {name: SOLVERS[name]}, [nfe], grid=grid)
+    assert row.nfe == len(noting.asked)
+    expected = {"heun": 2 * nfe, "heun, but Euler": nfe}.get(name, nfe - (nfe % 2 != to_zero))  # of each parity
+    assert row.nfe == max(expected, 1 if to_zero else 1 + (name != "heun, but Euler"))
 
 
 @given(seed=st.integers(0, 10**6), nfe=st.integers(3, 15), skip=st.sampled_from([None, 5.0, 40.0]))
@@ -91,12 +113,75 @@ def test_a_sampler_with_history_is_given_what_the_jump_passed(nfe):
         torch.testing.assert_close(evaluation.denoised, model(evaluation.x, evaluation.sigma))
 
 
-def test_bad_questions_are_refused():
+@pytest.mark.parametrize("as_partial", [True, False])
+def test_a_gaussian_that_a_sampler_has_already_is_kept(as_partial):
+    model, other, x = gaussian(2, 1), gaussian(2, 2), noise(3, 2, 1)
+    sampler, seen = gt.samplers.gaussian_exponential, {}
+
+    def plain(denoiser, x, sigmas, *, gaussian):
+        seen["gaussian"] = gaussian
+        yield from sampler(denoiser, x, sigmas, gaussian=gaussian)
+
+    solvers = {"told": functools.partial(sampler if as_partial else plain, gaussian=other)}
+    for told in (None, model):
+        (row,) = solver_errors(other, x, other.flow(x, 80.0, 0.0), solvers, [1], gaussian=told)
+        assert row.rmse < 1e-9  # the Gaussian that it has is the denoiser, so one step is exact
+    if not as_partial:
+        assert seen["gaussian"] is other
+        solver_errors(other, x, x, {"untold": plain}, [1], gaussian=model)
+        assert seen["gaussian"] is model
+
+
+def test_numbers_of_calls_may_come_from_a_generator():
     model, x = gaussian(2, 0), noise(2, 2, 0)
+    solvers = {"euler": gt.samplers.euler, "ddim": gt.samplers.ddim}
+    rows = solver_errors(model, x, x, solvers, iter([3, 5]), sigma_skips=iter([None, 10.0]), gaussian=model)
+    assert [row.nfe for row in rows] == 4 * [3, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_measured_as_its_numbers_in_float64_are(dtype):
+    """What is measured of the same samples: the network rounds, the measurement does not."""
+    model = gaussian(3, 0)
+    x = noise(4, 3, 0).to(dtype)
+
+    def rounded(x, sigma):
+        return model(x.double(), sigma).to(x.dtype)
+
+    reference = converged(rounded, x, tolerance=0.05)
+    assert reference.x.dtype == dtype
+    exact = model.flow(x.double(), 80.0, 0.0)
+    assert (reference.x - exact).abs().max() < 30 * torch.finfo(dtype).eps
+    (row,) = solver_errors(rounded, x, exact, {"": gt.samplers.euler}, [9])
+    (state, *_) = list(gt.samplers.euler(rounded, x, gt.karras_sigmas(9)))[-1:]
+    assert row.rmse == pytest.approx((state.x.double() - exact).square().mean(1).sqrt().mean().item())
+
+
+def late(x, sigma):
+    return x * torch.nan if sigma < 1 else x / (1 + sigma**2)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_bad_questions_are_refused():
+    model, x, euler = gaussian(2, 0), noise(2, 2, 0), {"euler": gt.samplers.euler}
     with pytest.raises(ValueError, match="give the Gaussian"):
-        solver_errors(model, x, x, {"euler": gt.samplers.euler}, [3], sigma_skips=[5.0])
+        solver_errors(model, x, x, euler, [3], sigma_skips=[5.0])
+    for skip in (81.0, 0.0, math.nan):
+        with pytest.raises(ValueError, match=f"sigma_skips has {skip}, expected noise levels above 0, up to sigma_max"):
+            solver_errors(model, x, x, euler, [3], sigma_skips=[skip], gaussian=model)
     with pytest.raises(ValueError, match="nfe is 0"):
-        solver_errors(model, x, x, {"euler": gt.samplers.euler}, [0])
+        solver_errors(model, x, x, euler, [0])
+    with pytest.raises(ValueError, match="reference has 1 images, expected as many as x, 2"):
+        solver_errors(model, x, x[:1], euler, [3])
+    with pytest.raises(ValueError, match="reference holds 4 values that are NaN"):
+        solver_errors(model, x, x * torch.nan, euler, [3])
+    with pytest.raises(ValueError, match="the end of mine holds 4 values that are NaN"):
+        solver_errors(late, x, x, {"mine": midpoint}, [9])
+    with pytest.raises(ValueError, match="the last state, to which the denoiser's answers led, holds 4 values"):
+        converged(late, x)
+    for ask in (lambda x: converged(model, x), lambda x: solver_errors(model, x, x, euler, [3])):
+        with pytest.raises(ValueError, match="x has no images"):
+            ask(x[:0])
     with pytest.raises(ValueError, match="tolerance is 0"):
         converged(model, x, tolerance=0.0)
     with pytest.raises(ValueError, match="most_steps is 31"):

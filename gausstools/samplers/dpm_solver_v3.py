@@ -48,7 +48,7 @@ from torch import Tensor
 from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models import files
 from gausstools.noise import seeded_noise
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps
+from gausstools.samplers.path import Evaluation, State, check_history, check_steps, sampler
 from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["ModelStatistics", "dpm_v3"]
@@ -185,6 +185,7 @@ class ModelStatistics:
             raise ValueError(f"{path} holds no complete ModelStatistics: {error}") from error
 
 
+@sampler(takes=["statistics", "history"])
 def dpm_v3(
     denoiser: Denoiser,
     x: Float[Tensor, "batch *event"],

@@ -30,6 +30,7 @@ the step is taken again from where it started, and the next starts from there; t
 is the corrector of UniPC (Zhao et al. 2023), with the weights above.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -38,14 +39,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_count
+from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models.gaussian import Gaussian
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps
+from gausstools.samplers.path import Evaluation, State, check_history, check_steps, sampler
 from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["gaussian_exponential"]
 
 
+@sampler(takes=["gaussian"])
 def gaussian_exponential(
     denoiser: Denoiser,
     x: Float[Tensor, "batch *event"],
@@ -99,7 +101,7 @@ def gaussian_exponential(
     if not isinstance(gaussian, Gaussian):
         raise TypeError(f"gaussian is {type(gaussian).__name__}, expected a Gaussian; a mixture has to_gaussian()")
     steps = check_steps(x, sigmas)
-    frame = _Frame(gaussian)
+    frame = _Frame(gaussian, x)
     past = [
         _Value(evaluation.sigma, frame.residual(frame.inside(evaluation.x), evaluation))
         for evaluation in check_history(history, x, steps[0][0])
@@ -122,7 +124,7 @@ def gaussian_exponential(
         past = [*past, value][-order:]
         retake = None if correct is None else (correct, y)
         y = predict.take(frame, y, past)
-        x = frame.outside(y, x)
+        x = frame.outside(y)
         yield State(x, end, asked.denoised)
 
 
@@ -209,23 +211,28 @@ class _Frame:
     Off the span, where all directions share one variance, nothing needs to be resolved: that part stays an image.
     """
 
-    def __init__(self, gaussian: Gaussian):
+    def __init__(self, gaussian: Gaussian, x: Tensor):
+        if gaussian.mean.dtype.itemsize < 4:  # as the state, which is in float32 at least
+            gaussian = copy.deepcopy(gaussian).float()
+        if x.dtype != gaussian.mean.dtype:
+            raise TypeError(f"x is {x.dtype} and the Gaussian {gaussian.mean.dtype}; convert one: gaussian.to(x.dtype)")
+        check_batch(x, gaussian.event_shape)
         self.gaussian = gaussian
         self.off = gaussian.dim if gaussian.rank < gaussian.dim else 0
         tail = gaussian.tail.reshape(1)[: self.off]
         self.variances = torch.cat([gaussian.variances, tail]).cpu().double()
 
     def inside(self, x: Tensor) -> Tensor:
-        centred, _ = self.gaussian._question(x, 0.0)
+        centred = (x - self.gaussian.mean).flatten(1)
         coordinates = centred @ self.gaussian.basis
         if not self.off:
             return coordinates
         return torch.cat([coordinates, centred - coordinates @ self.gaussian.basis.T], 1)
 
-    def outside(self, y: Tensor, like: Tensor) -> Tensor:
+    def outside(self, y: Tensor) -> Tensor:
         rank = self.gaussian.rank
-        centred = y[:, :rank] @ self.gaussian.basis.T
-        return self.gaussian._return(centred + y[:, rank:] if self.off else centred, like)
+        centred = y[:, :rank] @ self.gaussian.basis.T + (y[:, rank:] if self.off else 0.0)
+        return self.gaussian.mean + centred.reshape(len(y), *self.gaussian.event_shape)
 
     def along(self, factors: Tensor) -> Tensor:
         """Return factors of the variances, ``(rank + 1,)``, as factors of the coordinates."""

@@ -23,11 +23,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser, check_count
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps
+from gausstools.samplers.path import Evaluation, State, check_history, check_steps, sampler
 
 __all__ = ["dpmpp", "ipndm", "unipc"]
 
 
+@sampler(takes=["history"])
 def dpmpp(
     denoiser: Denoiser,
     x: Float[Tensor, "batch *event"],
@@ -80,6 +81,7 @@ def dpmpp(
         yield State(x, end, denoised)
 
 
+@sampler(takes=["history"])
 def unipc(
     denoiser: Denoiser,
     x: Float[Tensor, "batch *event"],
@@ -143,6 +145,7 @@ def unipc(
         yield State(x, end, asked.denoised)
 
 
+@sampler(takes=["history"])
 def ipndm(
     denoiser: Denoiser,
     x: Float[Tensor, "batch *event"],

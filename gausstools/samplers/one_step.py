@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser
-from gausstools.samplers.path import State, check_steps
+from gausstools.samplers.path import State, check_steps, sampler
 
 __all__ = ["ddim", "euler", "heun"]
 
 
+@sampler()
 def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]) -> Iterator[State]:
     """Euler's method in σ: first order, one network call a step. In VE this is DDIM (Song et al. 2021).
 
@@ -38,6 +39,7 @@ def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Te
         yield State(x, end, denoised)
 
 
+@sampler(calls_a_step=2)
 def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]) -> Iterator[State]:
     """Heun's method in σ: second order, two network calls a step, one for a last step to 0.
 
@@ -68,6 +70,7 @@ def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Ten
         yield State(x, end, denoised)
 
 
+@sampler()
 def ddim(
     denoiser: Denoiser,
     x: Float[Tensor, "batch *event"],

@@ -1,21 +1,26 @@
-"""What the samplers share: the grid that they walk down, the state after a step, and the evaluations behind it.
+"""What the samplers share: what each declares, the grid that they walk down, the state after a step, the evaluations.
+
+A sampler is a generator function under :func:`sampler`, which says what it costs and takes, and holds what is true of
+all: a denoiser's answers are looked at, and a state in half precision is carried in float32 between two questions.
 
 A multistep method builds each step from the denoiser's last answers. At its start it has none, so its first steps are
 of lower order, unless it is given them: a ``history``. A jump along a Gaussian's closed-form flow has one for nothing,
 since the flow passes through every level above (:func:`gausstools.samplers.gaussian_history`).
 """
 
+import functools
+import inspect
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import check_batch
+from gausstools.denoiser import Denoiser, Sigma, check_batch
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["Evaluation", "State", "gaussian_history"]
+__all__ = ["Counted", "Declared", "Evaluation", "State", "declared", "gaussian_history", "sampler"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,125 @@ class Evaluation:
     denoised: Float[Tensor, "batch *event"]
 
 
+class Counted:
+    """A denoiser that counts its calls: whatever reports network calls has counted them with it.
+
+    Args:
+        denoiser: what answers.
+
+    >>> import torch, gausstools as gt
+    >>> prior = Counted(gt.Gaussian.isotropic(torch.zeros(1), 1.0))
+    >>> *_, last = gt.samplers.heun(prior, torch.tensor([[80.0]]), gt.karras_sigmas(18))
+    >>> prior.calls
+    35
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser, self.calls = denoiser, 0
+
+    def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return the denoiser's answer."""
+        self.calls += 1
+        return self.denoiser(x, sigma)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a sampler says of itself.
+
+    Args:
+        calls_a_step: network calls of a step; one to 0 takes a single call.
+        takes: keywords that it wants to be given: "history" after a jump, "gaussian" or "statistics" always.
+
+    >>> import gausstools as gt
+    >>> declared(gt.samplers.heun).calls(gt.karras_sigmas(18)), declared(gt.samplers.unipc).takes
+    (35, frozenset({'history'}))
+    """
+
+    calls_a_step: int = 1
+    takes: frozenset[str] = frozenset()
+
+    def calls(self, sigmas: Float[Tensor, " levels"]) -> int:
+        """Return how many network calls a grid costs."""
+        steps = len(sigmas) - 1
+        return steps * self.calls_a_step - (self.calls_a_step - 1) * int(sigmas[-1] == 0)
+
+
+def sampler(*, calls_a_step: int = 1, takes: Sequence[str] = ()) -> Callable[[Callable], Callable]:
+    """Make a sampler of a generator function ``method(denoiser, x, sigmas, **options)`` that yields states.
+
+    The method is given x in float32 at least, and answers of the denoiser in the dtype and shape of x, the first of
+    them finite. What it yields is in the caller's dtype, and its last state is finite. To look at every answer would
+    make a GPU wait at each call.
+
+    Args:
+        calls_a_step, takes: what :class:`Declared` says.
+
+    >>> import torch
+    >>> @sampler()
+    ... def mine(denoiser, x, sigmas):
+    ...     yield State(denoiser(x, float(sigmas[0])), 0.0, x)
+    >>> next(mine(lambda x, sigma: x / sigma, torch.zeros(1, 2), torch.tensor([2.0, 0.0]))).x
+    tensor([[0., 0.]])
+    >>> next(mine(lambda x, sigma: x / 0, torch.zeros(1, 2), torch.tensor([2.0, 0.0])))
+    Traceback (most recent call last):
+        ...
+    ValueError: the denoiser's first answer holds 2 values that are NaN or infinite, of 2
+    """
+
+    def declare(method: Callable) -> Callable:
+        @functools.wraps(method)
+        def run(denoiser, x, sigmas, **options):
+            half = isinstance(x, Tensor) and x.is_floating_point() and x.dtype.itemsize < 4
+            for number, state in enumerate(method(_asked(denoiser, x), x.float() if half else x, sigmas, **options), 1):
+                if half:
+                    state = State(state.x.to(x.dtype), state.sigma, state.denoised.to(x.dtype))
+                if number == len(sigmas) - 1:
+                    check_batch(state.x, name="the last state, to which the denoiser's answers led,")
+                yield state
+
+        run.declared = Declared(calls_a_step, frozenset(takes))
+        return run
+
+    return declare
+
+
+def _asked(denoiser: Denoiser, x: Tensor) -> Denoiser:
+    """Return the denoiser as a sampler asks it about a state that began as x."""
+    counted = Counted(denoiser)
+
+    def ask(state, sigma):
+        answer = counted(state.to(x.dtype), sigma)
+        if not isinstance(answer, Tensor) or answer.shape != x.shape:
+            given = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+            raise ValueError(f"the denoiser answers in {given}, expected a tensor of the shape of x, {tuple(x.shape)}")
+        if counted.calls == 1:
+            check_batch(answer, name="the denoiser's first answer")
+        return answer.to(state.dtype)
+
+    return ask
+
+
+def declared(sampler: Callable) -> Declared:
+    """Return what a sampler declares, less what ``functools.partial`` has given it already.
+
+    A generator function that declares nothing is taken to ask once a step, and to take what its keywords are called.
+
+    >>> import functools, torch, gausstools as gt
+    >>> known = functools.partial(gt.samplers.gaussian_exponential, gaussian=gt.Gaussian.isotropic(torch.zeros(1), 1.0))
+    >>> declared(gt.samplers.gaussian_exponential).takes, declared(known).takes
+    (frozenset({'gaussian'}), frozenset())
+    """
+    if isinstance(sampler, functools.partial):
+        inner = declared(sampler.func)
+        return replace(inner, takes=inner.takes.difference(sampler.keywords))
+    if hasattr(sampler, "declared"):
+        return sampler.declared
+    keywords = inspect.signature(sampler).parameters.keys()
+    # One that is told the Gaussian knows what a jump along it has passed.
+    return Declared(takes=frozenset({"gaussian"} & keywords or {"history"} & keywords))
+
+
 def gaussian_history(
     gaussian: Gaussian, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]
 ) -> list[Evaluation]:
@@ -73,10 +197,10 @@ def gaussian_history(
             grid cut at level k, ``grid[k - 2 : k + 1]`` gives the two evaluations that a third-order method wants.
 
     Returns:
-        One evaluation for each level but the last, oldest first.
+        One evaluation for each level but the last, oldest first: none where nothing lies above x.
 
     Raises:
-        ValueError: for levels that do not decrease, hold NaN or are fewer than 2.
+        ValueError: for levels that do not decrease or hold NaN.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(1), 1.0)
@@ -84,54 +208,58 @@ def gaussian_history(
     >>> before.x, before.sigma, before.denoised          # 2·√(50/2), and 1/50 of it
     (tensor([[10.]]), 7.0, tensor([[0.2000]]))
     """
-    above = [start for start, _ in check_steps(x, sigmas)]
+    above = [start for start, _ in check_steps(x, sigmas, least=1)]
     level = float(sigmas[-1])
     path = [(gaussian.flow(x, level, sigma), sigma) for sigma in above]
     return [Evaluation(state, sigma, gaussian(state, sigma)) for state, sigma in path]
 
 
-def check_steps(x: Tensor, sigmas: Tensor) -> list[tuple[float, float]]:
+def check_steps(x: Tensor, sigmas: Tensor, least: int = 2) -> list[tuple[float, float]]:
     """Return the steps of a grid, ``(σ from, σ to)`` as floats, if it is one for the batch x, else raise.
 
     Raises:
-        TypeError: if it is no tensor.
-        ValueError: if it is not 1-D with 2 levels or more, or not finite, strictly decreasing and >= 0.
+        TypeError: if it is no tensor of real numbers.
+        ValueError: if it is not 1-D with so many levels or more, or not finite, strictly decreasing and >= 0.
     """
     check_batch(x)
-    if not isinstance(sigmas, Tensor):
-        raise TypeError(f"sigmas is {type(sigmas).__name__}, expected a 1-D tensor of decreasing noise levels")
+    if not isinstance(sigmas, Tensor) or sigmas.is_complex():
+        given = sigmas.dtype if isinstance(sigmas, Tensor) else type(sigmas).__name__
+        raise TypeError(f"sigmas is {given}, expected a 1-D tensor of decreasing noise levels")
     levels = sigmas.detach().double()
-    if levels.ndim != 1 or len(levels) < 2:
-        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, expected (steps + 1,) with at least 2 levels")
+    if levels.ndim != 1 or len(levels) < least:
+        expected = f"(steps + 1,) with at least {least} levels" if least > 1 else "(levels,)"
+        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, expected {expected}")
     if not levels.isfinite().all() or not (levels.diff() < 0).all() or levels[-1] < 0:
+        first = ", ".join(f"{level:g}" for level in levels[:2])
         raise ValueError(
-            f"sigmas runs {levels[0]:g}, {levels[1]:g}, …, {levels[-1]:g}, expected finite levels, strictly decreasing "
-            "and >= 0"
+            f"sigmas runs {first}, …, {levels[-1]:g}, expected finite levels, strictly decreasing and >= 0"
         )
     return list(itertools.pairwise(levels.tolist()))
 
 
 def check_history(history: Sequence[Evaluation], x: Tensor, sigma: float) -> list[Evaluation]:
-    """Return the evaluations as a list if they lie above sigma, oldest first, on batches shaped as x, else raise.
+    """Return the evaluations in the dtype of x if they lie above sigma, oldest first, on batches as x, else raise.
 
     Raises:
         TypeError: if one is no :class:`Evaluation`.
-        ValueError: if their levels do not decrease to above sigma, or a shape or dtype differs from that of x.
+        ValueError: if their levels do not decrease to above sigma, a shape differs from that of x, or a dtype has more
+            digits.
     """
-    history = list(history)
+    found = []
     for evaluation in history:
         if not isinstance(evaluation, Evaluation):
             raise TypeError(f"history holds {type(evaluation).__name__}, expected gausstools.samplers.Evaluation")
         for name in ("x", "denoised"):
-            value = getattr(evaluation, name)
-            if value.shape != x.shape or value.dtype != x.dtype:
+            value = check_batch(getattr(evaluation, name), name=f"history's {name}")
+            if value.shape != x.shape or value.dtype.itemsize > x.dtype.itemsize:
                 raise ValueError(
                     f"history holds {name} of shape {tuple(value.shape)} in {value.dtype}, expected those of x: "
                     f"{tuple(x.shape)} in {x.dtype}"
                 )
-    levels = [evaluation.sigma for evaluation in history]
+        found.append(Evaluation(evaluation.x.to(x.dtype), evaluation.sigma, evaluation.denoised.to(x.dtype)))
+    levels = [evaluation.sigma for evaluation in found]
     if not all(above > below for above, below in itertools.pairwise([*levels, sigma])):
         raise ValueError(
             f"history has the levels {levels}, expected them to decrease, oldest first, to above {sigma:g}"
         )
-    return history
+    return found
