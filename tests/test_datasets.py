@@ -9,15 +9,16 @@ import struct
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import gausstools as gt
-from gausstools.datasets import DataUnavailable, ImageFolder, images
+from gausstools.datasets import DataUnavailable, ImageFolder, class_folders, images
 
 CARDS = Path(__file__).parents[1] / "data"
 RNG = np.random.default_rng(0)
@@ -357,6 +358,155 @@ def test_a_photograph_stands_upright(tmp_path):
     assert ImageFolder(tmp_path).event_shape == (3, 6, 4)
 
 
+def _with_exif(path: Path, *tags) -> Path:
+    """Save an image whose EXIF has these entries: tag, type, count, four bytes."""
+    entries = b"".join(struct.pack("<HHI4s", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return save(path, size=(6, 4), exif=exif)
+
+
+ORIENTATION = (274, 3, 1, b"\6\0")
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize(
+    "broken",
+    [(256, 2, 4, b"abc\0"), (256, 7, 4, b"abcd"), (256, 11, 1, b"abcd"), (34665, 4, 1, b"\xff\xff")],
+    ids=["text", "bytes", "float", "pointer"],
+)
+def test_a_broken_tag_hides_neither_the_pixels_nor_the_orientation(tmp_path, suffix, broken):
+    _with_exif(tmp_path / f"a.{suffix}", broken, ORIENTATION)
+    assert ImageFolder(tmp_path).event_shape == (3, 6, 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_pillow_turns_it(tmp_path, orientation):
+    pixels = RNG.integers(0, 256, (4, 6, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened)).transpose(2, 0, 1)
+    (batch,) = ImageFolder(tmp_path)
+    torch.testing.assert_close((batch[0] + 1) * 127.5, torch.tensor(expected).float())
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    """Seven images, five of them behind links; three links lead back to where they stand."""
+    elsewhere = tmp_path / "elsewhere"
+    for k in range(4):
+        save(elsewhere / f"{k}.png", "L", color=k)
+    data = tmp_path / "data"
+    save(data / "a" / "x.png", "L")
+    save(data / "b" / "x.png", "L")
+    (data / "c").symlink_to(elsewhere)
+    (data / "y.png").symlink_to(elsewhere / "0.png")
+    for loop, target in ((data / "a" / "up", data), (elsewhere / "back", data), (data / "itself", data / "itself")):
+        loop.symlink_to(target)
+    assert len(ImageFolder(data)) == 7
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "0").symlink_to(data / "b")
+    (tmp_path / "links" / "1").symlink_to(data / "b")
+    assert [file.relative_to(tmp_path).as_posix() for file in ImageFolder(tmp_path / "links").files] == [
+        "links/0/x.png",
+        "links/1/x.png",
+    ]
+
+
+def test_an_image_link_that_leads_nowhere_is_named(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "moved.png")
+    with pytest.raises(ValueError, match=r"b.png cannot be read as an image: .*No such file"):
+        list(ImageFolder(tmp_path))
+
+
+def test_folders_of_classes_stand_in_the_order_of_text(tmp_path):
+    """As torchvision's ImageFolder has them, by sorted(names); links count, hidden folders and files do not."""
+    for name in map(str, range(12)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data" / ".hidden").mkdir()
+    (tmp_path / "data" / "labels.txt").touch()
+    (tmp_path / "data" / "cats").symlink_to(tmp_path / "data" / "3")
+    names = [folder.name for folder in class_folders(tmp_path / "data")]
+    assert names == [*sorted(map(str, range(12))), "cats"]
+    assert names[2] == "10"
+    with pytest.raises(FileNotFoundError, match=r"holds no folders, expected one for each class"):
+        class_folders(tmp_path / "data" / "3")
+    with pytest.raises(FileNotFoundError, match="there is no folder nowhere"):
+        class_folders("nowhere")
+
+
+def _png16(colours: int, *values: int) -> bytes:
+    """Return a PNG of one row with 16 bits per channel, which Pillow does not write."""
+    row = b"\0" + np.array(values, ">u2").tobytes()
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", len(values) // {0: 1, 2: 3}[colours], 1, 16, colours, 0, 0, 0),
+        b"IDAT": zlib.compress(row),
+        b"IEND": b"",
+    }
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "color", "expected"),
+    [
+        ("P", "png", 3, None),  # of a palette, the colour that it names
+        ("1", "png", 1, [1.0]),
+        ("LA", "png", (51, 7), [-0.6]),  # transparency is ignored
+        ("RGBA", "png", (51, 255, 0, 7), [-0.6, 1.0, -1.0]),
+        ("CMYK", "tif", (204, 0, 255, 0), [-0.6, 1.0, -1.0]),
+        ("CMYK", "jpg", (204, 0, 255, 0), [-0.6, 1.0, -1.0]),
+    ],
+)
+def test_every_way_to_write_8_bits_gives_the_colour(tmp_path, mode, suffix, color, expected):
+    image = Image.new(mode, (8, 8), color)
+    if mode == "P":
+        image.putpalette([0, 0, 0] * 3 + [51, 255, 0])
+        expected = [-0.6, 1.0, -1.0]
+    image.save(tmp_path / f"a.{suffix}")
+    (batch,) = ImageFolder(tmp_path)
+    atol = 0.03 if suffix == "jpg" else 1e-6
+    torch.testing.assert_close(batch[0, :, 4, 4], torch.tensor(expected), atol=atol, rtol=0)
+
+
+def test_16_bits_become_8_or_are_refused(tmp_path):
+    values = np.array([0, 0x80FF, 0xFFFF, 0x1234, 0x7FFF, 0xABCD])
+    (tmp_path / "a.png").write_bytes(_png16(2, *values))
+    (batch,) = ImageFolder(tmp_path)
+    exact = torch.from_numpy(values / 65535 * 2 - 1).float()
+    torch.testing.assert_close(batch.permute(0, 2, 3, 1).flatten(), exact, atol=2 / 255, rtol=0)
+    (tmp_path / "a.png").write_bytes(_png16(0, *values))
+    with pytest.raises(ValueError, match=r"a\.png has more than 8 bits per channel"):
+        ImageFolder(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "pgm", "png", "tif", "webp"])
+def test_a_damaged_image_is_named_or_read(tmp_path, suffix):
+    """Whatever Pillow stumbles over in it; cut short, it is always named."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(path)
+    whole = path.read_bytes()
+    for length in (0, 20, len(whole) // 2, len(whole) * 2 // 3):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"a.{suffix} cannot be read as an image"):
+            ImageFolder(tmp_path)
+    for _ in range(30):
+        content = np.frombuffer(whole, np.uint8).copy()
+        content[rng.integers(0, 60, 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(content.tobytes())
+        try:
+            ImageFolder(tmp_path)
+        except ValueError as error:
+            assert f"a.{suffix}" in str(error)  # noqa: PT017 (either may happen)
+
+
 def test_images_that_cannot_be_read_are_named(tmp_path):
     save(tmp_path / "a.png", "L", (64, 64))
     Image.fromarray(RNG.integers(0, 256, (64, 64), np.uint8)).save(tmp_path / "b.png")
@@ -380,8 +530,9 @@ def test_folders_and_arguments_that_make_no_sense_are_refused(tmp_path):
     save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="channels is 4"):
         ImageFolder(tmp_path, channels=4)
-    with pytest.raises(ValueError, match="size is 0"):
-        ImageFolder(tmp_path, size=0)
+    for size in (0, 10**6):
+        with pytest.raises(ValueError, match=f"size is {size}, expected an integer from 1 to 32768"):
+            ImageFolder(tmp_path, size=size)
     with pytest.raises(ValueError, match="batch_size is 0"):
         ImageFolder(tmp_path, batch_size=0)
 

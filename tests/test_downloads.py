@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import re
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -191,3 +193,33 @@ def test_two_at_a_time_download_once(server):
         thread.join()
     assert found == [CONTENT, CONTENT]
     assert server.ranges == [None]
+
+
+def test_of_two_processes_one_may_be_killed(server, tmp_path):
+    server.manner = "slow"
+    code = "import pathlib, runpy, sys; file, url, md5, cache = sys.argv[1:]; fetch = runpy.run_path(file)['fetch']\n"
+    code += "fetch.__globals__['_cache'] = lambda: pathlib.Path(cache); fetch('Toys', url, md5)"
+    command = [sys.executable, "-c", code, downloads.__file__, server.url, MD5, str(tmp_path / "cache")]
+    first, second = (subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2))
+    while not (tmp_path / "cache" / "file.gz.part").exists():
+        time.sleep(0.01)
+    first.kill()
+    assert second.wait(30) == 0
+    assert (tmp_path / "cache" / "file.gz").read_bytes() == CONTENT
+    assert visible(tmp_path) == {"file.gz"}
+    first.wait()
+
+
+def test_a_kill_after_the_last_byte_leaves_nothing_behind(server, tmp_path, monkeypatch):
+    """Whatever call comes after the download, the next one finds the part or the whole, and no third file."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server)
+    assert visible(tmp_path) == {"file.gz.part"}
+    assert fetch(server).read_bytes() == CONTENT
+    assert visible(tmp_path) == {"file.gz"}

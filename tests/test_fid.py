@@ -4,12 +4,14 @@ torch-fidelity needs torchvision, which has no wheel for this machine's torch; i
 """
 
 import importlib.machinery
+import io
 import json
 import pickle
 import subprocess
 import sys
 import types
 import urllib.error
+import zipfile
 
 import numpy as np
 import pytest
@@ -121,12 +123,70 @@ def test_the_report_is_never_called_fid_and_has_all_that_is_needed_to_judge_it(n
         ({"images": np.zeros((40, 9, 9, 1), np.uint8)}, r"no shipped classifier takes images of shape \(1, 9, 9\)"),
         ({"images": np.zeros((20, 8, 8, 1), np.uint8)}, "there are 20 images for 32 features"),
         ({"images": np.zeros((40, 8, 8, 1), object)}, "cannot be read as .npz: Object arrays cannot be loaded"),
+        ({"images": np.full((40, 8, 8, 1), np.nan)}, "holds images in float64, expected uint8"),
+        ({"images": np.zeros((40, 0, 8, 1), np.uint8)}, r"holds images \(40, 0, 8, 1\), expected one array"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "samples.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         fid(tmp_path / "samples.npz", "digits", features="small")
+
+
+def test_a_damaged_npz_is_named(npz, tmp_path):
+    """Cut short, of another kind, with a wrong header: numpy raises EOFError, TypeError, MemoryError, and others."""
+    whole, other = npz.read_bytes(), tmp_path / "other.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**13, 8, 8, 1)})
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    array = io.BytesIO()
+    np.save(array, np.zeros((40, 8, 8, 1), np.uint8))
+    method = whole.replace(b"PK\x03\x04\x2d\0\0\0\0\0", b"PK\x03\x04\x2d\0\0\0\x63\0")
+    method = method.replace(b"PK\x01\x02\x2d\x03\x2d\0\0\0\0\0", b"PK\x01\x02\x2d\x03\x2d\0\0\0\x63\0")
+    for content in (b"", whole[: len(whole) // 2], array.getvalue(), other.read_bytes(), method, b"\x80\x04N."):
+        npz.write_bytes(content)
+        with pytest.raises(ValueError, match=r"digits\.npz cannot be read as \.npz"):
+            fid(npz, "digits", features="small")
+
+
+def test_folders_are_resized_and_converted_as_asked(folder, npz, digits, tmp_path, asked, capsys):
+    """The small classifier and Inception get what ImageFolder makes of them."""
+    (tmp_path / "large").mkdir()
+    for number, image in enumerate(digits):
+        large = Image.fromarray(image[..., 0].repeat(4, 0).repeat(4, 1)).convert("RGB")
+        large.save(tmp_path / "large" / f"{number:03}.png")
+    found = answer(capsys, tmp_path / "large", str(folder), features="small", size=8, channels=1)
+    resized = gt.datasets.ImageFolder(tmp_path / "large", size=8, channels=1, batch_size=360)
+    expected = features.frechet(resized, gt.datasets.ImageFolder(folder), features.load("digits").features)
+    assert found["value"] == pytest.approx(expected.value, rel=1e-4)
+    fid(npz, str(tmp_path / "large"), size=8, channels=1, features="inception")
+    (arguments,) = asked
+    theirs = torch.stack([arguments["input2"][index] for index in range(360)]).int()
+    assert theirs.shape == (360, 3, 8, 8)
+    expected = next(iter(resized)).add(1).mul(127.5)
+    torch.testing.assert_close(theirs.float(), expected.expand(-1, 3, -1, -1), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\) and the reference \(3, 32, 32\).* --size and --channels resize"):
+        fid(npz, str(tmp_path / "large"))
+    with pytest.raises(ValueError, match="size and channels are for folders of images"):
+        fid(npz, "digits", size=8)
+
+
+def test_what_torch_fidelity_sees_is_what_was_counted(npz, folder, tmp_path, asked, capsys):
+    """Its own search for files follows no links, and takes hidden files."""
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "all").symlink_to(folder)
+    Image.new("L", (8, 8)).save(tmp_path / "links" / ".hidden.png")
+    assert answer(capsys, tmp_path / "links", str(folder))["images"] == 360
+    (arguments,) = asked
+    assert len(arguments["input1"]) == len(arguments["input2"]) == 360
+    (tmp_path / "links" / "digits.npz").write_bytes(npz.read_bytes())
+    Image.new("L", (8, 8)).save(tmp_path / "links" / "a.png")
+    with pytest.raises(ValueError, match=r"holds arrays \(digits.npz\) and images \(a.png\), expected one kind"):
+        fid(tmp_path / "links", "digits")
+    np.savez(npz, np.zeros((1, 8, 8, 1), np.uint8))
+    with pytest.raises(ValueError, match="there are 1 samples and 360 reference images, expected 2 or more"):
+        fid(npz, str(folder))
 
 
 def test_what_cannot_be_compared_is_refused(folder, npz, tmp_path):
@@ -169,11 +229,11 @@ def test_the_fid_is_asked_of_torch_fidelity_where_it_is_installed(npz, folder, d
     assert len(samples) == 360
     assert samples[5].dtype == torch.uint8
     assert torch.equal(samples[5], torch.from_numpy(digits[5, ..., 0]).expand(3, 8, 8))
-    assert arguments["input2"] == str(folder)
+    theirs = arguments["input2"]  # in the order of the folder's files, as they were counted
+    assert len(theirs) == 360
+    assert all(torch.equal(samples[index], theirs[index]) for index in range(0, 360, 40))
     assert arguments["feature_extractor_weights_path"] == str(weights)
     assert (arguments["fid"], arguments["cuda"], arguments["batch_size"]) == (True, False, 7)
-    assert arguments["samples_find_deep"]
-    assert {"png", "jpeg"} < {*arguments["samples_find_ext"].split(",")}
 
 
 def test_a_data_set_reaches_torch_fidelity_in_its_own_bytes(npz, digits, asked, capsys):

@@ -135,6 +135,45 @@ def test_one_point_many_times(held_out):
     torch.testing.assert_close(mixture(point + 1, 0.1), point, atol=1e-2, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.parametrize("method", ["em", "kmeans"])
+@pytest.mark.parametrize("rank", [None, 0, 1, 10])
+@pytest.mark.parametrize(
+    ("distinct", "times", "n_components"), [(40, 1, 4), (40, 1, 40), (4, 10, 6), (1, 5, 2), (1, 1, 1)]
+)
+def test_clusters_of_few_points_have_their_moments(distinct, times, n_components, rank, method):
+    """Fewer points than half the dimensions, one point, none: each component has its points' variance, plus a little.
+
+    The mixture's total variance is that of the data, whatever the clusters are: within them and between them.
+    """
+    data = torch.randn(distinct, 1, 8, 8, dtype=torch.float64).repeat(times, 1, 1, 1)
+    mixture = gt.Mixture.fit(data, n_components, rank, held_out=0.0, method=method, reg_covar=1e-6)
+    expected = data.var(0, correction=0).sum() + 64e-6
+    torch.testing.assert_close(mixture.total_variance, expected, rtol=1e-9, atol=1e-9)
+    assert all(component.rank <= 10 or rank is None for component in mixture)
+    alone = [component for weight, component in zip(mixture.weights, mixture, strict=True) if weight * len(data) < 1.5]
+    for component in alone if times == 1 and method == "kmeans" else ():
+        torch.testing.assert_close(component.total_variance, torch.tensor(64e-6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_fitted_in_float32_and_answered_in_half(dtype):
+    data = two_clusters(400).to(dtype)
+    mixture, expected = gt.Mixture.fit(data, 2), gt.Mixture.fit(data.float(), 2)
+    assert mixture(data[:3], 1.0).dtype == dtype
+    for name, tensor in expected.to(dtype).state_dict().items():
+        assert torch.equal(mixture.state_dict()[name], tensor), name
+    wide = gt.Mixture.fit((10 * two_clusters(400)).to(dtype), 2)  # in float16 the sum of squares would be infinite
+    assert wide.variances.max().item() == pytest.approx(300, rel=0.3)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value", "ignore:Number of distinct clusters")
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.bfloat16, 1e20), (torch.float32, 1e20), (torch.float64, 1e200)])
+def test_variances_beyond_the_range_of_the_precision_are_refused(dtype, scale):
+    with pytest.raises(ValueError, match=r"data have variances beyond the range of torch\.float"):
+        gt.Mixture.fit((scale * torch.randn(40, 8, dtype=torch.float64)).to(dtype), 2)
+
+
 def test_shape_and_precision_are_those_of_the_data():
     mixture = gt.Mixture.fit(overlapping().float().reshape(-1, 2, 3), 2, rank=1)
     assert mixture.event_shape == (2, 3)
@@ -153,6 +192,9 @@ def test_shape_and_precision_are_those_of_the_data():
         ({"reg_covar": 0.0}, ValueError, "reg_covar is 0.0, expected a finite number > 0"),
         ({"held_out": 1.0}, ValueError, "held_out is 1.0, expected a share"),
         ({"max_steps": -1}, ValueError, "max_steps is -1"),
+        ({"seed": -1}, ValueError, "seed is -1, expected an integer from 0 to 4294967295"),
+        ({"data": torch.zeros(5)}, ValueError, r"data has shape \(\), expected the event's shape"),
+        ({"data": torch.zeros(5, 0)}, ValueError, r"data has shape \(0,\), expected the event's shape"),
         ({"data": []}, ValueError, "no data was given"),
         ({"data": torch.zeros(3, 2, dtype=torch.int64)}, TypeError, "data has dtype torch.int64"),
         ({"data": [torch.zeros(3, 2), torch.zeros(3, 3)]}, ValueError, r"data has shape \(3, 3\)"),

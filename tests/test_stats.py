@@ -216,6 +216,9 @@ def test_images_too_large_for_a_covariance_are_streamed(photographs, tmp_path, c
     stats(str(photographs), tmp_path / "small.safetensors", size=8)
     small = torch.cat(list(gt.datasets.ImageFolder(photographs, size=8)))
     torch.testing.assert_close(gt.Gaussian.load(tmp_path / "small.safetensors").mean, small.mean(0))
+    stats(str(photographs), tmp_path / "grey.safetensors", size=8, channels=1)
+    grey = torch.cat(list(gt.datasets.ImageFolder(photographs, size=8, channels=1)))
+    torch.testing.assert_close(gt.Gaussian.load(tmp_path / "grey.safetensors").mean, grey.mean(0))
 
 
 @pytest.mark.parametrize(
@@ -223,6 +226,8 @@ def test_images_too_large_for_a_covariance_are_streamed(photographs, tmp_path, c
     [
         ("imagenet", {}, ValueError, r"neither a data set \(digits, .*\) nor a folder"),
         ("digits", {"size": 8}, ValueError, "size is for folders"),
+        ("digits", {"channels": 3}, ValueError, "channels is for folders"),
+        (".", {"channels": 2}, ValueError, "channels is 2, expected 1"),
         ("digits", {"rank": 65}, ValueError, "rank is 65, expected 0 to 64 for images of"),
         ("digits", {"batch_size": 0}, ValueError, "batch-size is 0"),
         (".", {"split": "test"}, ValueError, "split and data-dir are for data sets"),

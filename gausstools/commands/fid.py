@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import pickle
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +35,8 @@ def fid(
     ] = None,
     split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
+    size: Annotated[int | None, typer.Option(help="cut and resize the images of folders to so many pixels")] = None,
+    channels: Annotated[int | None, typer.Option(help="of folders of images: 1 for grey, 3 for RGB")] = None,
     batch_size: Annotated[int, typer.Option(help="images seen at once")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print one line of JSON instead")] = False,
@@ -64,7 +65,8 @@ def fid(
     if not named and not (split is None and data_dir is None):
         raise ValueError(f"split and data-dir are for data sets, but {reference} is none of them: {gt.datasets.NAMES}")
     split = split or "train"
-    ours = _open(samples, batch_size)
+    reading = {"size": size, "channels": channels, "batch_size": batch_size}
+    ours = _open(samples, **reading)
     if kind == "small":
         name, classifier = _classifier(ours.event_shape)
         shipped = named and data_dir is None and reference in gt.shipped.names(f"features-{split}")
@@ -72,8 +74,12 @@ def fid(
         _check_shapes(ours.event_shape, load(reference).event_shape)
         theirs = gt.shipped.features(reference, split)
     else:
-        theirs = _data_set(reference, split, data_dir, batch_size) if named else _open(Path(reference), batch_size)
+        theirs = _data_set(reference, split, data_dir, batch_size) if named else _open(Path(reference), **reading)
         _check_shapes(ours.event_shape, theirs.event_shape)
+    if not (size is None and channels is None) and not any(
+        isinstance(source, gt.datasets.ImageFolder) for source in (ours, theirs)
+    ):
+        raise ValueError("size and channels are for folders of images, but neither samples nor reference is one")
     if kind == "small":
         found = _small(ours, theirs, name, classifier, device)
         if shipped and split == "train":
@@ -109,6 +115,23 @@ class _Pixels(Dataset):
 _Source = _Pixels | gt.datasets.ImageFolder
 
 
+class _Files(Dataset):
+    """The images of a folder one by one, in uint8, as torch-fidelity takes them.
+
+    torch-fidelity can read a folder itself, but it takes hidden files and follows no links: not what was counted here.
+    """
+
+    def __init__(self, folder: gt.datasets.ImageFolder):
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def __getitem__(self, index: int) -> Tensor:
+        (batch,) = self.folder.shard(index, len(self))
+        return batch[0].add(1).mul(127.5).round().byte().expand(3, -1, -1)
+
+
 def _kind(features: str | None, weights: Path | None) -> str:
     """Return which features to use, "inception" or "small", after checking that they can be had."""
     if features not in (None, "inception", "small"):
@@ -127,18 +150,20 @@ def _kind(features: str | None, weights: Path | None) -> str:
     return kind
 
 
-def _open(path: Path, batch_size: int) -> _Source:
+def _open(path: Path, *, size: int | None, channels: int | None, batch_size: int) -> _Source:
     """Return the images of a folder or of .npz files."""
-    if path.is_file():
-        if path.suffix != ".npz":
-            raise ValueError(f"{path} is neither a folder nor an .npz file")
-        return _Pixels(_read_npz(path), batch_size)
-    if not path.is_dir():
+    if path.is_file() and path.suffix != ".npz":
+        raise ValueError(f"{path} is neither a folder nor an .npz file")
+    if not path.exists():
         known = ", ".join(gt.datasets.NAMES)
         raise FileNotFoundError(f"there is no folder or file {path}, and no data set of this name: {known}")
-    arrays = sorted(path.glob("*.npz"))
+    found = [path] if path.is_file() else sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    arrays = [file for file in found if file.suffix == ".npz"]
     if not arrays:
-        return gt.datasets.ImageFolder(path, batch_size=batch_size)
+        return gt.datasets.ImageFolder(path, size=size, channels=channels, batch_size=batch_size)
+    images = [file for file in found if file.suffix.lower() in SUFFIXES]
+    if images:
+        raise ValueError(f"{path} holds arrays ({arrays[0].name}) and images ({images[0].name}), expected one kind")
     parts = [_read_npz(file) for file in arrays]
     odd = [file for file, part in zip(arrays, parts, strict=True) if part.shape[1:] != parts[0].shape[1:]]
     if odd:
@@ -151,9 +176,9 @@ def _read_npz(path: Path) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of a damaged file, numpy raises whatever it stumbles over: EOFError, TypeError, ...
         raise ValueError(f"{path} cannot be read as .npz: {error}") from error
-    images = [array for array in arrays.values() if array.ndim == 4 and len(array)]
+    images = [array for array in arrays.values() if array.ndim == 4 and array.size]
     if len(images) != 1:
         held = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise ValueError(f"{path} holds {held or 'nothing'}, expected one array of images with four axes")
@@ -180,7 +205,7 @@ def _check_shapes(ours: torch.Size, theirs: torch.Size) -> None:
     if ours != theirs:
         raise ValueError(
             f"the samples have shape {tuple(ours)} and the reference {tuple(theirs)}, expected one size and the same "
-            "number of channels; resize or convert one of them"
+            "number of channels; --size and --channels resize and convert folders of images"
         )
 
 
@@ -217,8 +242,9 @@ def _inception(ours: _Source, theirs: _Source, weights: Path | None, batch_size:
             f"torch-fidelity is installed but cannot be imported ({error}); it needs a torchvision that fits torch. Or "
             "give --features small"
         ) from error
-    # A folder is read by torch-fidelity itself, an image at a time and as for published numbers.
-    inputs = [str(source.path) if isinstance(source, gt.datasets.ImageFolder) else source for source in (ours, theirs)]
+    if min(len(ours), len(theirs)) < 2:
+        raise ValueError(f"there are {len(ours)} samples and {len(theirs)} reference images, expected 2 or more")
+    inputs = [_Files(source) if isinstance(source, gt.datasets.ImageFolder) else source for source in (ours, theirs)]
     try:
         found = torch_fidelity.calculate_metrics(
             input1=inputs[0],
@@ -227,8 +253,6 @@ def _inception(ours: _Source, theirs: _Source, weights: Path | None, batch_size:
             cuda=torch.device(device).type == "cuda",
             batch_size=batch_size,
             feature_extractor_weights_path=None if weights is None else str(weights),
-            samples_find_deep=True,
-            samples_find_ext=",".join(suffix.removeprefix(".") for suffix in SUFFIXES),
             verbose=False,
         )
     except OSError as error:

@@ -53,6 +53,7 @@ def report(
     split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
     size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None,
+    channels: Annotated[int | None, typer.Option(help="of a folder of images: 1 for grey, 3 for RGB")] = None,
     tolerance: Annotated[
         float, typer.Option(help="error that a jump may cause: root mean square per pixel, of a range of 2")
     ] = 0.02,
@@ -87,7 +88,7 @@ def report(
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
     network = gt.pretrained.load(model, device=device)
-    name, count, event_shape, batches = open_data(data, split, data_dir, size, 256, 0, 1)
+    name, count, event_shape, batches = open_data(data, split, data_dir, size, 256, 0, 1, channels)
     if event_shape != network.event_shape:
         raise ValueError(
             f"{name} has images of shape {tuple(event_shape)}, but the network is for {tuple(network.event_shape)}; "

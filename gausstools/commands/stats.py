@@ -32,6 +32,7 @@ def stats(
     split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
     size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None,
+    channels: Annotated[int | None, typer.Option(help="of a folder of images: 1 for grey, 3 for RGB")] = None,
     batch_size: Annotated[int, typer.Option(help="images read at once, by each process")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...: where it is computed, in float64")] = "cpu",
     half: Annotated[bool, typer.Option("--half", help="keep the directions in float16: half the file")] = False,
@@ -57,7 +58,9 @@ def stats(
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
     team = processes.join(device)
-    name, count, event_shape, batches = open_data(dataset, split, data_dir, size, batch_size, team.number, team.count)
+    name, count, event_shape, batches = open_data(
+        dataset, split, data_dir, size, batch_size, team.number, team.count, channels
+    )
     if rank is not None and not 0 <= rank <= event_shape.numel():
         raise ValueError(f"rank is {rank}, expected 0 to {event_shape.numel()} for images of {tuple(event_shape)}")
     gaussian = fit(Watched(batches, team.device, quiet=not team.first), event_shape, rank, team.total)
@@ -113,20 +116,22 @@ def open_data(
     batch_size: int,
     process: int,
     processes: int,
+    channels: int | None = None,
 ) -> tuple:
     """Return what the data are called, how many in all, the shape of one, and this process's share in batches."""
     if batch_size < 1:
         raise ValueError(f"batch-size is {batch_size}, expected at least 1")
     if dataset in gt.datasets.NAMES:
-        if size is not None:
-            raise ValueError(f"size is for folders of images; {dataset} has its own")
+        for option, value in {"size": size, "channels": channels}.items():
+            if value is not None:
+                raise ValueError(f"{option} is for folders of images; {dataset} has its own")
         data = gt.datasets.load(dataset, split or "train", data_dir)
         share = data.images[process::processes].split(batch_size)
         name = f"{data.name}, {data.split}"
     elif Path(dataset).is_dir():
         if split is not None or data_dir is not None:
             raise ValueError(f"split and data-dir are for data sets, but {dataset} is a folder of images")
-        data = gt.datasets.ImageFolder(dataset, size=size, batch_size=batch_size)
+        data = gt.datasets.ImageFolder(dataset, size=size, channels=channels, batch_size=batch_size)
         share = data.shard(process, processes) if processes <= len(data) else None
         name = dataset
     else:

@@ -80,25 +80,25 @@ def fetch(data_set: str, url: str, md5: str) -> Path:
         import pooch
     except ImportError as error:
         raise ImportError(f"{data_set} is downloaded with pooch: pip install 'gausstools[data]'") from error
-    import logging
-
     import requests
 
     cache = _cache()
     path = cache / url.rpartition("/")[2]
     part = path.with_name(f"{path.name}.part")
-    pooch.get_logger().setLevel(logging.WARNING)  # the bar says it
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(cache / f".{path.name}.lock"):
-            resumed = part.exists()
-            try:
-                _retrieve(url, md5, path, part)
-            except ValueError:
+            while not (path.is_file() and pooch.file_hash(str(path), "md5") == md5):
+                resumed = part.exists()
+                _stream(url, part)
+                # A kill before this line leaves the part, to go on with; after it, the whole.
+                if pooch.file_hash(str(part), "md5") == md5:
+                    os.replace(part, path)
+                    break
+                part.unlink()
                 # What was resumed may have been the beginning of another file. Of the whole, a second try says no more.
                 if not resumed:
-                    raise
-                _retrieve(url, md5, path, part)
+                    raise ValueError("another checksum")
     except requests.RequestException as error:
         raise _unavailable(data_set, url, _reason(error), cache) from error
     except ValueError as error:
@@ -115,16 +115,6 @@ def _cache() -> Path:
     import pooch
 
     return Path(pooch.os_cache("gausstools"))
-
-
-def _retrieve(url: str, md5: str, path: Path, part: Path) -> None:
-    import pooch
-
-    def download(url: str, output: str, _: object) -> None:
-        _stream(url, part)
-        os.replace(part, output)
-
-    pooch.retrieve(url, known_hash=f"md5:{md5}", fname=path.name, path=path.parent, downloader=download)
 
 
 def _stream(url: str, part: Path) -> None:

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from gausstools.denoiser import check_count
 
-__all__ = ["ImageFolder"]
+__all__ = ["ImageFolder", "class_folders"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 GREY, DEEP = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's names of one channel, and of more than 8 bits
+UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's transposition for each orientation in EXIF's tag 274
 
 
 class ImageFolder:
     """The images in a folder and its subfolders, in the order of their paths, as batches.
 
     Iterating yields ``(n, channels, height, width)``, float32 in [-1, 1]. Each iteration reads the files anew.
-    Transparency is ignored; images are turned upright as their camera says.
+    Transparency is ignored; images are turned upright as their camera says; of an animation the first frame is taken.
+    Links to files and folders are followed, but not back into a folder that holds them.
 
     Args:
         path: the folder; files without a suffix of an image, and hidden ones, are passed over.
@@ -59,9 +61,9 @@ class ImageFolder:
             raise FileNotFoundError(f"there is no folder {self.path}")
         if channels not in (None, 1, 3):
             raise ValueError(f"channels is {channels!r}, expected 1 (grey), 3 (RGB) or None")
-        self.size = None if size is None else check_count(size, "size", 1)
+        self.size = None if size is None else check_count(size, "size", 1, 2**15)
         self.batch_size = check_count(batch_size, "batch_size", 1)
-        self.files = tuple(sorted(_images_in(self.path), key=lambda file: file.relative_to(self.path).parts))
+        self.files = tuple(sorted(_images_in(self.path), key=lambda file: file.parts))
         if not self.files:
             raise FileNotFoundError(f"{self.path} holds no images; expected files {', '.join(SUFFIXES)}")
         self._may_drop_colour = channels == 1
@@ -97,20 +99,24 @@ class ImageFolder:
     def _read(self, file: Path) -> np.ndarray:
         """Return the bytes of one image, ``(channels, height, width)``."""
         try:
-            from PIL import Image, ImageOps
+            from PIL import Image
         except ImportError as error:
             raise ImportError("folders of images are read with Pillow: pip install 'gausstools[data]'") from error
         try:
             with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened)
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                turn = UPRIGHT.get(opened.getexif().get(0x0112))
+                image = opened.copy() if turn is None else opened.transpose(turn)
+            if image.mode not in GREY and not image.mode.startswith(DEEP):
+                image = image.convert("RGB")  # from a palette, CMYK, with transparency
+        except Exception as error:  # of a damaged file, Pillow's readers raise whatever they stumble over
             raise ValueError(f"{file} cannot be read as an image: {error}") from error
         if image.mode.startswith(DEEP):
             raise ValueError(f"{file} has more than 8 bits per channel (mode {image.mode}), expected 8; convert it")
         grey = image.mode in GREY
         if not grey and self._channels == 1 and not self._may_drop_colour:
-            raise ValueError(f"{file} has colours, but the first image of the folder is grey; choose channels=1 or 3")
+            raise ValueError(
+                f"{file} has colours, but the first image of the folder is grey; choose channels=1 or 3 (--channels)"
+            )
         image = image.convert("L" if self._channels == 1 or (self._channels is None and grey) else "RGB")
         if self.size is not None:
             side = min(image.size)
@@ -123,16 +129,45 @@ class ImageFolder:
             (_, height, width), (_, first_height, first_width) = pixels.shape, self._shape
             raise ValueError(
                 f"{file} has {width}×{height} pixels, but {self.files[0].name} has {first_width}×{first_height}: all "
-                "must have one size. Give size= to cut and resize them"
+                "must have one size. Give size= (--size) to cut and resize them"
             )
         return pixels
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return [
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    ]
+def class_folders(path: str | os.PathLike) -> tuple[Path, ...]:
+    """Return the folders of the classes in a folder; the place of each is its label.
+
+    They stand in the order of their names as text, as torchvision's ``ImageFolder`` has them: "10" before "2".
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no folder in it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as path:
+    ...     for name in ("2", "10", ".hidden"):
+    ...         Path(path, name).mkdir()
+    ...     print(", ".join(f"{label} is {folder.name}" for label, folder in enumerate(class_folders(path))))
+    0 is 10, 1 is 2
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}")
+    folders = [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    if not folders:
+        raise FileNotFoundError(f"{path} holds no folders, expected one for each class")
+    return tuple(sorted(folders, key=lambda folder: folder.name))
+
+
+def _images_in(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the images in a folder and the folders below it, through links, but not those back to a folder above."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _images_in(path, (*above, here))
+        # A link that leads nowhere is an image that cannot be read: it must not be missing without a word.
+        elif path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink()):
+            yield path

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gausstools.denoiser import check_count
+from gausstools.models.base import check_event
 from gausstools.models.batches import gather
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.gaussian import Gaussian
@@ -22,9 +23,13 @@ ENOUGH = 1e-3  # growth of the log likelihood per point, in nats, that is worth 
 def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out, max_steps):
     """Do what ``Mixture.fit`` says, where ``mixture_of`` makes a mixture of weights and components."""
     data = gather(data)
+    dtype = data.dtype
+    check_event(data[0], "data")
+    data = data.to(torch.promote_types(dtype, torch.float32))
     if rank is not None:
         check_count(rank, "rank", 0, data[0].numel())
     check_count(max_steps, "max_steps", 0)
+    check_count(seed, "seed", 0, 2**32 - 1)
     if method not in ("em", "kmeans"):
         raise ValueError(f"method is {method!r}, expected 'em' or 'kmeans'")
     if not 0 < reg_covar < float("inf"):
@@ -58,7 +63,7 @@ def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out,
         best, best_likelihood = mixture, likelihood
         if step < max_steps:
             mixture = maximise(mixture.posterior(train), mixture)
-    return best
+    return best.to(dtype)
 
 
 def _kmeans(data: Tensor, n_components: int, seed: int) -> Tensor:
@@ -77,12 +82,15 @@ def _component(data: Tensor, weights: Tensor, rank: int | None, reg_covar: float
     n, dim = rows.shape
     mean = weights @ rows
     rows = (rows - mean).mul_(weights.sqrt()[:, None])
+    total = rows.square().sum()
+    if not total < torch.finfo(data.dtype).max:
+        raise ValueError(f"data have variances beyond the range of {data.dtype}; scale them down")
     if 2 * n < dim:
         values, vectors = eigenpairs(rows @ rows.T, None if rank is None else min(rank, n))
-        real = values > n * torch.finfo(values.dtype).eps * values.max()
+        real = values > n * torch.finfo(values.dtype).eps * values[:1]  # the largest, if any is kept
         values, basis = values[real], torch.linalg.qr(rows.T @ vectors[:, real])[0]
     else:
         values, basis = eigenpairs(rows.T @ rows, rank)
         values = values.clamp(min=0)
-    left = (rows.square().sum() - values.sum()).clamp(min=0) / max(1, dim - len(values))
+    left = (total - values.sum()).clamp(min=0) / max(1, dim - len(values))
     return Gaussian(mean.reshape(data.shape[1:]), values + reg_covar, basis, left + reg_covar).to(data)
