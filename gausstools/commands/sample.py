@@ -178,25 +178,36 @@ class _Drawing:
         self.remembers = "history" in accepted and "gaussian" not in accepted  # which then knows what was passed
 
     def __call__(self, denoiser: gt.Denoiser, noise: Tensor) -> Tensor:
-        return self._run(denoiser, noise, self.skip)
+        try:
+            return self._run(denoiser, noise, self.skip)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: by the network {self.model}, or by steps that are too long. Nothing of this batch is "
+                "written; give more --steps, another --sampler or another network"
+            ) from error
 
     def calls(self, denoiser: gt.Denoiser, noise: Tensor) -> tuple[int, int]:
         """Return the network calls behind an image, and how many they would be without the jump.
 
-        The way is gone with a stand-in for the network, which is asked where it begins alone.
+        Only the first of them is made. If it gives NaN or infinity, ValueError is raised.
         """
         return self._count(denoiser, noise, self.skip), self._count(denoiser, noise, None)
 
     def _count(self, denoiser: gt.Denoiser, noise: Tensor, skip: float | None) -> int:
-        calls = 0
+        def ask(x: Tensor, sigma: float) -> Tensor:
+            if counted.calls > 1:
+                return x / (1 + torch.as_tensor(sigma) ** 2)
+            answer = denoiser(x, sigma)
+            if not answer.isfinite().all():
+                raise ValueError(
+                    f"the network {self.model} answers NaN or infinity at σ = {sigma:.4g}: its file is damaged, or its "
+                    "training failed. Fetch it again, or give another one"
+                )
+            return answer
 
-        def counted(x: Tensor, sigma: float) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return denoiser(x, sigma) if calls == 1 else x / (1 + torch.as_tensor(sigma) ** 2)
-
+        counted = gt.samplers.Counted(ask)
         self._run(counted, noise, skip)
-        return calls
+        return counted.calls
 
     @torch.no_grad()
     def _run(self, denoiser: gt.Denoiser, noise: Tensor, skip: float | None) -> Tensor:
@@ -208,21 +219,7 @@ class _Drawing:
             if self.remembers and len(above):  # none is above where a jump would be too far
                 passed = torch.cat([above, sigmas[:1]])[-4:]
                 options["history"] = gt.samplers.gaussian_history(self.gaussian, x, passed)
-        states = self.sampler(denoiser, x, sigmas, **options)
-        last = next(states)
-        if not last.denoised.isfinite().all():
-            raise ValueError(
-                f"the network {self.model} answers NaN or infinity at σ = {sigmas[0]:.4g}, so no image is made of it: "
-                "its file is damaged, or its training failed. Fetch it again, or give another one"
-            )
-        for last in states:  # noqa: B007 (the last state is what is wanted)
-            pass
-        if not last.x.isfinite().all():
-            raise ValueError(
-                f"images by the network {self.model} end in NaN or infinity, so none of their batch is written: it "
-                f"answers so below σ = {sigmas[0]:.4g}, or the steps are too long. Look at the network with `python -m "
-                "gausstools report`, or give more --steps or another --sampler"
-            )
+        *_, last = self.sampler(denoiser, x, sigmas, **options)
         return last.x
 
 
@@ -402,7 +399,7 @@ def _images_of_classes(
         sets = {label: whole.images[whole.labels == label].split(256) for label in names}
         content = hashlib.sha256(whole.images.numpy()).hexdigest()
     elif Path(data).is_dir():
-        folders = sorted(folder for folder in Path(data).iterdir() if folder.is_dir() and folder.name[0] != ".")
+        folders = gt.datasets.class_folders(data)
         names = {label: folder.name for label, folder in enumerate(folders)}
         asked = sorted(labels & {*names})
         sets = {label: gt.datasets.ImageFolder(folders[label], channels=event_shape[0]) for label in asked}
