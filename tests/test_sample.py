@@ -156,7 +156,7 @@ def test_a_jump_needs_statistics(tmp_path):
     with pytest.raises(ValueError, match="gausstools stats DATASET_OR_FOLDER --out FILE"):
         sample(str(tmp_path / "mine.safetensors"), tmp_path / "out", skip="12", **FEW)
     assert not (tmp_path / "out").exists()
-    gt.shipped.statistics("digits").save(tmp_path / "mine-statistics.safetensors")
+    gt.shipped.statistics("digits").double().save(tmp_path / "mine-statistics.safetensors")
     sample(
         str(tmp_path / "mine.safetensors"),
         tmp_path / "out",
