@@ -71,7 +71,8 @@ def _message(error: Exception) -> str | None:
         case BrokenPipeError():
             return None
         case OSError(errno=int()):
-            return f"{error.filename}: {error.strerror}; see to the path, its permissions and the disk, then run again"
+            said = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+            return f"{said}; see to the path, its permissions and the disk, then run again"
         case FloatingPointError() | ImportError() | OSError() | ValueError():
             return str(error)
     return None

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import jaxtyping
@@ -136,6 +137,17 @@ def test_what_the_input_caused_is_an_error_and_no_traceback(monkeypatch, error, 
     done = CliRunner().invoke(app, ["sample", *NEEDED["sample"]])
     assert (done.exit_code, done.stdout) == (1, "")
     assert re.fullmatch(f"error: {message}.*\n", done.stderr)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_file_that_is_no_array_is_named(tmp_path):
+    (tmp_path / "empty.npz").touch()
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("a.txt", "no array")
+    for file in tmp_path.iterdir():
+        done = CliRunner().invoke(app, ["fid", str(file), "--reference", "digits", "--features", "small"])
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"error: {file} ")
 
 
 @pytest.mark.usefixtures("as_installed")

@@ -175,7 +175,7 @@ def _read_npz(path: Path) -> Tensor:
     """Return the images in an .npz file, ``(n, channels, height, width)`` in uint8."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # of a damaged file, numpy raises whatever it stumbles over: EOFError, TypeError, ...
         raise ValueError(f"{path} cannot be read as .npz: {error}") from error
     images = [array for array in arrays.values() if array.ndim == 4 and array.size]

@@ -98,7 +98,7 @@ def report(
         statistics = fit(Watched(batches, device, quiet=False), event_shape)
     else:
         statistics, count = gt.Gaussian.load(gaussian), None
-    statistics = statistics.to(device)
+    statistics = statistics.to(device, torch.float32)
     probe = _spread(batches, points).to(device)
     with torch.no_grad():
         measured = _measure(network, statistics, probe, tolerance, seeds, steps, sigma_max, seed)

@@ -15,6 +15,7 @@ import inspect
 import io
 import json
 import os
+import reprlib
 import secrets
 import sys
 import zipfile
@@ -41,6 +42,7 @@ __all__ = ["sample"]
 SAMPLERS = ("euler", "heun", "ddim", "dpmpp", "unipc", "ipndm", "gaussian_exponential")
 """The samplers by name."""
 
+_NOTED = "sampling.json"
 _PNG_END = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND
 _GRIDS = {"karras": gt.karras_sigmas, "log": gt.log_uniform_sigmas}
 
@@ -97,7 +99,7 @@ def sample(
     settings = _checked(dict(locals()))
     team = processes.join(device)
     denoiser = gt.pretrained.load(model, device=team.device)
-    contents = {"model": _content_of_network(model)}
+    found = {"model_sha256": _content_of_network(model)}  # what the images depend on beside the settings
     event_shape, classes = denoiser.event_shape, getattr(denoiser, "classes", 0)
     if labels is None and classes:
         settings["labels"] = "drawn"
@@ -107,25 +109,25 @@ def sample(
     named = {}
     if data is None:
         needed = skip is not None or sampler == "gaussian_exponential"
-        found, content = _statistics(model, gaussian, needed, event_shape)
-        statistics, contents = dict.fromkeys(turns, found), contents | content
+        one, content = _statistics(model, gaussian, needed, event_shape)
+        statistics, found = dict.fromkeys(turns, one), found | content
     else:
-        named, sets, contents["data"] = _images_of_classes(data, {*turns}, event_shape)
+        named, sets, found["data_sha256"] = _images_of_classes(data, {*turns}, event_shape)
         statistics = {label: fit(images, event_shape) for label, images in sets.items()}
-    statistics = {label: found and found.to(team.device, torch.float32) for label, found in statistics.items()}
+    statistics = {label: one and one.to(team.device, torch.float32) for label, one in statistics.items()}
     level = settings.get("skip")
-    if level == "auto":  # the most cautious of the classes'; one step has nothing to skip
+    if level == "auto":  # the most cautious of the classes'; a run keeps its own, and one step has nothing to skip
         choices = (
             gt.choose_skip(_told(denoisers[label], seed, range(16)), statistics[label], sigmas[:-1], tolerance).sigma
             for label in denoisers
         )
-        level = max(choices) if steps > 1 else sigma_max
+        level = found["level"] = _noted(out).get("level") or (max(choices) if steps > 1 else sigma_max)
     solver, options = getattr(gt.samplers, sampler), {} if order is None else {"order": order}
     draw = {label: _Drawing(model, statistics[label], sigmas, solver, options, level, team.device) for label in turns}
     # What does not fit is told before the folder is taken.
     calls, without = draw[turns[0]].calls(_told(denoisers[turns[0]], seed, [0]), seeded_noise(seed, [0], event_shape))
     store = {"png": _Pngs, "npz": _Npz}[format](out)
-    _claim(out, settings | {"event_shape": list(event_shape)}, contents, team)
+    _claim(out, settings | {"event_shape": list(event_shape)}, found, team)
     batches = [range(first, first + batch_size) for first in range(0, num, batch_size)][team.number :: team.count]
     quiet = {} if team.first else {"disable": True}  # where nothing is said, TQDM_DISABLE counts
     total = sum(len(_kept(batch, num)) for batch in batches)
@@ -138,8 +140,8 @@ def sample(
                 images = torch.empty_like(noise)
                 for label in denoisers:  # the images of each class by themselves
                     rows = [row for row, number in enumerate(batch) if turns[number % len(turns)] == label]
-                    told = _told(denoisers[label], seed, [batch[row] for row in rows])
                     if rows:
+                        told = _told(denoisers[label], seed, [batch[row] for row in rows])
                         images[rows] = draw[label](told, noise[rows]).cpu()
                 store.write(kept, _pixels(images)[: len(kept)])
             bar.update(len(kept))
@@ -176,25 +178,36 @@ class _Drawing:
         self.remembers = "history" in accepted and "gaussian" not in accepted  # which then knows what was passed
 
     def __call__(self, denoiser: gt.Denoiser, noise: Tensor) -> Tensor:
-        return self._run(denoiser, noise, self.skip)
+        try:
+            return self._run(denoiser, noise, self.skip)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: by the network {self.model}, or by steps that are too long. Nothing of this batch is "
+                "written; give more --steps, another --sampler or another network"
+            ) from error
 
     def calls(self, denoiser: gt.Denoiser, noise: Tensor) -> tuple[int, int]:
         """Return the network calls behind an image, and how many they would be without the jump.
 
-        The way is gone with a stand-in for the network, which is asked where it begins alone.
+        Only the first of them is made. If it gives NaN or infinity, ValueError is raised.
         """
         return self._count(denoiser, noise, self.skip), self._count(denoiser, noise, None)
 
     def _count(self, denoiser: gt.Denoiser, noise: Tensor, skip: float | None) -> int:
-        calls = 0
+        def ask(x: Tensor, sigma: float) -> Tensor:
+            if counted.calls > 1:
+                return x / (1 + torch.as_tensor(sigma) ** 2)
+            answer = denoiser(x, sigma)
+            if not answer.isfinite().all():
+                raise ValueError(
+                    f"the network {self.model} answers NaN or infinity at σ = {sigma:.4g}: its file is damaged, or its "
+                    "training failed. Fetch it again, or give another one"
+                )
+            return answer
 
-        def counted(x: Tensor, sigma: float) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return denoiser(x, sigma) if calls == 1 else x / (1 + torch.as_tensor(sigma) ** 2)
-
+        counted = gt.samplers.Counted(ask)
         self._run(counted, noise, skip)
-        return calls
+        return counted.calls
 
     @torch.no_grad()
     def _run(self, denoiser: gt.Denoiser, noise: Tensor, skip: float | None) -> Tensor:
@@ -206,21 +219,7 @@ class _Drawing:
             if self.remembers and len(above):  # none is above where a jump would be too far
                 passed = torch.cat([above, sigmas[:1]])[-4:]
                 options["history"] = gt.samplers.gaussian_history(self.gaussian, x, passed)
-        states = self.sampler(denoiser, x, sigmas, **options)
-        last = next(states)
-        if not last.denoised.isfinite().all():
-            raise ValueError(
-                f"the network {self.model} answers NaN or infinity at σ = {sigmas[0]:.4g}, so no image is made of it: "
-                "its file is damaged, or its training failed. Fetch it again, or give another one"
-            )
-        for last in states:  # noqa: B007 (the last state is what is wanted)
-            pass
-        if not last.x.isfinite().all():
-            raise ValueError(
-                f"images by the network {self.model} end in NaN or infinity, so none of their batch is written: it "
-                f"answers so below σ = {sigmas[0]:.4g}, or the steps are too long. Look at the network with `python -m "
-                "gausstools report`, or give more --steps or another --sampler"
-            )
+        *_, last = self.sampler(denoiser, x, sigmas, **options)
         return last.x
 
 
@@ -372,7 +371,7 @@ def _classes(labels: str | None) -> list[int] | None:
 def _statistics(
     model: str, given: Path | None, needed: bool, event_shape: torch.Size
 ) -> tuple[gt.Gaussian | None, dict[str, str]]:
-    """Return the Gaussian of the data, and the checksum of its file; neither if there is none and no need."""
+    """Return the Gaussian of the data, and what to note of its file; neither if none is given or needed."""
     if given is None and not needed:
         return None, {}
     if given is None and model not in gt.shipped.names("statistics"):
@@ -387,7 +386,7 @@ def _statistics(
             f"{file} holds the statistics of images of shape {tuple(found.event_shape)}, expected "
             f"{tuple(event_shape)}, which this network draws; give those of the data that it was trained on"
         )
-    return found, {"gaussian": _checksum([file])}
+    return found, {"gaussian_sha256": _checksum([file])}
 
 
 def _images_of_classes(
@@ -400,7 +399,7 @@ def _images_of_classes(
         sets = {label: whole.images[whole.labels == label].split(256) for label in names}
         content = hashlib.sha256(whole.images.numpy()).hexdigest()
     elif Path(data).is_dir():
-        folders = sorted(folder for folder in Path(data).iterdir() if folder.is_dir() and folder.name[0] != ".")
+        folders = gt.datasets.class_folders(data)
         names = {label: folder.name for label, folder in enumerate(folders)}
         asked = sorted(labels & {*names})
         sets = {label: gt.datasets.ImageFolder(folders[label], channels=event_shape[0]) for label in asked}
@@ -440,41 +439,34 @@ def _checksum(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _claim(folder: Path, settings: dict, contents: dict, team: processes.Processes) -> None:
+def _claim(folder: Path, settings: dict, found: dict, team: processes.Processes) -> None:
     """Note a run's settings in its folder, or compare them with those of the run that stands there."""
-    noted = folder / "sampling.json"
     held = {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
-    if held and noted.name not in held:
-        raise ValueError(f"{folder} holds files, but no run (sampling.json); give an empty or new folder")
+    if held and _NOTED not in held:
+        raise ValueError(f"{folder} holds files, but no run ({_NOTED}); give an empty or new folder")
     team.meet()
     if team.first:
         folder.mkdir(parents=True, exist_ok=True)
-        if not noted.is_file():
-            _create(noted, json.dumps(settings | {"sha256": contents}, indent=1).encode())
+        if _NOTED not in held:
+            _create(folder / _NOTED, json.dumps(settings | found, indent=1).encode())
     team.meet()
-    theirs = _settings_in(noted)
-    checksums = theirs.pop("sha256", None)
+    theirs = _noted(folder)
+    ours = settings | {name: value for name, value in found.items() if name in theirs}
     odd = [
-        f"{name.replace('_', '-')} {theirs.get(name)!r} there, {settings.get(name)!r} now"
-        for name in sorted({*settings, *theirs})
-        if settings.get(name) != theirs.get(name)
+        f"{name.replace('_', '-')} {reprlib.repr(theirs.get(name))} there, {reprlib.repr(ours.get(name))} now"
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
     ]
     if odd:
-        raise ValueError(f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder")
-    changed = [
-        name if name == "model" else f"--{name}"
-        for name in contents
-        if checksums and checksums.get(name) != contents[name]
-    ]
-    if changed:
         raise ValueError(
-            f"{folder} holds images of another content of {' and '.join(changed)} (its sha256 there differs from the "
-            "one now). Give another folder, or the file of then"
+            f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder, or what was given then"
         )
     if team.first:
-        if not checksums:
-            print(f"{noted} holds no checksums, so whether the files are those of then was not seen", file=sys.stderr)
-        for pattern in (".*.png.*", ".*.npz.*", ".*sampling.json.*"):
+        if "model_sha256" not in theirs:  # of an earlier version
+            print(
+                f"{folder / _NOTED} has no checksums; give the very files of then, or another folder", file=sys.stderr
+            )
+        for pattern in (".*.png.*", ".*.npz.*", f".*{_NOTED}.*"):
             for left in folder.glob(pattern):  # by a kill in the middle of writing
                 with contextlib.suppress(OSError):
                     left.unlink()
@@ -494,11 +486,15 @@ def _create(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _settings_in(path: Path) -> dict:
+def _noted(folder: Path) -> dict:
+    """Return what a run noted in its folder; nothing if there is none."""
+    path = folder / _NOTED
+    if not path.is_file():
+        return {}
     try:
-        settings = json.loads(path.read_text("utf-8"))
+        noted = json.loads(path.read_text("utf-8"))
     except (RecursionError, ValueError):
-        settings = None
-    if not isinstance(settings, dict) or not isinstance(settings.get("sha256", {}), dict):
+        noted = None
+    if not isinstance(noted, dict):
         raise ValueError(f"{path} does not hold the settings of a run, as this command notes them; give another folder")
-    return settings
+    return noted
