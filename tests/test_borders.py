@@ -118,14 +118,15 @@ def level(base):
         yield f"{value:g} beside float32", torch.tensor(value, dtype=DOUBLE), SAME
 
 
-def one_level(base):
-    """A noise level for all rows."""
-    yield from (variant for variant in level(base) if variant[0] != "one a row")
+def but(without, kind):
+    """What a kind tries, without that which is right here."""
+    return lambda base: (variant for variant in kind(base) if variant[0] not in without)
 
 
-def levels(base):
-    """Noise levels of any number."""
-    yield from (variant for variant in level(base) if "row" not in variant[0])
+one_level = but("one a row", level)
+
+
+levels = but("one a row, one for each of other rows", level)
 
 
 def time_until(high):
@@ -395,7 +396,7 @@ CALLS = {
         ask(
             lambda w, x, b: w.gaussian.flow(x, 9.0, b[:, None]),
             x=X,
-            b=(tensors(3.0, 1.0, 0.0), lambda base: (v for v in grid(base) if v[0] != "increasing")),
+            b=(tensors(3.0, 1.0, 0.0), but("increasing", grid)),
         ),
     ],
     "models.mixture.Mixture": [
@@ -503,7 +504,7 @@ CALLS = {
         ask(
             lambda w, x, t: gt.teleport(w.gaussian, x, t, 2.0, process=gt.FlowMatching()),
             x=X,
-            t=(tensors(1.0, 0.75, 0.5), lambda base: (v for v in grid(base) if v[0] != "integers")),
+            t=(tensors(1.0, 0.75, 0.5), but("integers", grid)),
         ),
     ],
     "teleportation.choose_skip": [
@@ -573,7 +574,7 @@ CALLS = {
             lambda w, data, s: gt.residuals(w.other, {"g": w.gaussian}, data, s, points=4),
             digits=64,
             data=X,
-            s=(tensors(8.0, 3.0, 1.0), lambda base: (v for v in grid(base) if v[0] not in ("nothing", "increasing"))),
+            s=(tensors(8.0, 3.0, 1.0), but("nothing increasing", grid)),
         )
     ],
     "compare.evaluation_points": [
@@ -595,7 +596,7 @@ CALLS = {
     "compare.ByRank.smallest": [
         ask(
             lambda w, e: compare.ByRank(tensors(0.9, 0.11, 0.1), tensors(0.5, 0.2, 0.1)).smallest(e),
-            e=(0.05, lambda base: (v for v in positive(base) if v[0] != "inf")),
+            e=(0.05, but("inf", positive)),
         )
     ],
     "convergence.converged": [
@@ -666,7 +667,7 @@ CALLS = {
         )
     ],
     "diffusers.HybridDenoiser": [
-        ask(lambda w, s: hybrid(w, s)(POINTS.to(w.dtype), 900)[0], s=(5.0, positive)),
+        ask(lambda w, s: hybrid(w, s)(POINTS.to(w.dtype), 900)[0], s=(5.0, but("inf", positive))),
     ],
     "diffusers.HybridDenoiser.forward": [
         ask(lambda w, x: hybrid(w, 5.0)(x, 900, return_dict=False)[0], x=X),
