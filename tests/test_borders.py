@@ -61,9 +61,8 @@ def _precisions(base):
 
 def _huge(base):
     yield "1e20 in float32", (1e20 * base).float(), SAME
-    for factor in (1e20, 1e39):
-        yield f"{factor:g} in float64", factor * base, FINITE
-        yield f"{factor:g} as float64 beside float32", factor * base, SAME
+    yield "1e39 in float64", 1e39 * base, FINITE
+    yield "1e39 as float64 beside float32", 1e39 * base, SAME
 
 
 def data(base):
@@ -113,9 +112,9 @@ def level(base):
     yield "an integer", torch.tensor(round(base + 0.5)), SAME
     yield "one a row", torch.full((3,), base, dtype=torch.float32), SAME
     yield "one for each of other rows", torch.full((7,), base), REFUSE
-    for value in (1e20, 1e39):
-        yield f"{value:g} in float64", torch.tensor(value, dtype=DOUBLE), FINITE
-        yield f"{value:g} beside float32", torch.tensor(value, dtype=DOUBLE), SAME
+    yield "1e20 in float32", torch.tensor(1e20), SAME
+    yield "1e39 in float64", torch.tensor(1e39, dtype=DOUBLE), FINITE
+    yield "1e39 as float64 beside float32", torch.tensor(1e39, dtype=DOUBLE), SAME
 
 
 def but(without, kind):
@@ -153,9 +152,7 @@ def grid(base):
     yield "two dimensions", base[None], REFUSE
     yield "increasing", base.flip(0), REFUSE
     yield "below 0", base - 2 * base[0], REFUSE
-    for factor in (1e20, 1e39):
-        yield f"{factor:g} in float64", factor * base, FINITE
-        yield f"{factor:g} beside float32", factor * base, SAME
+    yield from _huge(base)
 
 
 def number(base):
@@ -261,7 +258,7 @@ def flat(x):
 
 def many():
     """Enough points for statistics of features."""
-    return torch.from_numpy(np.random.default_rng(1).normal(size=(40, 2)))
+    return torch.from_numpy(np.random.default_rng(1).normal(size=(20, 2)))
 
 
 def moments(found):
@@ -601,15 +598,13 @@ CALLS = {
     ],
     "convergence.converged": [
         ask(
-            lambda w, x, high, low, tolerance, most: convergence.converged(
-                w.gaussian, x, high, sigma_min=low, tolerance=tolerance, most_steps=most
+            lambda w, x, high, tolerance: convergence.converged(
+                w.gaussian, x, high, sigma_min=0.5, tolerance=tolerance, most_steps=32
             ),
             digits=128,
             x=X,
             high=(9.0, positive),
-            low=(0.5, positive),
             tolerance=(0.1, positive),
-            most=(32, count),
         )
     ],
     "convergence.solver_errors": [
@@ -632,7 +627,11 @@ CALLS = {
     "features.gaussian": [ask(lambda w, x: features.gaussian(x, flat), x=DATA)],
     "features.frechet": [ask(lambda w, x: features.frechet(x, w.gaussian, flat), digits=64, x=(many(), images))],
     "features.frechet_difference": [
-        ask(lambda w, x: features.frechet_difference(x, -many().to(x), w.gaussian, flat), digits=64, x=(many(), images))
+        ask(
+            lambda w, x: features.frechet_difference(x, -many().to(x), w.gaussian, flat),
+            digits=64,
+            x=(many(), lambda base: tuple(images(base))[:4]),
+        )
     ],
     "features.train": [
         ask(
@@ -758,7 +757,8 @@ def public_names():
 
 def test_the_table_has_every_public_name_and_no_other():
     known = {**CALLS, **NOT_ASKED}
-    new, gone = sorted(public_names() - known.keys()), sorted(known.keys() - public_names())
+    names = public_names()
+    new, gone = sorted(names - known.keys()), sorted(known.keys() - names)
     assert not new, f"{new} are new: give each an entry in CALLS, or a reason in NOT_ASKED"
     assert not gone, f"{gone} are public no more: take them out of the table"
     assert not CALLS.keys() & NOT_ASKED.keys()
