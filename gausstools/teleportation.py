@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count
+from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma
 from gausstools.models.base import ScoreModel
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import VE, Process
@@ -115,9 +115,8 @@ def teleport(
     intervals = check_steps(x, times)
     levels = torch.tensor([start for start, _ in intervals] + [intervals[-1][1]], dtype=torch.float64)
     clean = bool(process.noise(levels)[-1] == 0)
-    if not 0 <= sigma_skip < torch.inf:
-        raise ValueError(f"sigma_skip is {sigma_skip}, expected a finite noise level >= 0")
-    landing = process.time(torch.tensor(float(sigma_skip), dtype=torch.float64))
+    sigma_skip = check_sigma(sigma_skip, levels.new_empty(1, 0), "sigma_skip").item()
+    landing = process.time(torch.tensor(sigma_skip, dtype=torch.float64))
     if landing > levels[0] * (1 + _SAME) or landing < levels[-1] * (1 - _SAME):
         raise ValueError(
             f"sigma_skip is {sigma_skip:g}, reached at time {landing:g}, expected a level that the grid passes: it "
@@ -296,6 +295,7 @@ def guided(unconditional: Gaussian, conditional: Gaussian, scale: float) -> Gaus
     """
     if not math.isfinite(scale):
         raise ValueError(f"scale is {scale}, expected a finite number")
+    unconditional, conditional = _gaussian(unconditional), _gaussian(conditional)
     parts = ("variances", "basis", "tail")
     pairs = [(getattr(unconditional, part), getattr(conditional, part)) for part in parts]
     if not all(ours.shape == theirs.shape and torch.equal(ours, theirs) for ours, theirs in pairs):
