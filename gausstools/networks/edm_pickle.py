@@ -50,7 +50,7 @@ VALUES = {operation.name for operation in pickletools.opcodes if operation.arg a
     *("GET", "BINGET", "LONG_BINGET", "GLOBAL", "INST", "PERSID", "EXT1", "EXT2", "EXT4")
 }
 OLD_FORMAT = (0x1950A86A20F9469CFC6C, 1001)  # of PyTorch: its magic number and version
-LONGEST = 1_000_000  # operations; the published networks have a tenth of that
+LONGEST = 500_000  # operations; the published networks have a fifth of that
 DEEPEST = 10  # modules within modules; the published networks have four
 
 
