@@ -9,10 +9,11 @@ process is two functions of time, and one denoiser ``D(x, σ)`` serves them all:
 """
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ Prediction = Literal["epsilon", "sample", "v_prediction", "velocity"]
 """What a network was trained to return: the noise n, the image x0, Salimans & Ho's a·n − b·x0, or dx_t/dt."""
 
 
+_SLACK = 1e-5
+
+
 def karras_sigmas(
     n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Float[Tensor, " levels"]:
@@ -54,8 +58,8 @@ def karras_sigmas(
     tensor([8.0000e+01, 2.5152e+00, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
     n = _check_levels(n, sigma_min, sigma_max)
-    if not 0 < rho < math.inf:
-        raise ValueError(f"rho is {rho}, expected a finite number > 0")
+    if not (0 < rho < math.inf and abs(math.log(sigma_max)) / rho < 700):
+        raise ValueError(f"rho is {rho}, expected a finite number > 0, and not so small that σ^(1/ρ) overflows")
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     return _with_ends(
         (sigma_max ** (1 / rho) * (1 - ramp) + sigma_min ** (1 / rho) * ramp) ** rho, sigma_min, sigma_max
@@ -91,7 +95,8 @@ def seeded_noise(seed: int, numbers: Iterable[int], event_shape: Sequence[int]) 
     Args:
         seed: of the run, >= 0.
         numbers: of the images, each >= 0.
-        event_shape: of one image.
+        event_shape: of one image. Two different pairs of seed and number begin alike with a chance of 2⁻³², since that
+            many streams is what torch's generator has.
 
     Returns:
         ``(batch, *event)``, float32, on the CPU.
@@ -105,24 +110,64 @@ def seeded_noise(seed: int, numbers: Iterable[int], event_shape: Sequence[int]) 
     seed = check_count(seed, "seed", 0)
     rows = []
     for number in numbers:
-        mixed = np.random.SeedSequence((seed, check_count(number, "numbers", 0))).generate_state(1, np.uint64)
+        pair = (seed, check_count(number, "numbers", 0))
+        # Words of 32 bits in turn: one after the other, the second word of a large seed would pass for the number.
+        words = [value >> bit & 0xFFFFFFFF for bit in range(0, max(pair).bit_length() or 1, 32) for value in pair]
+        mixed = np.random.SeedSequence(words).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(mixed[0]))
         rows.append(torch.randn(*event_shape, generator=generator))
     return torch.stack(rows) if rows else torch.empty(0, *event_shape)
 
 
+def _within(bounds: Callable[["Process"], tuple[float, float]], name: str, formula: Callable) -> Callable:
+    """Return the formula of a process with its one check: no value out of bounds, and none in half precision."""
+
+    @functools.wraps(formula)
+    def checked(self: "Process", values: Tensor | float) -> Tensor:
+        values, (low, high) = torch.as_tensor(values), bounds(self)
+        given = values.detach().flatten().tolist()
+        # Rounding in float32 must not refuse a process's own ends.
+        if not all(low * (1 - _SLACK) <= value <= high * (1 + _SLACK) and value < math.inf for value in given):
+            raise ValueError(
+                f"{name} lies between {min(given):g} and {max(given):g}, expected {low:g} to {high:g}, the range of "
+                f"{type(self).__name__}"
+            )
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        answer = formula(self, values.to(dtype).clamp(low, high))
+        return answer.to(values.dtype if values.is_floating_point() else dtype)
+
+    return checked
+
+
 class Process(abc.ABC):
     """A noising process ``x_t = a(t)·x0 + b(t)·n``, and its translation to and from VE.
 
-    A subclass gives ``signal`` (a), ``noise`` (b), their rates, and ``time``, the inverse of ``sigma = b/a``. Times are
-    floats or ``(batch,)`` tensors; each method returns a tensor.
+    A subclass gives ``signal`` (a), ``noise`` (b), their rates, ``time``, the inverse of ``sigma = b/a``, and ``span``,
+    its first and last time. Times are floats or ``(batch,)`` tensors; each method returns a tensor, and raises
+    ValueError, with the range, for a time outside the span or a noise level that no time in it has.
 
     >>> process = FlowMatching()
     >>> process.from_ve(torch.ones(1, 2), 3.0)           # σ = 3 is reached at t = 3/4, where a = 1/4
     (tensor([[0.2500, 0.2500]]), tensor([0.7500]))
     >>> process.to_ve(torch.ones(1, 2), 0.75)
     (tensor([[4., 4.]]), tensor([3.]))
+    >>> process.span, process.levels
+    ((0.0, 1.0), (0.0, inf))
     """
+
+    span: tuple[float, float] = (0.0, math.inf)
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        for name in {"signal", "noise", "signal_rate", "noise_rate", "sigma", "time"} & vars(cls).keys():
+            bounds = (lambda self: self.levels, "sigma") if name == "time" else (lambda self: self.span, "t")
+            setattr(cls, name, _within(*bounds, vars(cls)[name]))
+
+    @functools.cached_property
+    def levels(self) -> tuple[float, float]:
+        """The VE noise levels ``b/a`` at the ends of the span."""
+        ends = torch.tensor(self.span, dtype=torch.float64)
+        return tuple(math.inf if end == math.inf else self.sigma(end).item() for end in ends)
 
     @abc.abstractmethod
     def signal(self, t: Tensor) -> Tensor:
@@ -149,19 +194,20 @@ class Process(abc.ABC):
         return self.noise(t) / self.signal(t)
 
     def to_ve(self, x: Float[Tensor, "batch *event"], t: Sigma) -> tuple[Float[Tensor, "batch *event"], Tensor]:
-        """Return the VE sample ``x_t / a(t)`` and its noise level, ``(1,)`` or ``(batch,)``.
+        """Return the VE sample ``x_t / a(t)`` and its noise level, ``(1,)`` or ``(batch,)`` in float32 at least.
 
         Raises:
-            ValueError: where no signal is left (flow matching at t = 1), since σ is infinite there.
+            ValueError: where no signal is left (flow matching at t = 1), since σ is infinite there; or where
+                ``x_t / a(t)`` is too large for the dtype of x.
         """
-        t = check_sigma(t, check_batch(x), "t")
+        t = _rows(t, x, "t")
         signal = self._signal_left(t)
-        return x / along_batch(signal, x), self.noise(t) / signal
+        return check_batch(_scaled(x, 1 / signal), name="x / signal(t)"), _beside(self.noise(t) / signal, x)
 
     def from_ve(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> tuple[Float[Tensor, "batch *event"], Tensor]:
         """Return the process's own sample ``a·x`` of a VE sample at level sigma, and its time, as ``to_ve`` does."""
-        t = self.time(check_sigma(sigma, check_batch(x)))
-        return x * along_batch(self.signal(t), x), t
+        t = self.time(_rows(sigma, x))
+        return _scaled(x, self._signal_left(t)), _beside(t, x)
 
     def velocity(self, denoiser: Denoiser, x: Float[Tensor, "batch *event"], t: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the probability flow ``dx_t/dt = a'·E[x0 | x_t] + b'·E[n | x_t]`` that follows from a VE denoiser.
@@ -174,16 +220,25 @@ class Process(abc.ABC):
         x_ve, sigma = self.to_ve(x, t)
         if (sigma == 0).any():
             raise ValueError("there is no noise at time t, expected t with noise(t) > 0: the flow's speed is 0/0 there")
-        t = check_sigma(t, x, "t")
-        clean = denoiser(x_ve, sigma)
-        noise = (x_ve - clean) / along_batch(sigma, x)
-        return along_batch(self.signal_rate(t), x) * clean + along_batch(self.noise_rate(t), x) * noise
+        t = _rows(t, x, "t")
+        clean, wide = denoiser(x_ve, sigma), sigma.dtype
+        noise = (x_ve.to(wide) - clean) / along_batch(sigma, x)
+        rates = (along_batch(_beside(rate(t), x), x) for rate in (self.signal_rate, self.noise_rate))
+        return sum(rate * part for rate, part in zip(rates, (clean, noise), strict=True)).to(x.dtype)
 
     def denoiser(self, network: Callable[[Tensor, Tensor], Tensor], predicts: Prediction) -> Denoiser:
         """Wrap a network of this process into a VE denoiser.
 
+        It also answers beyond the noise levels of the process (``levels``), σ_0 and σ_T, which a grid may pass:
+
+        * below, the network is asked for the noise at σ_0, and that much of it is taken away which is there,
+          ``D(x, σ) = x − σ·ε(x)`` with ``ε(x) = (x − D(x, σ_0))/σ_0``. So ``D(x, σ) → x`` as σ → 0;
+        * above, the image is little but noise: it is scaled down to the variance that the network knows,
+          ``D(x, σ) = D(x·√((1+σ_T²)/(1+σ²)), σ_T)``. So D stays what it is at σ_T, next to the mean of the data.
+
         Args:
-            network: called as ``network(x_t, t)`` with ``x_t`` of shape ``(batch, *event)`` and ``t`` ``(batch,)``.
+            network: called as ``network(x_t, t)`` with ``x_t`` of shape ``(batch, *event)`` and ``t`` ``(batch,)``, in
+                float32 at least.
             predicts: what it returns, in diffusers' words: "epsilon" (n), "sample" (x0), "v_prediction"
                 (``a·n − b·x0``, Salimans & Ho 2022), or "velocity" (``a'·x0 + b'·n``, the target of flow matching).
 
@@ -201,11 +256,21 @@ class Process(abc.ABC):
         }
         if predicts not in weights:
             raise ValueError(f"predicts is {predicts!r}, expected one of {', '.join(map(repr, weights))}")
+        lowest, highest = self.levels
 
         def denoise(x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-            x_t, t = self.from_ve(x, sigma)
-            of_sample, of_prediction = weights[predicts](t, self.signal(t), self.noise(t))
-            return along_batch(of_sample, x) * x_t + along_batch(of_prediction, x) * network(x_t, t.expand(len(x)))
+            levels = _rows(sigma, x)
+            known, one = levels.clamp(lowest, highest), torch.ones_like(levels)
+            t = self.time(known)
+            a, b = self._signal_left(t), self.noise(t)
+            of_sample, of_prediction = weights[predicts](t, a, b)
+            asked = a * torch.where(levels > highest, torch.hypot(one, known) / torch.hypot(one, levels), 1)
+            share = torch.where(levels < lowest, levels / lowest, 1) if lowest else one
+            answer = network(_scaled(x, asked), _beside(t, x).expand(len(x)))
+            of_x, of_answer = (
+                along_batch(_beside(w, x), x) for w in (1 - share + share * of_sample * asked, share * of_prediction)
+            )
+            return (of_x * x + of_answer * answer).to(x.dtype)
 
         return denoise
 
@@ -248,38 +313,14 @@ class VE(Process):
         return sigma
 
 
-class _VariancePreserving(Process):
-    """``a² + b² = 1``: everything follows from σ(t), ``a = 1/√(1+σ²)`` and ``b = σ·a``."""
-
-    @abc.abstractmethod
-    def sigma_rate(self, t: Tensor) -> Tensor:
-        """Return dσ/dt."""
-
-    def signal(self, t):
-        """Return ``1/√(1+σ²)``."""
-        return self.sigma(t).square().add(1).rsqrt()
-
-    def noise(self, t):
-        """Return ``σ/√(1+σ²)``."""
-        return self.sigma(t) * self.signal(t)
-
-    def signal_rate(self, t):
-        """Return ``−σσ'/(1+σ²)^{3/2}``."""
-        return -self.noise(t) * self.signal(t) ** 2 * self.sigma_rate(t)
-
-    def noise_rate(self, t):
-        """Return ``σ'/(1+σ²)^{3/2}``."""
-        return self.signal(t) ** 3 * self.sigma_rate(t)
-
-
 @dataclass(frozen=True)
-class VP(_VariancePreserving):
+class VP(Process):
     """Variance preserving with a linear rate ``β(t)``, t in [0, 1] (Song et al. 2021, eq. 32-33).
 
     ``σ(t)² = exp(∫β) − 1`` with ``∫β = β_min·t + (β_max − β_min)·t²/2``.
 
     Args:
-        beta_min, beta_max: the rate of noising at t = 0 and t = 1; ``0 < beta_min < beta_max``.
+        beta_min, beta_max: the rate of noising at t = 0 and t = 1; ``0 < beta_min <= beta_max``.
 
     >>> VP().sigma(torch.tensor([0.0, 0.5, 1.0]))
     tensor([  0.0000,   3.4129, 152.1670])
@@ -287,33 +328,44 @@ class VP(_VariancePreserving):
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+    span: ClassVar = (0.0, 1.0)
 
     def __post_init__(self):
-        if not 0 < self.beta_min < self.beta_max < math.inf:
+        if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise ValueError(
-                f"beta_min is {self.beta_min} and beta_max {self.beta_max}, expected 0 < beta_min < beta_max"
+                f"beta_min is {self.beta_min} and beta_max {self.beta_max}, expected 0 < beta_min <= beta_max"
             )
 
-    def sigma(self, t):
-        """Return ``√(exp(∫β) − 1)``."""
-        return torch.expm1(self._integral(t)).sqrt()
+    def signal(self, t):
+        """Return ``exp(−½∫β)``."""
+        return torch.exp(-self._integral(t) / 2)
 
-    def sigma_rate(self, t):
-        """Return ``β·(1+σ²)/(2σ)``."""
-        rate = self.beta_min + (self.beta_max - self.beta_min) * t
-        return rate * torch.exp(self._integral(t)) / (2 * self.sigma(t))
+    def noise(self, t):
+        """Return ``√(1 − exp(−∫β))``."""
+        return (-torch.expm1(-self._integral(t))).sqrt()
+
+    def signal_rate(self, t):
+        """Return ``−½β·a``."""
+        return -self._rate(t) / 2 * self.signal(t)
+
+    def noise_rate(self, t):
+        """Return ``½β·a²/b``."""
+        return self._rate(t) / 2 * self.signal(t) ** 2 / self.noise(t)
 
     def time(self, sigma):
         """Return the root of ``∫β = ln(1+σ²)``, in the form that keeps its digits at small σ."""
         total, slope = torch.log1p(sigma**2), self.beta_max - self.beta_min
         return 2 * total / (self.beta_min + (self.beta_min**2 + 2 * slope * total).sqrt())
 
+    def _rate(self, t):
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
     def _integral(self, t):
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
 
 
 @dataclass(frozen=True, eq=False)
-class DDPM(_VariancePreserving):
+class DDPM(Process):
     """Variance preserving in discrete steps: ``ᾱ_t = Π(1 − β)`` over a table of N steps (Ho et al. 2020, eq. 4).
 
     Between the steps, ``ln σ`` is linear in t, so that any noise level within the table has a time.
@@ -351,38 +403,50 @@ class DDPM(_VariancePreserving):
         >>> DDPM.linear().sigma(torch.tensor([0.0, 999.0]))
         tensor([1.0000e-02, 1.5741e+02])
         """
+        steps = check_count(steps, "steps", 2)
         return cls.from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The first and the last index of the table."""
+        return 0.0, len(self.alphas_cumprod) - 1.0
+
+    def signal(self, t):
+        """Return ``1/√(1+σ²)``, which is √ᾱ at the steps."""
+        return self.sigma(t).square().add(1).rsqrt()
+
+    def noise(self, t):
+        """Return ``σ/√(1+σ²)``."""
+        return self.sigma(t) * self.signal(t)
+
+    def signal_rate(self, t):
+        """Return ``−b²a·dlnσ/dt``."""
+        return -(self.noise(t) ** 2) * self.signal(t) * self._line(t)[1]
+
+    def noise_rate(self, t):
+        """Return ``a²b·dlnσ/dt``."""
+        return self.signal(t) ** 2 * self.noise(t) * self._line(t)[1]
 
     def sigma(self, t):
         """Return σ at time t, an index into the table with ``ln σ`` linear in between."""
-        logs, index = self._log_sigmas(t), self._step(t)
-        return (logs[index] + (t - index) * (logs[index + 1] - logs[index])).exp()
-
-    def sigma_rate(self, t):
-        """Return dσ/dt, constant in ``ln σ`` between two steps of the table."""
-        logs, index = self._log_sigmas(t), self._step(t)
-        return self.sigma(t) * (logs[index + 1] - logs[index])
+        return self._line(t)[0].exp()
 
     def time(self, sigma):
         """Return the (fractional) index at which the table reaches sigma."""
-        logs, level = self._log_sigmas(sigma), sigma.log()
-        slack = 1e-5 * (logs[-1] - logs[0])  # rounding in float32 must not refuse the table's own ends
-        if not ((level >= logs[0] - slack) & (level <= logs[-1] + slack)).all():
-            raise ValueError(
-                f"sigma lies between {float(sigma.min()):g} and {float(sigma.max()):g}, expected within the "
-                f"{len(logs)}-step table: {float(logs[0].exp()):.4g} to {float(logs[-1].exp()):.4g}"
-            )
+        logs, level = self._log_sigmas.to(sigma), sigma.log()
         index = (torch.searchsorted(logs, level.detach(), right=True) - 1).clamp(0, len(logs) - 2)
         return (index + (level - logs[index]) / (logs[index + 1] - logs[index])).clamp(0, len(logs) - 1)
 
-    def _log_sigmas(self, like: Tensor) -> Tensor:
-        return (0.5 * (1 / self.alphas_cumprod - 1).log()).to(like)
+    def _line(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``ln σ`` at time t, and its slope there."""
+        logs = self._log_sigmas.to(t)
+        index = t.detach().floor().long().clamp(max=len(logs) - 2)
+        slope = logs[index + 1] - logs[index]
+        return logs[index] + (t - index) * slope, slope
 
-    def _step(self, t: Tensor) -> Tensor:
-        last = len(self.alphas_cumprod) - 1
-        if not ((t >= 0) & (t <= last)).all():
-            raise ValueError(f"t lies between {float(t.min()):g} and {float(t.max()):g}, expected 0 to {last}")
-        return t.detach().floor().long().clamp(0, last - 1)
+    @functools.cached_property
+    def _log_sigmas(self) -> Tensor:
+        return 0.5 * (1 / self.alphas_cumprod - 1).log()
 
 
 @dataclass(frozen=True)
@@ -392,6 +456,8 @@ class FlowMatching(Process):
     >>> FlowMatching().sigma(torch.tensor([0.0, 0.5, 0.75]))
     tensor([0., 1., 3.])
     """
+
+    span: ClassVar = (0.0, 1.0)
 
     def signal(self, t):
         """Return ``1 − t``."""
@@ -414,6 +480,24 @@ class FlowMatching(Process):
         return sigma / (1 + sigma)
 
 
+def _rows(values: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
+    """Return a time or noise level for the batch x where it was given, checked, in float32 at least.
+
+    So numbers stay off the device of x, which would have to be waited for at each check.
+    """
+    given = values if isinstance(values, Tensor) else torch.empty(0, dtype=torch.float64)
+    like = given.new_empty(len(check_batch(x)), 0, dtype=torch.promote_types(given.dtype, torch.float32))
+    return check_sigma(values, like, name)
+
+
+def _beside(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(x.device, torch.promote_types(x.dtype, torch.float32))
+
+
+def _scaled(x: Tensor, factors: Tensor) -> Tensor:
+    return (x * along_batch(_beside(factors, x), x)).to(x.dtype)
+
+
 def _solve_velocity(a, b, a_rate, b_rate):
     """Weights of x_t and v in x0, from ``x_t = a·x0 + b·n`` and ``v = a'·x0 + b'·n``."""
     determinant = a * b_rate - b * a_rate
@@ -432,4 +516,9 @@ def _check_levels(n, sigma_min, sigma_max):
 def _with_ends(levels, sigma_min, sigma_max):
     """Free the ends of a grid from rounding, and append 0."""
     levels[-1], levels[0] = sigma_min, sigma_max
+    if not (levels.diff() < 0).all():
+        raise ValueError(
+            f"{len(levels)} levels from {sigma_max} to {sigma_min} do not decrease in float64, expected fewer, further "
+            "apart, or another rho"
+        )
     return torch.cat([levels, levels.new_zeros(1)])

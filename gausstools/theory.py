@@ -32,6 +32,7 @@ __all__ = [
     "denoising_loss",
     "frechet_distance",
     "kl_divergence",
+    "misfit",
     "rank_residuals",
     "wasserstein2",
 ]
@@ -167,8 +168,7 @@ def denoising_loss(
         losses = model.posterior_variance(x, level).double()
         return Estimate(losses.mean().item(), losses.std().item() / math.sqrt(n))
     if data is None:
-        variances, count = _spectrum(model)
-        return Estimate(level**2 * (count * _gain(variances, level)).sum().item(), 0.0)
+        return Estimate(_own_loss(model, torch.tensor([level], dtype=torch.float64)).item(), 0.0)
     pair = _compare(data, model, ("data", "model"))
 
     def loss(variance, second_moment):
@@ -177,6 +177,41 @@ def denoising_loss(
 
     inside = loss(pair.q, pair.overlap.square() @ pair.p + pair.shift.square()).sum()
     return Estimate((inside + pair.rest * loss(pair.q_tail, pair.p_tail)).item(), 0.0)
+
+
+def misfit(gaussian: Gaussian, sigma: Sigma, squares: Float[Tensor, " points"]) -> str:
+    """Return why a network and a Gaussian cannot both be right about the same data, or "" if nothing says so.
+
+    For the ideal denoiser D* of data with these moments, ``E|D* − D_G|² = E|D_G − x0|² − E|D* − x0|²``: the linear
+    minimum mean squared error minus the minimum mean squared error. So the squared residual of an ideal network is at
+    most the Gaussian's own :func:`denoising_loss`, ``σ² Σ_k λ_k/(λ_k+σ²)``, in the mean over noised images that the
+    Gaussian was not fitted to. A mean above that by more than three standard errors, and by more than half precision
+    rounds, is a misfit.
+
+    Args:
+        gaussian: of the data.
+        sigma: noise level >= 0, a float or ``(points,)``.
+        squares: ``(points,)``, the network's ``|D(x, σ) − D_G(x, σ)|²`` at each point, summed over the D entries. One
+            point has no standard error, and shows nothing.
+
+    >>> gaussian = Gaussian.isotropic(torch.zeros(3), 1.0)                # its loss at σ = 1 is 3/2
+    >>> misfit(gaussian, 1.0, torch.tensor([1.4, 1.5]))
+    ''
+    >>> misfit(gaussian, 1.0, torch.tensor([6.0, 6.3]))[:71]
+    'at σ = 1 the mean squared residual of the network is 4.1 times the loss'
+    """
+    levels = check_sigma(sigma, check_batch(squares, torch.Size(), "squares").double())
+    limit = _own_loss(gaussian, levels)
+    above = squares.double() - limit
+    rounding = 1e-6 * float(gaussian.mean.double().square().sum())
+    if len(above) < 2 or not above.mean() - 3 * above.std() / len(above) ** 0.5 > rounding:
+        return ""
+    times = f"{above.mean() / limit.mean() + 1:.2g} times the loss" if limit.mean() > 0 else "above the loss, 0,"
+    return (
+        f"at σ = {levels.double().mean():g} the mean squared residual of the network is {times} of the Gaussian's own "
+        "denoiser, which that of an ideal network cannot exceed: network and statistics do not belong together (other "
+        "data, another scaling, too few images), or the network is bad at this noise level"
+    )
 
 
 def rank_residuals(gaussian: Gaussian, sigma: float, full: float) -> Float[Tensor, " ranks"]:
@@ -377,7 +412,13 @@ def _spectrum(model: Gaussian) -> tuple[Tensor, Tensor]:
     return variances, count
 
 
-def _gain(variance: Tensor, level: float) -> Tensor:
+def _own_loss(model: Gaussian, levels: Tensor) -> Tensor:
+    """Return ``σ² Σ_k λ_k/(λ_k+σ²)`` at each of the levels, ``(n,)`` in float64."""
+    (variances, count), noise = _spectrum(model), levels.to(model.mean.device, torch.float64)[:, None] ** 2
+    return (noise * _gain(variances, noise.sqrt()) * count).sum(1)
+
+
+def _gain(variance: Tensor, level: float | Tensor) -> Tensor:
     """Return ``λ/(λ+σ²)``, and its limit 0 where both are 0."""
     return ratio(variance, variance + level**2)
 

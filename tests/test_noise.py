@@ -1,5 +1,7 @@
 """The noise conventions against textbook formulas in numpy, and against each other through the VE flow."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.integrate
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gausstools as gt
+from gausstools.noise import seeded_noise
 
 DOUBLE = torch.float64
 PROCESSES = [gt.VE(), gt.VP(), gt.VP(0.5, 5.0), gt.DDPM.linear(), gt.FlowMatching()]
@@ -63,6 +66,25 @@ def test_vp_is_song_et_al():
     torch.testing.assert_close(gt.VP().signal(t), torch.exp(-0.25 * t**2 * 19.9 - 0.5 * t * 0.1))
 
 
+def test_vp_of_one_rate():
+    t, process = torch.linspace(0, 1, 9, dtype=DOUBLE), gt.VP(10.0, 10.0)
+    torch.testing.assert_close(process.sigma(t), torch.expm1(10 * t).sqrt())
+    torch.testing.assert_close(process.time(process.sigma(t)), t)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
+def test_times_of_any_dtype_are_computed_with_in_float32_at_least(process, dtype):
+    low, high = TIMES[type(process)]
+    t = torch.tensor([low + share * (high - low) for share in (0.2, 0.5, 0.9)]).to(dtype)
+    for name in ("signal", "noise", "signal_rate", "noise_rate", "sigma"):
+        if dtype == torch.int64 and name.endswith("rate") and high < 2:
+            continue  # at t = 0, where they are infinite
+        answer, expected = (getattr(process, name)(times) for times in (t, t.double()))
+        assert answer.dtype == (dtype if dtype.is_floating_point else torch.float32)
+        torch.testing.assert_close(answer.to(DOUBLE), expected, rtol=2 * torch.finfo(answer.dtype).eps, atol=1e-7)
+
+
 def test_ddpm_is_the_running_product_of_its_betas():
     betas = np.linspace(1e-4, 0.02, 1000)
     process = gt.DDPM.linear()
@@ -114,6 +136,25 @@ def test_a_grid_uniform_in_log_sigma(n, sigma_min, sigma_max):
 def test_karras_grids_tend_to_the_one_uniform_in_log_sigma(n):
     """As ρ grows, σ^(1/ρ) tends to 1 + (ln σ)/ρ."""
     torch.testing.assert_close(gt.karras_sigmas(n, rho=1e6), gt.log_uniform_sigmas(n), rtol=1e-4, atol=0)
+
+
+# ---- seeds
+
+
+def test_large_seeds_and_numbers_are_told_apart():
+    """Their words of 32 bits, written one after the other, were taken for each other."""
+    large = 2**32
+    pairs = [(3, 7), (3 + 7 * large, 0), (3, 7 * large), (3 * large, 7), (7, 3), (0, 3 + 7 * large), (3, 7 + large)]
+    pairs += [(3 + large, 7), (3 + 7 * large**2, 0), (0, 0), (large, 0), (0, large), (large**2, 0)]
+    first = {pair: seeded_noise(pair[0], [pair[1]], (4,)) for pair in pairs}
+    assert len({tuple(row.flatten().tolist()) for row in first.values()}) == len(pairs)
+
+
+def test_small_seeds_give_what_they_always_gave():
+    for seed, number in ((0, 0), (3, 7), (2**32 - 1, 2**32 - 1)):
+        mixed = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
+        expected = torch.randn(5, generator=torch.Generator().manual_seed(int(mixed[0])))
+        assert torch.equal(seeded_noise(seed, [number], (5,))[0], expected)
 
 
 # ---- translation
@@ -200,6 +241,62 @@ def test_a_perfect_network_becomes_the_exact_denoiser(case, process, fraction, p
     assert seen == [(len(case.x),)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_half_precision_is_translated_in_float32(process, dtype):
+    """The answers are those of float64 up to the rounding of what goes in and comes out."""
+    t = torch.tensor([sum(TIMES[type(process)]) / 2, TIMES[type(process)][1]])
+    sigma = process.sigma(t.double())
+    x = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    denoiser = process.denoiser(lambda x_t, t: x_t * process.noise(t)[:, None].to(x_t), "epsilon")
+    asks = {
+        "to_ve": lambda x: process.to_ve(x, t),
+        "from_ve": lambda x: process.from_ve(x, sigma),
+        "velocity": lambda x: (process.velocity(lambda x, s: 0.5 * x, x, t),),
+        "denoiser": lambda x: (denoiser(x, sigma),),
+    }
+    for ask in asks.values():
+        answer, expected = ask(x), ask(x.double())
+        assert answer[0].dtype == dtype
+        scale = float(x.abs().max() / process.signal(t.max()))
+        torch.testing.assert_close(
+            answer[0].to(DOUBLE), expected[0], rtol=4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps * scale
+        )
+        for value, right in zip(answer[1:], expected[1:], strict=True):
+            torch.testing.assert_close(value.to(DOUBLE), right, rtol=1e-5, atol=0)
+
+
+@given(gaussians(), st.sampled_from(["epsilon", "sample", "v_prediction"]), st.floats(0, 1))
+def test_beyond_a_table_the_denoiser_is_continued(case, predicts, share):
+    """Below, as much of the noise seen at σ_0 is taken away as is there; above, x is scaled down to σ_T."""
+    process = gt.DDPM.linear()
+
+    def network(x_t, t):
+        a, b = process.signal(t[:1]).item(), process.noise(t[:1]).item()
+        clean, noise = posterior(type(case)(case.model, case.covariance, x_t, case.sigma), a, b)
+        answer = {"epsilon": noise, "sample": clean, "v_prediction": a * noise - b * clean}[predicts]
+        return torch.from_numpy(answer.reshape(x_t.shape))
+
+    lowest, highest = process.levels
+    assert [lowest, highest] == process.sigma(torch.tensor([0.0, 999.0], dtype=DOUBLE)).tolist()
+    denoiser = process.denoiser(network, predicts)
+    noise = (case.x - case.model(case.x, lowest)) / lowest
+    scale = 1e-8 * float(case.x.abs().max())
+    torch.testing.assert_close(denoiser(case.x, share * lowest), case.x - share * lowest * noise, rtol=1e-6, atol=scale)
+    above = highest * (1 + 9 * share)
+    scaled = case.x * ((1 + highest**2) / (1 + above**2)) ** 0.5
+    torch.testing.assert_close(denoiser(case.x, above), case.model(scaled, highest), rtol=1e-6, atol=scale)
+
+
+def test_the_default_grid_runs_on_ddpms_table():
+    """Down to σ = 0.002 and 0, with the exact network of a standard normal, whose flow is known."""
+    process = gt.DDPM.linear()
+    denoiser = process.denoiser(lambda x_t, t: x_t * process.noise(t)[:, None], "epsilon")
+    x = 80 * torch.ones(1, 2, dtype=DOUBLE)
+    *_, last = gt.samplers.heun(denoiser, x, gt.karras_sigmas(100))
+    torch.testing.assert_close(last.x, x / (1 + 80**2) ** 0.5, rtol=2e-3, atol=0)
+
+
 def test_a_batch_of_times_is_its_rows():
     model = gt.Gaussian.isotropic(torch.zeros(3, dtype=DOUBLE), 2.0)
     x = torch.randn(4, 3, dtype=DOUBLE)
@@ -211,6 +308,29 @@ def test_a_batch_of_times_is_its_rows():
 
 
 # ---- bad input
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+def test_times_and_levels_outside_a_process_are_refused_with_its_range(process):
+    x, model = torch.zeros(1, 2), gt.Gaussian.isotropic(torch.zeros(2), 1.0)
+    low, high = process.span
+    of_time = [process.signal, process.noise, process.signal_rate, process.noise_rate, process.sigma]
+    of_time += [lambda t: process.to_ve(x, t), lambda t: process.velocity(model, x, t)]
+    for t in [-1e-3, math.nan, math.inf] + ([1.001 * high] if high < math.inf else []):
+        for ask in of_time:
+            with pytest.raises(ValueError, match=f"expected {low:g} to {high:g}, the range of|finite number"):
+                ask(torch.tensor([t]))
+    lowest, highest = process.levels
+    for sigma in [-1e-3, math.nan, math.inf] + [0.99 * lowest] * (lowest > 0) + [1.01 * highest] * (highest < math.inf):
+        for ask in (process.time, lambda sigma: process.from_ve(x, sigma)):
+            with pytest.raises(ValueError, match=f"expected {lowest:g} to {highest:g}, the range of|finite number"):
+                ask(torch.tensor([sigma]))
+
+
+def test_an_end_that_float32_rounds_is_still_one():
+    for process in PROCESSES[1:]:
+        ends = torch.tensor([end for end in process.levels if 0 < end < math.inf] or [1.0]) * (1 + 1e-6)
+        assert (process.sigma(process.time(ends)) / ends - 1).abs().max() < 1e-5
 
 
 @pytest.mark.usefixtures("as_installed")
@@ -226,12 +346,26 @@ def test_a_batch_of_times_is_its_rows():
         (lambda: gt.log_uniform_sigmas(0), ValueError, "n is 0, expected an integer >= 1"),
         (lambda: gt.log_uniform_sigmas(5, 2.0, 1.0), ValueError, "expected 0 < sigma_min <= sigma_max"),
         (lambda: gt.log_uniform_sigmas(5, 1.0, 1.0), ValueError, "are both 1.0, but 5 decreasing levels"),
+        (lambda: gt.karras_sigmas(5, rho=1e-3), ValueError, r"not so small that σ\^\(1/ρ\) overflows"),
+        (lambda: gt.karras_sigmas(5, rho=1e18), ValueError, "5 levels from 80.0 to 0.002 do not decrease in float64"),
+        (lambda: gt.log_uniform_sigmas(99, 1.0, 1 + 1e-15), ValueError, "99 levels from .* do not decrease"),
+        (lambda: gt.DDPM.linear(-1), ValueError, "steps is -1, expected an integer >= 2"),
         (lambda: gt.VP(2.0, 1.0), ValueError, "beta_min is 2.0 and beta_max 1.0"),
         (lambda: gt.DDPM(torch.ones(1)), ValueError, r"alphas_cumprod has shape \(1,\)"),
         (lambda: gt.DDPM(torch.linspace(1e-4, 0.02, 10)), ValueError, "use DDPM.from_betas"),
-        (lambda: gt.DDPM.linear().time(torch.tensor([0.001])), ValueError, "expected within the 1000-step table"),
+        (
+            lambda: gt.DDPM.linear().time(torch.tensor([0.001])),
+            ValueError,
+            "expected 0.010.* to 157.4.*, the range of DDPM",
+        ),
         (lambda: gt.DDPM.linear().sigma(torch.tensor([1000.0])), ValueError, "expected 0 to 999"),
         (lambda: gt.FlowMatching().to_ve(torch.zeros(1, 2), 1.0), ValueError, "no signal left at t = 1"),
+        (lambda: gt.FlowMatching().from_ve(torch.zeros(1, 2), 1e20), ValueError, "no signal left at t = 1"),
+        (
+            lambda: gt.FlowMatching().to_ve(torch.full((1, 2), 6e4, dtype=torch.float16), 0.5),
+            ValueError,
+            r"x / signal\(t\) holds 2 values that are NaN or infinite",
+        ),
         (lambda: gt.VE().velocity(lambda x, s: x, torch.zeros(1, 2), 0.0), ValueError, "no noise at time t"),
         (
             lambda: gt.VP().denoiser(lambda x, t: x, "noise"),

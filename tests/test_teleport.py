@@ -1,6 +1,9 @@
 """Teleportation: the jump is the flow of each process's own ODE, composes, and counts what it saves."""
 
 import itertools
+import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -82,6 +85,16 @@ def test_flow_matching_from_pure_noise_is_the_limit(case, sigma):
     torch.testing.assert_close(jump.x, process.from_ve(there, sigma)[0], rtol=1e-6, atol=1e-6)
     near = gt.teleport(case.model, noise, grid(1 - 1e-9, 0), sigma, process=process)
     torch.testing.assert_close(jump.x, near.x, rtol=1e-5, atol=1e-5 * (1 + case.model.mean.abs().max().item()))
+
+
+@pytest.mark.parametrize("variance", [0.0, 1.0, 1e12])
+def test_the_limit_holds_at_any_scale_of_the_data(variance):
+    """√(b'² + a'²λ)·n + a'μ, in float32 too."""
+    mean = torch.full((3,), variance**0.5)
+    noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    jump = gt.teleport(gt.Gaussian.isotropic(mean, variance), noise, grid(1, 0), 3.0, process=gt.FlowMatching())
+    expected = 0.25 * mean + (0.75**2 + 0.25**2 * variance) ** 0.5 * noise
+    torch.testing.assert_close(jump.x, expected, rtol=1e-6, atol=1e-6 * (1 + variance**0.5))
 
 
 class Counting:
@@ -179,13 +192,28 @@ def test_what_cannot_be_is_refused():
         ((family, x, levels, 1.0), {}, ValueError, r"labels are None, expected \(2,\)"),
         ((family, x, levels, 1.0), {"labels": torch.tensor([0])}, ValueError, r"labels are of shape \(1,\)"),
         ((family, x, levels, 1.0), {"labels": torch.tensor([0, 3])}, ValueError, r"labels hold \[3\].*has \[0, 4\]"),
+        ((family, x, levels, 1.0), {"labels": [0, 0]}, ValueError, r"labels are \[0, 0\], expected \(2,\)"),
         ((model, x, levels, 1.0), {"labels": torch.tensor([0, 0])}, ValueError, "with a single model"),
     ]
+    for process, start, end in (
+        (gt.FlowMatching(), 1000, 0),
+        (gt.FlowMatching(), 1.1, 0),
+        (gt.VP(), 999, 0),
+        (gt.VP(), 1.5, 0.1),
+        (gt.DDPM.linear(), 1000, 0),
+    ):
+        message = f"t lies between {end:g} and {start:g}, expected 0 to {process.span[1]:g}, the range of"
+        refused.append(((model, x, torch.linspace(start, end, 11), 3.0), {"process": process}, ValueError, message))
+    for process, sigma in ((gt.VP(), 200.0), (gt.DDPM.linear(), 1e-3)):
+        message = f"sigma lies between {sigma:g} and .* the range of"
+        refused.append(((model, x, grid(0.9, 0.1), sigma), {"process": process}, ValueError, message))
     for arguments, options, error, message in refused:
         with pytest.raises(error, match=message):
             gt.teleport(*arguments, **options)
     with pytest.raises(ValueError, match="different covariances"):
         guided(model, gt.Gaussian.isotropic(x[0], 2.0), 2.0)
+    with pytest.raises(ValueError, match="scale is nan"):
+        guided(model, model, math.nan)
 
 
 def bent(model, size, seed=0):
@@ -225,6 +253,7 @@ def test_the_predicted_change_is_the_measured_one_to_first_order(case):
     assert skip.sigma == levels[-1]
 
 
+@pytest.mark.filterwarnings("ignore:at σ = .* the mean squared residual")
 @given(gaussians(), st.floats(0, 1))
 def test_the_chosen_level_is_the_last_within_the_tolerance(case, share):
     """The network is asked once for each level of the curve, which ends with the first that is too far."""
@@ -274,5 +303,50 @@ def test_levels_and_tolerances_that_cannot_be_are_refused():
         gt.choose_skip(model, model, torch.tensor([80.0, 0.0]))
     with pytest.raises(ValueError, match="tolerance is 0"):
         gt.choose_skip(model, model, levels, tolerance=0)
+    with pytest.raises(ValueError, match=r"x has shape \(0, 3\), expected at least one state"):
+        gt.choose_skip(model, model, levels, x=torch.zeros(0, 3))
+    with pytest.raises(ValueError, match="the denoiser answers 1 rows, expected 16"):
+        gt.choose_skip(lambda x, sigma: x[:1], model, levels)
+    with pytest.raises(TypeError, match="gaussian is function"):
+        gt.choose_skip(model, lambda x, sigma: x, levels)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_network_that_answers_nan_is_named_wherever_it_does():
+    """At the levels that are tried, and below them, where the sampler asks that finishes the probes."""
+    model, levels = gt.Gaussian.isotropic(torch.zeros(3), 1.0), torch.tensor([80.0, 40.0])
     with pytest.raises(ValueError, match="the denoiser's answer holds 48 values that are NaN"):
         gt.choose_skip(lambda x, sigma: x * torch.nan, model, levels)
+    with pytest.raises(ValueError, match=r"denoiser.* holds .* values that are NaN"):
+        gt.choose_skip(lambda x, sigma: model(x, sigma) + (0.1 if sigma > 30 else torch.nan), model, levels, 1.0)
+
+
+@pytest.mark.parametrize("finish", [0, 8])
+def test_a_gaussian_without_variance_predicts_nothing(finish):
+    """Of one image, or where the network differs from it: its flow to σ = 0 forgets whatever changes there."""
+    levels, flat = torch.tensor([80.0, 20.0, 5.0]), torch.tensor([1.0, 0.0, 0.0])
+    one_image = gt.Gaussian.fit(torch.ones(1, 3))
+    one_direction = gt.Gaussian(torch.zeros(3), torch.ones(1), torch.eye(3)[:, 1:2])
+    for model in (one_image, one_direction):
+        with pytest.raises(ValueError, match="gaussian has no variance in the directions in which the denoiser"):
+            gt.choose_skip(lambda x, sigma, model=model: model(x, sigma) + flat, model, levels, finish=finish)
+        assert gt.choose_skip(model, model, levels, finish=finish).sigma == 5
+
+
+def test_a_network_of_other_data_is_warned_of():
+    """E|D − D_G|² of the Gaussian of other data, in closed form, against the Gaussian's own loss; and no false alarm.
+
+    The exact denoiser of two images is as far from Gaussian as one can be.
+    """
+    model, shift = gt.Gaussian.isotropic(torch.zeros(4, dtype=DOUBLE), 1.0), 3.0
+    other = model.with_mean(model.mean + shift)
+    levels = torch.tensor([20.0, 10.0])
+    loss = 4 * 400 / 401
+    times = 4 * (shift * 400 / 401) ** 2 / loss
+    with pytest.warns(
+        UserWarning, match=re.escape(f"at σ = 20 the mean squared residual of the network is {times:.2g}")
+    ):
+        gt.choose_skip(other, model, levels, tolerance=10.0)
+    images = torch.tensor([[-1.0], [1.0]], dtype=DOUBLE)
+    with warnings.catch_warnings(action="error"):
+        gt.choose_skip(gt.PointCloud(images), gt.Gaussian.fit(images), torch.logspace(1, -1, 9), 1e9, finish=0)

@@ -8,7 +8,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import torch
-from cases import Case, gaussians
+from cases import Case, gaussians, mixtures
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -393,6 +393,31 @@ def test_the_loss_of_a_point_cloud_is_what_its_own_noised_points_give():
     assert abs(estimate.value - losses.mean().item()) < 4 * math.hypot(plain, estimate.error)
     assert estimate.error < 0.7 * plain
     assert estimate.value < theory.denoising_loss(gt.Gaussian.fit(cloud.data), 0.3).value
+
+
+@given(mixtures(), st.integers(0, 2**32 - 1))
+def test_an_ideal_denoiser_is_no_misfit_and_one_of_other_data_is(case, seed):
+    """The mixture's own denoiser on its own noised draws; and the answers of one whose data lie far from there."""
+    gaussian, generator = case.model.to_gaussian(), torch.Generator().manual_seed(seed)
+    x = case.model.sample(500, case.sigma, generator=generator)
+    left = case.model(x, case.sigma) - gaussian(x, case.sigma)
+    assert theory.misfit(gaussian, case.sigma, left.flatten(1).square().sum(1)) == ""
+    variances = np.linalg.eigvalsh(gaussian.covariance.numpy())
+    loss = case.sigma**2 * (variances / (variances + case.sigma**2)).sum()
+    far = left + 3 * (loss / gaussian.dim) ** 0.5
+    squares = far.flatten(1).square().sum(1)
+    found = theory.misfit(gaussian, torch.full((500,), case.sigma), squares)
+    assert f"at σ = {case.sigma:g} " in found
+    assert f" {squares.mean() / loss:.2g} times the loss" in found
+
+
+def test_a_misfit_is_more_than_chance_and_rounding():
+    gaussian = gt.Gaussian.isotropic(torch.full((3,), 2.0), 1.0)
+    for squares, found in (([9.0], False), ([0.1, 9.0], False), ([9.0, 9.1], True), ([1.5, 1.5], False)):
+        assert bool(theory.misfit(gaussian, 1.0, torch.tensor(squares))) == found
+    one_image = gt.Gaussian.isotropic(torch.full((3,), 2.0), 0.0)
+    assert theory.misfit(one_image, 1.0, torch.full((4,), 1e-6)) == ""
+    assert "above the loss, 0, of" in theory.misfit(one_image, 1.0, torch.full((4,), 1.0))
 
 
 # ---- linear dynamics
