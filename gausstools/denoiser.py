@@ -48,7 +48,8 @@ def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) ->
         sigma: noise level > 0, a float or ``(batch,)``.
 
     Raises:
-        ValueError: if sigma is 0, where the score of a general distribution is not defined by its denoiser.
+        ValueError: if sigma is 0, where the score of a general distribution is not defined by its denoiser; if the
+            denoiser answers in another shape; or if the score is too large for the dtype.
 
     >>> prior = lambda x, sigma: x / (1 + sigma**2)      # the denoiser of a standard normal
     >>> score(prior, torch.ones(1, 2), 2.0)              # −x / (1 + σ²)
@@ -57,7 +58,16 @@ def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) ->
     level = along_batch(check_sigma(sigma, check_batch(x)), x)
     if (level == 0).any():
         raise ValueError("sigma is 0 in the batch, expected sigma > 0: (D(x, σ) − x) / σ² has no value there")
-    return (denoiser(x, sigma) - x) / level**2
+    denoised = denoiser(x, sigma)
+    if denoised.shape != x.shape:
+        raise ValueError(f"the denoiser answers in shape {tuple(denoised.shape)}, expected {tuple(x.shape)}")
+    # In two steps, since σ² may leave the range of the dtype where the score does not.
+    return in_dtype((denoised - x.to(level)) / level / level, x.dtype)
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to compute in: float32 for half precision, which is for storage, else the dtype itself."""
+    return torch.float32 if torch.finfo(dtype).bits < 32 else dtype
 
 
 def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> Tensor:
@@ -67,42 +77,80 @@ def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x
         TypeError: if it is no floating-point tensor.
         ValueError: if its shape does not fit, or it holds NaN or infinity.
     """
+    return check_values(check_shape(x, event_shape, name), name)
+
+
+def check_shape(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> Tensor:
+    """Return ``x`` if it is a floating-point batch ``(batch, *event_shape)``, else raise TypeError or ValueError."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is {type(x).__name__}, expected a torch.Tensor of shape {_batch_of(event_shape)}")
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}, expected a floating-point tensor; images live in [-1, 1]")
     if x.ndim == 0 or (event_shape is not None and x.shape[1:] != event_shape):
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {_batch_of(event_shape)}")
-    # The extremes are found several times faster than each entry is looked at; NaN is both.
-    if x.numel() and not torch.stack(torch.aminmax(x.detach())).isfinite().all():
-        bad = x.numel() - int(x.detach().isfinite().sum())
-        raise ValueError(f"{name} holds {bad} values that are NaN or infinite, of {x.numel()}")
     return x
 
 
+def check_values(x: Tensor, name: str = "x", largest: float = math.inf) -> Tensor:
+    """Return ``x`` if it holds no NaN or infinity, and nothing above ``largest`` in magnitude, else raise ValueError.
+
+    Such a largest value is what a computation in the dtype can take.
+    """
+    if x.numel() == 0:
+        return x
+    # The extremes are found several times faster than each entry is looked at; NaN is both.
+    extremes = torch.stack(torch.aminmax(x.detach())).abs()
+    if (extremes < largest).all():
+        return x
+    bad = x.numel() - int(x.detach().isfinite().sum())
+    if bad:
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite, of {x.numel()}")
+    raise ValueError(
+        f"{name} holds values up to {extremes.max():.3g}, expected at most {largest:.3g}: squares leave the range of "
+        f"{x.dtype}. Use smaller units or float64"
+    )
+
+
+def in_dtype(values: Tensor, dtype: torch.dtype, name: str = "the answer") -> Tensor:
+    """Return values in a dtype, or raise ValueError if they are NaN or infinite there."""
+    found = values.to(dtype)
+    if found.numel() and not torch.stack(torch.aminmax(found.detach())).isfinite().all():
+        largest = values.detach().abs().max()
+        raise ValueError(f"{name} reaches {largest:.3g}, which {dtype} cannot hold; use a wider dtype")
+    return found
+
+
 def check_sigma(sigma: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
-    """Return the noise level as a tensor ``(1,)`` or ``(batch,)`` with the dtype and device of ``x``, else raise.
+    """Return the noise level as a tensor ``(1,)`` or ``(batch,)`` on the device of ``x``, else raise.
+
+    Its dtype is that of ``x``, or float32 if that is half precision, in which σ² would leave the range.
 
     Raises:
         TypeError: if it is neither a number nor a tensor of numbers.
-        ValueError: if it is negative, NaN or infinite, or has neither one value nor one per row of ``x``.
+        ValueError: if it is negative, NaN, infinite or so large that its square is infinite, or has neither one value
+            nor one per row of ``x``.
     """
+    dtype = working_dtype(x.dtype)
+    largest = math.sqrt(torch.finfo(dtype).max)
     if isinstance(sigma, bool) or not isinstance(sigma, (numbers.Real, Tensor)):
         raise TypeError(f"{name} is {type(sigma).__name__}, expected a float or a tensor of shape ({len(x)},)")
     if isinstance(sigma, Tensor) and (sigma.dtype == torch.bool or sigma.is_complex()):
         raise TypeError(f"{name} has dtype {sigma.dtype}, expected real numbers")
     if not isinstance(sigma, Tensor):
-        if not 0 <= sigma < math.inf:
-            raise ValueError(f"{name} is {sigma}, expected a finite number >= 0")
-        return x.new_full((1,), float(sigma))
+        if not 0 <= sigma <= largest:
+            raise ValueError(f"{name} is {sigma}, expected a finite number >= 0, at most {largest:.2g} in {dtype}")
+        return x.new_full((1,), float(sigma), dtype=dtype)
     if sigma.numel() != 1 and sigma.shape != x.shape[:1]:
         raise ValueError(
             f"{name} has shape {tuple(sigma.shape)}, expected one value or one per row of the batch: ({len(x)},)"
         )
-    values = sigma.detach()
-    if not (values.isfinite() & (values >= 0)).all():
-        raise ValueError(f"{name} lies between {values.min():g} and {values.max():g}, expected finite numbers >= 0")
-    return sigma.reshape(-1).to(x)
+    level = sigma.reshape(-1).to(x.device, dtype)
+    if not ((level.detach() >= 0) & (level.detach() <= largest)).all():
+        raise ValueError(
+            f"{name} lies between {sigma.min():g} and {sigma.max():g}, expected finite numbers >= 0, at most "
+            f"{largest:.2g} in {dtype}"
+        )
+    return level
 
 
 def check_count(value: int, name: str, low: int, high: int | None = None) -> int:

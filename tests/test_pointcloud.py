@@ -193,7 +193,7 @@ def test_memory_is_that_of_a_chunk_however_many_the_points(monkeypatch):
         cloud = gt.PointCloud(random(count, dim, dtype=torch.float32))
         far = [gt.FarField(cloud, order) for order in (0, 1, 2)]
         for ask in (cloud, cloud.score, cloud.log_prob, cloud.posterior_variance, *far, gt.NearestNeighbour(cloud)):
-            with Largest(cloud.points, cloud._half_norms) as largest:
+            with Largest(cloud.points, cloud._half_norms, cloud._marks) as largest:
                 ask(x, 1.0)
             assert 0 < largest.entries <= max(batch * dim, batch * chunk)
 

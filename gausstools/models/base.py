@@ -4,6 +4,7 @@ Each is a distribution of clean data ``x0`` together with its noised family, the
 words of ``torch.distributions``. As a callable it is the denoiser of that family.
 """
 
+import math
 import os
 from collections.abc import Callable
 
@@ -11,17 +12,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
+from gausstools.denoiser import Sigma, check_count, check_shape, check_sigma, check_values, in_dtype, working_dtype
 from gausstools.models import files
 
 __all__ = ["ScoreModel"]
 
 
+class derived(property):
+    """A property that follows from the saved tensors: computed once, and again when one of them has changed.
+
+    It notices a tensor that was replaced, and what torch wrote into one (``copy_``, ``load_state_dict``).
+    """
+
+    def __get__(self, model: "ScoreModel | None", owner: type | None = None):
+        """Return the value for a model."""
+        if model is None:
+            return self
+        tensors = list(model._buffers.values())
+        # A kept value would lack the way back to a tensor that is being optimised. Inference tensors have no version.
+        if any(tensor.requires_grad or tensor.is_inference() for tensor in tensors):
+            return self.fget(model)
+        kept, name = model.__dict__.setdefault("_kept", {}), self.fget.__name__
+        before, versions, value = kept.get(name, ((), (), None))
+        now = [tensor._version for tensor in tensors]
+        if versions != now or any(old is not new for old, new in zip(before, tensors, strict=True)):
+            with torch.no_grad():
+                value = self.fget(model)
+            kept[name] = tensors, now, value
+        return value
+
+
 class ScoreModel(nn.Module):
     """A distribution whose noised density, score and denoiser are known in closed form.
 
-    It is an ``nn.Module``: ``.to(device)``, ``.double()``. Points come as ``(batch, *event)`` in the model's dtype,
-    noise levels as a float or ``(batch,)`` in the units of the data.
+    It is an ``nn.Module``: ``.to(device)``, ``.double()``. Points come as ``(batch, *event)``, in the model's dtype or
+    in half precision, noise levels as a float or ``(batch,)`` in the units of the data.
+
+    Answers have the dtype of the points. They are computed in float32 at least, because variances and squared distances
+    leave the range of float16 and the digits of bfloat16. So a model's tensors are float32 or float64 even after
+    ``.half()``, which decides in which dtype it samples.
 
     >>> import gausstools as gt
     >>> cloud = gt.PointCloud(torch.tensor([[-1.0], [1.0]]))
@@ -33,10 +62,13 @@ class ScoreModel(nn.Module):
     """
 
     mean: Tensor
+    dtype: torch.dtype
 
-    def __init__(self):
-        super().__init__()
-        self.register_load_state_dict_post_hook(_derive_again)
+    def _hold(self, dtype: torch.dtype, **tensors: Tensor) -> None:
+        """Keep the tensors that the model is made of, for a model of this dtype."""
+        self.dtype = dtype
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.to(working_dtype(tensor.dtype)) if tensor.is_floating_point() else tensor)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -87,7 +119,7 @@ class ScoreModel(nn.Module):
         level = check_sigma(sigma, self.mean.new_empty(n, 0))
         if len(level) > 1:
             raise ValueError(f"sigma has shape ({len(level)},), expected one number for all draws")
-        return self._return(self._draw(n, level.item(), generator), (n, *self.event_shape))
+        return as_asked(self._return(self._draw(n, level.item(), generator), (n, *self.event_shape)), self.dtype)
 
     def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         """Return n draws around the mean, ``(n, D)``."""
@@ -119,41 +151,85 @@ class ScoreModel(nn.Module):
     def _restore(cls, **tensors: Tensor) -> "ScoreModel":
         return cls(**tensors)
 
-    def _derive(self) -> None:
-        """Compute again what follows from the saved tensors."""
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        # nn.Module writes into the tensors that are there, which a sibling may share (`Gaussian.with_mean`).
+        for name, tensor in self._buffers.items():
+            self._buffers[name] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "ScoreModel":
-        # nn.Module moves and converts its buffers here; what derives from them must not keep the old precision.
-        super()._apply(fn, recurse)
-        self._derive()
-        return self
+        # nn.Module moves and converts its buffers here.
+        def convert(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not moved.is_floating_point() or moved.dtype == tensor.dtype:
+                return moved
+            name = f"a tensor of the {type(self).__name__}"
+            return in_dtype(tensor.to(moved.device), working_dtype(moved.dtype), name)
 
-    # ---- checks
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        self.__dict__.pop("_kept", None)  # which holds the old tensors in memory
+        return super()._apply(convert, recurse)
+
+    # ---- the border: every question comes in here, and every answer goes out
+
+    def _by_rows(
+        self, ask: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Sigma, *, density: bool = False
+    ) -> Tensor:
+        """Return ``ask(rows, level)`` for all rows, in the dtype of x, asked in parts that bound the memory.
+
+        Args:
+            ask: gets points around the mean, ``(rows, D)``, and their noise levels, ``(1 or rows, 1)``, in float32 at
+                least, and answers with one row for each.
+            x: ``(batch, *event)``.
+            sigma: a float or ``(batch,)``.
+            density: whether a density is asked for. It must exist, and its logarithm and score may be too large for the
+                dtype, which the others are not, float16 apart.
+        """
+        rows, level = self._question(x, sigma)
+        if density:
+            self._check_density(level)
+        size = self._rows_at_once()
+        levels = level.split(size) if len(level) > 1 else [level] * max(1, -(-len(rows) // size))
+        # Autocast would take the products in half precision.
+        with torch.autocast(x.device.type, enabled=False):
+            answers = [ask(part, of_part) for part, of_part in zip(rows.split(size), levels, strict=True)]
+        return as_asked(answers[0] if len(answers) == 1 else torch.cat(answers), x.dtype, look=density)
+
+    def _rows_at_once(self) -> int:
+        """Return how many rows may be asked about at once, for the memory that it takes."""
+        return 2**62
 
     def _question(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
         """Return the points, centred at the mean, ``(batch, D)``, and the noise levels, ``(1 or batch, 1)``."""
-        check_batch(x, self.event_shape)
-        if x.dtype != self.mean.dtype:
+        check_shape(x, self.event_shape)
+        dtype = working_dtype(self.mean.dtype)
+        if x.dtype != dtype and torch.finfo(x.dtype).bits >= 32:
             name = type(self).__name__
-            raise TypeError(f"x is {x.dtype} and the {name} {self.mean.dtype}; convert one: model.to(x.dtype)")
-        return (x - self.mean).flatten(1), check_sigma(sigma, x)[:, None]
+            raise TypeError(f"x is {x.dtype} and the {name} {dtype}; convert one: model.to(x.dtype)")
+        rows = (x.to(dtype) - self.mean).flatten(1)
+        level = check_sigma(sigma, check_lengths(rows, "x"))[:, None]
+        return rows, level.where(level**2 >= torch.finfo(dtype).tiny, 0)  # σ² without its digits is none
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def _check_density(self, level: Tensor) -> None:
-        if (level == 0).any() and self._smallest_variance() == 0:
-            raise ValueError("sigma is 0 and the covariance singular: there is no density. Use sigma > 0, or a tail")
+        tiny = torch.finfo(level.dtype).tiny
+        if (level == 0).any() and self._smallest_variance() < tiny:
+            raise ValueError(
+                "sigma is 0, or as good as 0, and the covariance singular: there is no density. Use sigma > "
+                f"{tiny**0.5:.1g}, or a tail"
+            )
 
     def _smallest_variance(self) -> float:
         """Return the variance of clean data in the direction where it is smallest."""
         raise NotImplementedError
 
     def _return(self, centred: Tensor, like: Tensor | tuple[int, ...]) -> Tensor:
-        """Return rows around the mean in the event's shape."""
-        shape = like.shape if isinstance(like, Tensor) else like
-        return self.mean + centred.reshape(shape)
-
-
-def _derive_again(model: ScoreModel, _: object) -> None:
-    model._derive()
+        """Return rows around the mean in the event's shape, and in the dtype of a tensor that they answer."""
+        if isinstance(like, Tensor):
+            return as_asked(self.mean + centred.reshape(like.shape), like.dtype)
+        return self.mean + centred.reshape(like)
 
 
 def check_event(mean: Tensor, name: str = "mean") -> Tensor:
@@ -166,6 +242,16 @@ def check_event(mean: Tensor, name: str = "mean") -> Tensor:
     if not mean.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values")
     return mean
+
+
+def check_lengths(rows: Tensor, name: str) -> Tensor:
+    """Return ``(n, D)`` if the squared lengths of rows and of their differences are finite, else raise ValueError."""
+    return check_values(rows, name, math.sqrt(torch.finfo(rows.dtype).max / rows.shape[1]) / 4)
+
+
+def as_asked(answer: Tensor, dtype: torch.dtype, *, look: bool = False) -> Tensor:
+    """Return an answer in the dtype of its question; float16 is looked at for overflow, another one if told so."""
+    return in_dtype(answer, dtype) if look or torch.finfo(dtype).max < 1e38 else answer.to(dtype)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gausstools.denoiser import check_batch, check_count
+
 __all__ = ["eigenpairs"]
 
 OVERSAMPLING = 32
@@ -28,11 +30,15 @@ def eigenpairs(
         rank: how many pairs, 0 to dim; None is all. A small part of them, of a large matrix, is computed in a Krylov
             space, to a relative accuracy of better than 1e-4 in each eigenvalue (in practice 1e-6).
 
+    Raises:
+        ValueError: for a matrix that is not square or holds NaN, or another rank.
+
     >>> values, vectors = eigenpairs(torch.diag(torch.tensor([1.0, 3.0, 2.0])), rank=2)
     >>> values, vectors.argmax(0)
     (tensor([3., 2.]), tensor([1, 2]))
     """
-    rank = len(matrix) if rank is None else rank
+    rank = len(matrix) if rank is None else check_count(rank, "rank", 0, len(matrix))
+    check_batch(matrix, matrix.shape[:1], "matrix")
     pairs = _krylov(matrix, rank) if rank > 0 and 6 * (rank + OVERSAMPLING) <= len(matrix) else None
     if pairs is None:
         values, vectors = torch.linalg.eigh(matrix)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_count, score
+from gausstools.denoiser import Sigma, check_count, in_dtype
 from gausstools.models.pointcloud import PointCloud
 
 __all__ = ["FarField", "NearestNeighbour"]
@@ -51,21 +51,31 @@ class FarField:
     def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the expansion of ``E[x0 | x_σ = x]``, for sigma > 0."""
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            if (noise == 0).any():
-                raise ValueError("sigma is 0, expected sigma > 0: the expansion is one in 1/σ")
-            answer = torch.zeros_like(rows)
-            for points, half_norms in self.cloud._chunks() if self.order else ():
-                first = points @ rows.T / noise
-                second = (first.square() - 2 * half_norms / noise) / 2 if self.order == 2 else 0.0
-                answer = answer + (first + second).T @ points
-            return answer / len(self.cloud)
+        mean = self.cloud.mean.flatten()
 
-        return self.cloud._return(self.cloud._by_rows(ask, x, sigma), x)
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            return in_dtype(mean + self._offset(rows, level), rows.dtype)  # near the data it grows without bound
+
+        return self.cloud._by_rows(ask, x, sigma).reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``(D(x, σ) − x)/σ²`` for this D."""
-        return score(self, x, sigma)
+
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            return (self._offset(rows, level) - rows) / level**2
+
+        return self.cloud._by_rows(ask, x, sigma, density=True).reshape(x.shape)
+
+    def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return ``D − μ`` for rows around the mean, ``(b, D)``, at levels ``(1 or b, 1)``."""
+        if (level == 0).any():
+            raise ValueError("sigma is 0, expected sigma > 0: the expansion is one in 1/σ")
+        answer, noise = torch.zeros_like(rows), level.T**2
+        for points, half_norms in self.cloud._chunks() if self.order else ():
+            first = points @ rows.T / noise
+            second = (first.square() - 2 * half_norms / noise) / 2 if self.order == 2 else 0.0
+            answer = answer + (first + second).T @ points
+        return answer / len(self.cloud)
 
 
 @dataclass(frozen=True)
@@ -87,22 +97,21 @@ class NearestNeighbour:
         tensor([1])
         """
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            best, index, start = rows.new_full((len(rows),), -torch.inf), torch.zeros(len(rows)).long(), 0
-            index = index.to(rows.device)
-            for closeness, points, _ in self.cloud._logits(rows, noise):
-                value, place = closeness.max(0)
-                index, best = torch.where(value > best, start + place, index), value.maximum(best)
-                start += len(points)
-            return index
-
-        return self.cloud._by_rows(ask, x, 1.0)
+        rows, _ = self.cloud._question(x, 1.0)
+        return torch.cat([self._nearest(part) for part in rows.split(self.cloud._rows_at_once())])
 
     def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the nearest point of the data; sigma is only checked."""
-        self.cloud._question(x, sigma)
-        return self.cloud._return(self.cloud.points[self.index(x)], x)
+        mean, points = self.cloud.mean.flatten(), self.cloud.points
+        return self.cloud._by_rows(lambda rows, _: mean + points[self._nearest(rows)], x, sigma).reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``(y − x)/σ²`` for the nearest point y."""
-        return score(self, x, sigma)
+
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            return (self.cloud.points[self._nearest(rows)] - rows) / level**2
+
+        return self.cloud._by_rows(ask, x, sigma, density=True).reshape(x.shape)
+
+    def _nearest(self, rows: Tensor) -> Tensor:
+        return self.cloud._peak(rows, rows.new_ones(1, 1))[1]

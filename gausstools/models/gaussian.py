@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma
-from gausstools.models.base import ScoreModel, check_event, ratio
+from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma, working_dtype
+from gausstools.models.base import ScoreModel, as_asked, check_event, ratio
 from gausstools.models.batches import labelled_batches
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.moments import Moments
@@ -35,7 +35,8 @@ class Gaussian(ScoreModel):
     rank D is full, and then the tail plays no part. Units are those of the data: [-1, 1] for images.
 
     Args:
-        mean: μ, ``(*event)``, floating point; its dtype and device become the model's.
+        mean: μ, ``(*event)``, floating point; its dtype and device become the model's, which computes in float32 at
+            least.
         variances: λ, ``(rank,)``, each >= 0, in the order of the basis (``fit`` gives them decreasing).
         basis: U, ``(D, rank)`` with orthonormal columns, D the number of entries of one event.
         tail: variance in every direction outside the basis, >= 0.
@@ -58,7 +59,8 @@ class Gaussian(ScoreModel):
     def __init__(self, mean: Tensor, variances: Tensor, basis: Tensor, tail: float | Tensor = 0.0):
         super().__init__()
         mean = check_event(mean)
-        like = {"dtype": mean.dtype, "device": mean.device}
+        rounding = torch.finfo(basis.dtype).eps if isinstance(basis, Tensor) and basis.is_floating_point() else 0.0
+        like = {"dtype": working_dtype(mean.dtype), "device": mean.device}
         variances, basis, tail = (torch.as_tensor(value, **like) for value in (variances, basis, tail))
         if variances.ndim != 1 or basis.shape != (mean.numel(), len(variances)):
             raise ValueError(
@@ -70,10 +72,10 @@ class Gaussian(ScoreModel):
         for name, values in (("variances", variances), ("tail", tail)):
             if not (values.isfinite() & (values >= 0)).all():
                 raise ValueError(f"{name} hold {values.min():g}, expected finite numbers >= 0")
-        _check_orthonormal(basis)
-        for name, value in (("mean", mean), ("variances", variances), ("basis", basis), ("tail", tail.reshape(()))):
-            self.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
-        self._derive()
+        _check_orthonormal(basis, rounding)
+        own = {"mean": mean, "variances": variances, "basis": basis, "tail": tail.reshape(())}
+        own = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in own.items()}
+        self._hold(mean.dtype, **own)
 
     # ---- making one
 
@@ -139,7 +141,7 @@ class Gaussian(ScoreModel):
             offset = (mean - total.mean).flatten()
             within.addr_(offset, offset, alpha=-sums[label][0] / total.count)
         shared = cls.from_covariance(total.mean, within, rank).to(total.like)
-        return {label: shared.with_mean(mean.to(total.like)) for label, mean in means.items()}
+        return {label: shared.with_mean(mean.to(shared.mean)) for label, mean in means.items()}
 
     @classmethod
     def from_moments(cls, moments: Moments, rank: int | None = None) -> "Gaussian":
@@ -192,7 +194,8 @@ class Gaussian(ScoreModel):
         Gaussian(event_shape=(1, 8, 8), rank=0, tail=0.25)
         """
         mean = check_event(mean)
-        return cls(mean, mean.new_empty(0), mean.new_empty(mean.numel(), 0), variance)
+        none = torch.empty(mean.numel(), 0)
+        return cls(mean, none[0], none, variance)
 
     def truncate(self, rank: int, discarded: Literal["tail", "drop"] = "tail") -> "Gaussian":
         """Return the Gaussian that keeps the ``rank`` largest variances.
@@ -213,22 +216,25 @@ class Gaussian(ScoreModel):
         tail = 0.0
         if discarded == "tail" and rank < self.dim:
             tail = (self.variances[left].sum() + self.tail * (self.dim - self.rank)) / (self.dim - rank)
-        return type(self)(self.mean, self.variances[kept], self.basis[:, kept], tail)
+        return type(self)(self.mean, self.variances[kept], self.basis[:, kept], tail).to(self.dtype)
 
     def with_mean(self, mean: Tensor) -> "Gaussian":
-        """Return N(mean, Σ): the same covariance around another mean, ``(*event)``. The tensors of Σ are shared.
+        """Return N(mean, Σ): the same covariance around another mean, ``(*event)``.
+
+        The tensors of Σ are one in memory: what is written into them in place is written for both. Loading a state and
+        moving to another device or dtype are for one alone.
 
         >>> Gaussian.isotropic(torch.zeros(2), 1.0).with_mean(torch.ones(2)).mean
         tensor([1., 1.])
         """
         check_event(mean)
-        if mean.shape != self.event_shape or mean.dtype != self.mean.dtype:
+        if mean.shape != self.event_shape or working_dtype(mean.dtype) != self.mean.dtype:
             raise ValueError(
                 f"mean is {mean.dtype} of shape {tuple(mean.shape)}, expected {self.mean.dtype} of shape "
                 f"{tuple(self.event_shape)}"
             )
         other = copy.copy(self)
-        other._buffers = {**self._buffers, "mean": mean.detach().clone().to(self.mean.device)}
+        other._buffers = {**self._buffers, "mean": mean.detach().clone().to(self.mean)}
         return other
 
     def noised(self, sigma: float) -> "Gaussian":
@@ -238,7 +244,7 @@ class Gaussian(ScoreModel):
         Gaussian(event_shape=(2,), rank=0, tail=10)
         """
         level = check_sigma(sigma, self.mean.reshape(1, -1))
-        return type(self)(self.mean, self.variances + level**2, self.basis, self.tail + level**2)
+        return type(self)(self.mean, self.variances + level**2, self.basis, self.tail + level**2).to(self.dtype)
 
     # ---- what it is
 
@@ -269,11 +275,15 @@ class Gaussian(ScoreModel):
         At σ = 0 it is the limit: ``x`` itself, projected onto the support of a singular Σ.
 
         Args:
-            x: ``(batch, *event)``, in the model's dtype.
+            x: ``(batch, *event)``, in the model's dtype or in half precision.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
-        centred, level = self._question(x, sigma)
-        return self._return(self._spectral(lambda v: ratio(v, v + level**2), centred), x)
+        mean = self.mean.flatten()
+
+        def ask(centred: Tensor, level: Tensor) -> Tensor:
+            return mean + self._spectral(lambda v: ratio(v, v + level**2), centred)
+
+        return self._by_rows(ask, x, sigma).reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``∇ log p(x; σ) = −(Σ+σ²I)⁻¹(x−μ)``, accurate at small σ too.
@@ -281,9 +291,11 @@ class Gaussian(ScoreModel):
         Raises:
             ValueError: at σ = 0 where Σ is singular, since there is no density.
         """
-        centred, level = self._question(x, sigma)
-        self._check_density(level)
-        return -self._spectral(lambda v: 1 / (v + level**2), centred).reshape(x.shape)
+
+        def ask(centred: Tensor, level: Tensor) -> Tensor:
+            return self._spectral(lambda v: -1 / (v + level**2), centred)
+
+        return self._by_rows(ask, x, sigma, density=True).reshape(x.shape)
 
     def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, " batch"]:
         """Return the log density of ``x`` under N(μ, Σ+σ²I), in nats, ``(batch,)``.
@@ -291,18 +303,20 @@ class Gaussian(ScoreModel):
         Raises:
             ValueError: at σ = 0 where Σ is singular, since there is no density.
         """
-        centred, level = self._question(x, sigma)
-        self._check_density(level)
-        inside = centred @ self.basis
-        spread = self.variances + level**2
-        mahalanobis = (inside**2 / spread).sum(1)
-        log_determinant = spread.log().sum(1)
-        if self.rank < self.dim:
-            outside = centred - inside @ self.basis.T
-            spread = (self.tail + level**2)[:, 0]
-            mahalanobis = mahalanobis + (outside**2).sum(1) / spread
-            log_determinant = log_determinant + (self.dim - self.rank) * spread.log()
-        return -0.5 * (mahalanobis + log_determinant + self.dim * math.log(2 * math.pi))
+
+        def ask(centred: Tensor, level: Tensor) -> Tensor:
+            inside = centred @ self.basis
+            spread = self.variances + level**2
+            mahalanobis = (inside**2 / spread).sum(1)
+            log_determinant = spread.log().sum(1)
+            if self.rank < self.dim:
+                outside = centred - inside @ self.basis.T
+                spread = (self.tail + level**2)[:, 0]
+                mahalanobis = mahalanobis + (outside**2).sum(1) / spread
+                log_determinant = log_determinant + (self.dim - self.rank) * spread.log()
+            return -0.5 * (mahalanobis + log_determinant + self.dim * math.log(2 * math.pi))
+
+        return self._by_rows(ask, x, sigma, density=True)
 
     def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
         """Return the trace of ``Cov[x0 | x_σ = x] = σ²Σ(Σ+σ²I)⁻¹``: for a Gaussian the same at every x.
@@ -310,11 +324,14 @@ class Gaussian(ScoreModel):
         >>> Gaussian.isotropic(torch.zeros(3), 4.0).posterior_variance(torch.ones(1, 3), 2.0)      # 3 · 4·4/(4+4)
         tensor([6.])
         """
-        _, level = self._question(x, sigma)
-        noise = level**2
-        inside = (noise * ratio(self.variances, self.variances + noise)).sum(1)
-        outside = (noise * ratio(self.tail, self.tail + noise))[:, 0] * (self.dim - self.rank)
-        return (inside + outside).expand(len(x))
+
+        def ask(centred: Tensor, level: Tensor) -> Tensor:
+            noise = level**2
+            inside = (self.variances * ratio(noise, self.variances + noise)).sum(1)
+            outside = (self.tail * ratio(noise, self.tail + noise))[:, 0] * (self.dim - self.rank)
+            return (inside + outside).expand(len(centred))
+
+        return self._by_rows(ask, x, sigma)
 
     def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         white = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
@@ -354,11 +371,15 @@ class Gaussian(ScoreModel):
                 "variance and cannot be run back. Start above 0"
             )
 
-        def factor(variance):
-            deviation = variance.sqrt()
-            return ratio(torch.hypot(end, deviation), torch.hypot(start, deviation))
+        def spread(level: Tensor, deviation: Tensor) -> Tensor:
+            # At 0 the slope of √(σ²+λ) in σ is 0, but 1 where λ is 0: there it is σ itself.
+            none = deviation == 0
+            return torch.where(none, level, torch.hypot(level, deviation.where(~none, 1)))
 
-        return self._return(self._spectral(factor, centred), (*end.shape[:-2], *x.shape))
+        def factor(variance: Tensor) -> Tensor:
+            return ratio(*(spread(level, variance.sqrt()) for level in (end, start)))
+
+        return as_asked(self._return(self._spectral(factor, centred), (*end.shape[:-2], *x.shape)), x.dtype)
 
     # ---- the one formula
 
@@ -368,8 +389,7 @@ class Gaussian(ScoreModel):
         ``function`` maps variances ``(k,)`` to factors ``(k,)``, ``(1 or batch, k)``, or ``(levels, 1 or batch, k)``
         for as many answers.
         """
-        # Columns instead of rows: the product is fastest with the large matrix on its left, and its rows in order.
-        inside = self._directions @ centred.T
+        inside = (centred @ self.basis).T
         factors = torch.atleast_2d(function(self.variances))
         if self.rank == self.dim:
             return self._expand(inside * factors.mT)
@@ -384,16 +404,13 @@ class Gaussian(ScoreModel):
         columns = self.basis @ coefficients.transpose(0, 1).flatten(1)
         return columns.T.reshape(levels, batch, self.dim)
 
-    def _derive(self) -> None:
-        self.register_buffer("_directions", self.basis.T.contiguous(), persistent=False)
-
     def _smallest_variance(self) -> float:
         smallest = [self.variances.min()] if self.rank else []
         return float(min(smallest + ([self.tail] if self.rank < self.dim else [])))
 
 
-def _check_orthonormal(basis: Tensor) -> None:
+def _check_orthonormal(basis: Tensor, rounding: float) -> None:
     error = float((basis.T @ basis - torch.eye(basis.shape[1]).to(basis)).abs().max()) if basis.numel() else 0.0
-    eps = max(torch.finfo(dtype).eps for dtype in (basis.dtype, torch.float32))  # it may have been float32 before
-    if not error < 1e3 * eps * max(1, basis.shape[0] ** 0.5):
+    eps = torch.finfo(torch.float32).eps  # it may have been float32 before
+    if not error < 1e3 * eps * max(1, basis.shape[0] ** 0.5) + 4 * rounding:
         raise ValueError(f"basis is not orthonormal: UᵀU differs from the identity by up to {error:g}")

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma
-from gausstools.models.base import ScoreModel, ratio
+from gausstools.models.base import ScoreModel, check_lengths, derived, ratio
 from gausstools.models.gaussian import Gaussian
 
 __all__ = ["Mixture"]
@@ -65,17 +65,16 @@ class Mixture(ScoreModel):
         super().__init__()
         components = list(components)
         first = _check_components(components)
-        buffers = {
-            "weights": _check_weights(weights, len(components), first.dtype).to(first),
-            "means": torch.stack([component.mean for component in components]),
-            "directions": torch.cat([component.basis.T for component in components]),
-            "variances": torch.cat([component.variances for component in components]),
-            "tails": torch.stack([component.tail for component in components]),
-            "ranks": torch.tensor([component.rank for component in components], device=first.device),
-        }
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
-        self._derive()
+        self._hold(
+            components[0].dtype,
+            weights=_check_weights(weights, len(components), first.dtype).to(first),
+            means=torch.stack([component.mean for component in components]),
+            directions=torch.cat([component.basis.T for component in components]),
+            variances=torch.cat([component.variances for component in components]),
+            tails=torch.stack([component.tail for component in components]),
+            ranks=torch.tensor([component.rank for component in components], device=first.device),
+        )
+        check_lengths(self._offsets, "means")
 
     # ---- making one
 
@@ -136,7 +135,7 @@ class Mixture(ScoreModel):
         """Return component k."""
         k = range(len(self))[k]
         part = slice(int(self.ranks[:k].sum()), int(self.ranks[: k + 1].sum()))
-        return Gaussian(self.means[k], self.variances[part], self.directions[part].T, self.tails[k])
+        return Gaussian(self.means[k], self.variances[part], self.directions[part].T, self.tails[k]).to(self.dtype)
 
     @property
     def components(self) -> tuple[Gaussian, ...]:
@@ -165,7 +164,7 @@ class Mixture(ScoreModel):
         >>> two.to_gaussian().variances
         tensor([5.])
         """
-        return Gaussian.from_covariance(self.mean, self.covariance, rank)
+        return Gaussian.from_covariance(self.mean, self.covariance, rank).to(self.dtype)
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""
@@ -181,14 +180,16 @@ class Mixture(ScoreModel):
         At σ = 0 it is the limit: ``x`` itself, projected onto the support of the nearest component if all are singular.
 
         Args:
-            x: ``(batch, *event)``, in the model's dtype.
+            x: ``(batch, *event)``, in the model's dtype or in half precision.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
 
-        def denoise(seen: _Seen) -> Tensor:
-            return self._weighted(seen, self._responsibilities(seen), lambda v: ratio(v, v + seen.noise), 1.0)
+        mean = self.mean.flatten()
 
-        return self._return(self._by_rows(denoise, x, sigma), x)
+        def ask(seen: _Seen) -> Tensor:
+            return mean + self._weighted(seen, self._responsibilities(seen), lambda v: ratio(v, v + seen.noise), 1.0)
+
+        return self._answer(ask, x, sigma).reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``∇ log p(x; σ)``, accurate at small σ too.
@@ -198,10 +199,9 @@ class Mixture(ScoreModel):
         """
 
         def ask(seen: _Seen) -> Tensor:
-            self._check_density(seen.noise)
-            return -self._weighted(seen, self._responsibilities(seen), lambda v: 1 / (v + seen.noise), 0.0)
+            return self._weighted(seen, self._responsibilities(seen), lambda v: -1 / (v + seen.noise), 0.0)
 
-        return self._by_rows(ask, x, sigma).reshape(x.shape)
+        return self._answer(ask, x, sigma, density=True).reshape(x.shape)
 
     def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, " batch"]:
         """Return the log density of ``x0 + σ·n`` at ``x``, in nats, ``(batch,)``.
@@ -211,14 +211,14 @@ class Mixture(ScoreModel):
         """
 
         def ask(seen: _Seen) -> Tensor:
-            self._check_density(seen.noise)
-            return self._log_joint(seen, seen.noise).logsumexp(0) + self._log_common(seen.noise)[0]
+            common = math.log(2 * math.pi) + (self._typical + seen.noise[0]).log()
+            return self._log_joint(seen, seen.noise).logsumexp(0) - 0.5 * self.dim * common
 
-        return self._by_rows(ask, x, sigma)
+        return self._answer(ask, x, sigma, density=True)
 
     def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, "batch component"]:
         """Return the probability that each component made ``x``, ``(batch, K)``, each row of sum 1."""
-        return self._by_rows(lambda seen: self._responsibilities(seen).T, x, sigma)
+        return self._answer(lambda seen: self._responsibilities(seen).T, x, sigma)
 
     def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
         """Return the trace of ``Cov[x0 | x_σ = x]``: within the components, and between what they denoise to.
@@ -236,20 +236,22 @@ class Mixture(ScoreModel):
             rest = ratio(noise, typical + noise)
 
             def gain(variance: Tensor) -> Tensor:
-                return ratio(variance - typical, variance + noise) * rest
+                return ratio((variance - typical) * rest, variance + noise)
 
-            tails = self.tails[:, None]
-            inside, outside = gain(self._spread) * seen.inside, torch.where(self._full, 0, gain(tails))
-            along = self._offsets @ seen.rows.T - self._lengths  # o_k·(x − μ_k)
-            along = self._sum_of_parts((inside - outside[self._owner] * seen.inside) * self._shifts) + outside * along
-            lengths = self._sum_of_parts(inside.square()) + outside.square() * seen.outside
-            lengths = lengths + 2 * rest * along + rest.square() * self._lengths
+            tails, ranks = self.tails[:, None], self.ranks.tolist()
             within = noise * self._sum_of_parts(ratio(self._spread, self._spread + noise))
             within = within + noise * ratio(tails, tails + noise) * (self.dim - self.ranks)[:, None]
+            total, outside = (share * within).sum(0), torch.where(self._full, 0, gain(tails))
+            inside = ((gain(self._spread) - outside[self._owner]) * seen.inside).split(ranks)
             moved = self._weighted(seen, share, gain, rest)
-            return ((share * (within + lengths)).sum(0) - moved.square().sum(1)).clamp(min=0)
+            # One by one, because the square of a difference keeps the digits that a difference of squares loses.
+            parts = zip(share, self._offsets, outside[:, :, None], inside, self.directions.split(ranks), strict=True)
+            for weight, offset, off_span, in_span, vectors in parts:
+                own = torch.addmm(rest.T * offset + off_span * (seen.rows - offset), in_span.T, vectors)
+                total = total + weight * (own - moved).square().sum(1)
+            return total
 
-        return self._by_rows(ask, x, sigma)
+        return self._answer(ask, x, sigma)
 
     def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         draws = self.means.new_empty(n, self.dim)
@@ -274,7 +276,7 @@ class Mixture(ScoreModel):
     def _responsibilities(self, seen: "_Seen") -> Tensor:
         """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
         precision = torch.finfo(seen.rows.dtype)
-        scale = seen.rows.square().sum(1) + self._lengths.max()
+        scale = seen.rows.detach().square().sum(1) + self._lengths.max()
         return self._log_joint(seen, seen.noise.maximum(precision.eps**2 * scale + precision.tiny)).softmax(0)
 
     def _log_joint(self, seen: "_Seen", noise: Tensor) -> Tensor:
@@ -287,22 +289,15 @@ class Mixture(ScoreModel):
         log_determinant = log_determinant + (self.dim - self.ranks)[:, None] * (outside / typical).log()
         return self.weights.log()[:, None] - 0.5 * (mahalanobis + log_determinant)
 
-    def _log_common(self, noise: Tensor) -> Tensor:
-        return -0.5 * self.dim * (2 * math.pi * (self._typical + noise)).log()
-
     def _sum_of_parts(self, values: Tensor) -> Tensor:
         """Sum over the eigenvectors of each component, ``(R, n) -> (K, n)``."""
         return values.new_zeros(len(self), values.shape[1]).index_add(0, self._owner, values)
 
-    def _by_rows(self, ask: Callable[["_Seen"], Tensor], x: Tensor, sigma: Sigma) -> Tensor:
-        """Return the answers for all rows, asked in chunks that bound the memory."""
-        rows, level = self._question(x, sigma)
-        size = max(1, CHUNK // max(len(self.variances), self.dim, len(self)))
-        answers = []
-        for start in range(0, max(1, len(rows)), size):
-            part = slice(start, start + size)
-            answers.append(ask(self._see(rows[part], level if len(level) == 1 else level[part])))
-        return torch.cat(answers)
+    def _answer(self, ask: Callable[["_Seen"], Tensor], x: Tensor, sigma: Sigma, *, density: bool = False) -> Tensor:
+        return self._by_rows(lambda rows, level: ask(self._see(rows, level)), x, sigma, density=density)
+
+    def _rows_at_once(self) -> int:
+        return max(1, CHUNK // max(len(self.variances), self.dim, len(self)))
 
     def _see(self, rows: Tensor, level: Tensor) -> "_Seen":
         inside = self.directions @ rows.T - self._shifts
@@ -314,24 +309,51 @@ class Mixture(ScoreModel):
         tails = self.tails[self.ranks < self.dim]
         return min(float(values.min()) for values in (self.variances, tails) if len(values))
 
-    # ---- what is kept beside the buffers that are saved
+    # ---- what follows from the buffers
 
-    def _derive(self) -> None:
-        weights, means = self.weights.double(), self.means.double()
-        mean = torch.tensordot(weights, means, 1)
-        offsets = (means - mean).flatten(1)
-        parts = self.directions.split(self.ranks.tolist())
-        shifts = torch.cat([part.double() @ offset for part, offset in zip(parts, offsets, strict=True)])
-        lengths = offsets.square().sum(1, keepdim=True)
-        derived = {"mean": mean, "_offsets": offsets, "_lengths": lengths, "_shifts": shifts[:, None]}
-        for name, value in derived.items():
-            self.register_buffer(name, value.to(self.means), persistent=False)
-        owner = torch.arange(len(self), device=self.ranks.device).repeat_interleave(self.ranks)
-        self.register_buffer("_owner", owner, persistent=False)
-        # Whether a component is of full rank, so that nothing is outside its span, (K, 1).
-        self.register_buffer("_full", (self.ranks == self.dim)[:, None], persistent=False)
-        # The average variance of an entry.
-        self.register_buffer("_typical", self.total_variance / self.dim, persistent=False)
+    @derived
+    def mean(self) -> Float[Tensor, "*event"]:
+        """The mean of the whole, ``(*event)``."""
+        return self._exact_mean.to(self.means)
+
+    @property
+    def _exact_mean(self) -> Tensor:
+        return torch.tensordot(self.weights.double(), self.means.double(), 1)
+
+    @property
+    def _exact_offsets(self) -> Tensor:
+        return (self.means.double() - self._exact_mean).flatten(1)
+
+    @derived
+    def _offsets(self) -> Tensor:
+        """``μ_k − μ``, ``(K, D)``."""
+        return self._exact_offsets.to(self.means)
+
+    @derived
+    def _lengths(self) -> Tensor:
+        """``|μ_k − μ|²``, ``(K, 1)``."""
+        return self._exact_offsets.square().sum(1, keepdim=True).to(self.means)
+
+    @derived
+    def _shifts(self) -> Tensor:
+        """The projections of ``μ_k − μ`` on the eigenvectors of component k, ``(R, 1)``."""
+        parts = zip(self.directions.split(self.ranks.tolist()), self._exact_offsets, strict=True)
+        return torch.cat([part.double() @ offset for part, offset in parts])[:, None].to(self.means)
+
+    @derived
+    def _owner(self) -> Tensor:
+        """The component of each eigenvector, ``(R,)``."""
+        return torch.arange(len(self), device=self.ranks.device).repeat_interleave(self.ranks)
+
+    @derived
+    def _full(self) -> Tensor:
+        """Whether a component is of full rank, so that nothing is outside its span, ``(K, 1)``."""
+        return (self.ranks == self.dim)[:, None]
+
+    @derived
+    def _typical(self) -> Tensor:
+        """The average variance of an entry."""
+        return self.total_variance / self.dim
 
     @property
     def _spread(self) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import check_batch
+from gausstools.denoiser import check_batch, in_dtype
 from gausstools.models.batches import unlabelled_batches
 
 __all__ = ["Moments"]
@@ -131,7 +131,7 @@ class Moments:
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """The covariance of the empirical distribution (divided by n), float64, over the flattened event."""
         upper = self._seen()._upper / self.count
-        return upper.triu() + upper.triu(1).T
+        return in_dtype(upper.triu() + upper.triu(1).T, upper.dtype, "the covariance")
 
     def _absorb(self) -> None:
         """Turn the waiting rows into mean and scatter."""

@@ -6,15 +6,15 @@ streams over the data in chunks with a running log-sum-exp (Milakov & Gimelshein
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Sigma, check_batch
-from gausstools.models.base import ScoreModel, check_event
+from gausstools.denoiser import Sigma, working_dtype
+from gausstools.models.base import ScoreModel, as_asked, check_event, check_lengths, derived
 from gausstools.models.batches import gather
 from gausstools.models.gaussian import Gaussian
 
@@ -51,13 +51,9 @@ class PointCloud(ScoreModel):
     def __init__(self, data: Tensor | Iterable):
         super().__init__()
         gathered = gather(data)
-        mean = check_event(gathered.mean(0, dtype=torch.float64).to(gathered), "data")
-        self._hold(mean, (gathered - mean).flatten(1))
-
-    def _hold(self, mean: Tensor, points: Tensor) -> None:
-        self.register_buffer("mean", mean)
-        self.register_buffer("points", points)
-        self._derive()
+        data = gathered.to(working_dtype(gathered.dtype))
+        mean = check_event(data.mean(0, dtype=torch.float64).to(data), "data")
+        self._hold(gathered.dtype, mean=mean, points=check_lengths((data - mean).flatten(1), "data"))
 
     # ---- what it is
 
@@ -67,7 +63,7 @@ class PointCloud(ScoreModel):
     @property
     def data(self) -> Float[Tensor, "n *event"]:
         """The points, ``(N, *event)``, as a copy."""
-        return self._return(self.points, (len(self), *self.event_shape))
+        return as_asked(self._return(self.points, (len(self), *self.event_shape)), self.dtype)
 
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
@@ -93,10 +89,11 @@ class PointCloud(ScoreModel):
         """Return the denoiser ``E[x0 | x_σ = x] = Σ_i w_i y_i``; at σ = 0 its limit, the nearest point.
 
         Args:
-            x: ``(batch, *event)``, in the model's dtype.
+            x: ``(batch, *event)``, in the model's dtype or in half precision.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
-        return self._return(self._by_rows(lambda rows, noise: self._attend(rows, noise).mean, x, sigma), x)
+        mean = self.mean.flatten()
+        return self._by_rows(lambda rows, level: mean + self._attend(rows, level).mean, x, sigma).reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``∇ log p(x; σ) = (D(x, σ) − x)/σ²``.
@@ -105,11 +102,10 @@ class PointCloud(ScoreModel):
             ValueError: at σ = 0, where deltas have no density.
         """
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            self._check_density(noise)
-            return (self._attend(rows, noise).mean - rows) / noise.T
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            return (self._attend(rows, level).mean - rows) / level**2
 
-        return self._by_rows(ask, x, sigma).reshape(x.shape)
+        return self._by_rows(ask, x, sigma, density=True).reshape(x.shape)
 
     def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
         """Return the log density of ``x0 + σ·n`` at ``x``, in nats, ``(batch,)``.
@@ -118,14 +114,14 @@ class PointCloud(ScoreModel):
             ValueError: at σ = 0, where deltas have no density.
         """
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            self._check_density(noise)
-            constant = 0.5 * self.dim * (2 * math.pi * noise[0]).log() + math.log(len(self))
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            noise = level[:, 0] ** 2
+            constant = 0.5 * self.dim * (math.log(2 * math.pi) + noise.log()) + math.log(len(self))
             # The sum at the level that is resolved, taken to the true one: there the nearest point alone counts.
-            log_sum = self._attend(rows, noise, values=False).log_sum * self._resolved(rows, noise)[0]
-            return (log_sum - rows.square().sum(1) / 2) / noise[0] - constant
+            log_sum = self._attend(rows, level, values=False).log_sum * self._resolved(rows, level)[0]
+            return (log_sum - rows.square().sum(1) / 2) / noise - constant
 
-        return self._by_rows(ask, x, sigma)
+        return self._by_rows(ask, x, sigma, density=True)
 
     def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch n"]:
         """Return the probability of each point to be the one that was noised, ``(batch, N)``, each row of sum 1.
@@ -134,18 +130,37 @@ class PointCloud(ScoreModel):
         tensor([[0.2689, 0.7311]])
         """
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            noise = self._resolved(rows, noise)
-            return torch.cat([logits for logits, _, _ in self._logits(rows, noise)]).softmax(0).T
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            logits = [logits for logits, _, _ in self._logits(rows, self._resolved(rows, level))]
+            return torch.cat(logits).softmax(0).T
 
         return self._by_rows(ask, x, sigma)
 
     def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
-        """Return the trace of ``Cov[x0 | x_σ = x]``: how undecided the weights are, in squared units of the data."""
+        """Return the trace of ``Cov[x0 | x_σ = x]``: how undecided the weights are, in squared units of the data.
 
-        def ask(rows: Tensor, noise: Tensor) -> Tensor:
-            seen = self._attend(rows, noise)
-            return (seen.square - seen.mean.square().sum(1)).clamp(min=0)
+        In float32 it is right to about ``1e-6·|y−μ|²`` times the weight of all points but the most likely one, y, so
+        that it keeps its digits where y has almost all of the weight.
+        """
+
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            # Around the most likely point, which then adds nothing: what is summed is as small as the others' weight.
+            noise, marks, start = self._resolved(rows, level), self._marks, 0
+            peak, index = self._peak(rows, noise)
+            centre, mark = self.points[index], marks[index]
+            total, weight, square = (torch.zeros_like(peak) for _ in range(3))
+            moved = torch.zeros_like(rows)
+            for logits, points, half_norms in self._logits(rows, noise):
+                weights = (logits - peak).exp()
+                total = total + weights.sum(0)
+                others = weights.where(marks[start : start + len(points), None] != mark, 0)
+                weight = weight + others.sum(0)
+                square = square + 2 * (half_norms * others).sum(0)
+                moved = torch.addmm(moved, others.T, points)
+                start += len(points)
+            square = square - 2 * (centre * moved).sum(1) + weight * centre.square().sum(1)
+            moved = moved - weight[:, None] * centre
+            return (square / total - (moved / total[:, None]).square().sum(1)).clamp(min=0)
 
         return self._by_rows(ask, x, sigma)
 
@@ -156,20 +171,28 @@ class PointCloud(ScoreModel):
 
     # ---- the one pass over the data
 
-    def _attend(self, rows: Tensor, noise: Tensor, values: bool = True) -> "_Attention":
-        """Stream over the data, for rows ``(b, D)`` at noise ``(1, 1 or b)``; without values, only the log sum."""
-        noise = self._resolved(rows, noise)
+    def _attend(self, rows: Tensor, level: Tensor, values: bool = True) -> "_Attention":
+        """Stream over the data, for rows ``(b, D)`` at levels ``(1 or b, 1)``; without values, only the log sum."""
+        noise = self._resolved(rows, level)
         peak = rows.new_full((len(rows),), -math.inf)
-        total, mean, square = torch.zeros_like(peak), torch.zeros_like(rows), torch.zeros_like(peak)
-        for logits, points, half_norms in self._logits(rows, noise):
+        total, mean = torch.zeros_like(peak), torch.zeros_like(rows)
+        for logits, points, _ in self._logits(rows, noise):
             higher = torch.maximum(peak, logits.detach().amax(0))
             shrink, weights = (peak - higher).exp(), (logits - higher).exp()
             total = total * shrink + weights.sum(0)
             if values:
                 mean = torch.addmm(mean * shrink[:, None], weights.T, points)
-                square = square * shrink + 2 * (half_norms * weights).sum(0)
             peak = higher
-        return _Attention(mean / total[:, None], square / total, peak + total.log())
+        return _Attention(mean / total[:, None], peak + total.log())
+
+    def _peak(self, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest logit of each row, ``(b,)``, and the number of its point: the first one, of several."""
+        best, index, start = rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows)).long(), 0
+        for logits, points, _ in self._logits(rows.detach(), noise.detach()):
+            value, place = logits.max(0)
+            index, best = torch.where(value > best, start + place, index), value.maximum(best)
+            start += len(points)
+        return best, index
 
     def _logits(self, rows: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield ``(c·x − |c|²/2)/σ²``, ``(n, b)``, with the points ``(n, D)`` and half norms ``(n, 1)``, by chunks."""
@@ -181,23 +204,27 @@ class PointCloud(ScoreModel):
         size = max(1, CHUNK // self.dim)
         return zip(self.points.split(size), self._half_norms.split(size), strict=True)
 
-    def _resolved(self, rows: Tensor, noise: Tensor) -> Tensor:
-        """A noise level below what rounding resolves is taken as what it resolves: there the nearest point wins."""
+    def _resolved(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return σ², ``(1, 1 or b)``, no smaller than what rounding resolves: there the nearest point wins."""
         precision = torch.finfo(rows.dtype)
         scale = rows.detach().square().sum(1) + 2 * self._half_norms.max()
-        return noise.maximum(precision.eps**2 * scale + precision.tiny)
+        return (level.T**2).maximum(precision.eps**2 * scale + precision.tiny)
 
-    def _by_rows(self, ask: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Sigma) -> Tensor:
-        """Return the answers for all rows, asked in parts that bound the memory."""
-        rows, level = self._question(x, sigma)
-        noise = level.T**2
-        parts = rows.split(ROWS)
-        noises = noise.split(ROWS, 1) if noise.shape[1] == len(rows) else [noise] * len(parts)
-        return torch.cat([ask(part, of_part) for part, of_part in zip(parts, noises, strict=True)])
+    def _rows_at_once(self) -> int:
+        return ROWS
 
-    def _derive(self) -> None:
+    @derived
+    def _half_norms(self) -> Tensor:
+        """``|c_i|²/2``, ``(N, 1)``."""
         half_norms = torch.cat([part.double().square().sum(1) for part in self.points.split(4096)]) / 2
-        self.register_buffer("_half_norms", half_norms.to(self.points)[:, None], persistent=False)
+        return half_norms.to(self.points)[:, None]
+
+    @derived
+    def _marks(self) -> Tensor:
+        """A number that equal points share and others do not, ``(N,)``: the projection on a random direction."""
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(self.dim, generator=generator, dtype=torch.float64).to(self.points.device)
+        return torch.cat([(part.double() * direction).sum(1) for part in self.points.split(4096)])
 
     def _smallest_variance(self) -> float:
         return 0.0
@@ -210,11 +237,10 @@ class PointCloud(ScoreModel):
                 f"the tensors of this PointCloud do not fit together: {points.dtype} points of shape "
                 f"{tuple(points.shape)} around a {mean.dtype} mean of shape {tuple(mean.shape)}"
             )
-        check_event(mean)
-        check_batch(points, name="points")
         cloud = cls.__new__(cls)
         ScoreModel.__init__(cloud)
-        cloud._hold(mean, points)
+        cloud._hold(mean.dtype, mean=check_event(mean), points=points)
+        check_lengths(cloud.points, "points")
         return cloud
 
 
@@ -222,5 +248,4 @@ class _Attention(NamedTuple):
     """What one pass over the data gives for each row."""
 
     mean: Tensor  # Σ w_i c_i, (b, D)
-    square: Tensor  # Σ w_i |c_i|², (b,)
     log_sum: Tensor  # of exp((c·x − |c|²/2)/σ²), (b,)

@@ -146,5 +146,5 @@ class EDM(nn.Module):
         own = next(iter(parameters), x)
         c_noise = levels.clamp(min=SMALLEST).log().expand(len(x)) / 4
         told = {name: value.to(own.device) for name, value in (told or {}).items()}
-        answer = self.network((x / total).to(own), c_noise.to(own), **told).to(x)
-        return self.sigma_data**2 / squared * x + level * self.sigma_data / total * answer
+        answer = self.network((x / total).to(own), c_noise.to(own), **told).to(level)
+        return (self.sigma_data**2 / squared * x + level * self.sigma_data / total * answer).to(x.dtype)

@@ -77,7 +77,7 @@ class DiffusersDenoiser(nn.Module):
         scale = torch.where(levels > highest, ((1 + known**2) / (1 + levels**2)).sqrt(), torch.ones_like(levels))
         share = along_batch((levels / known).clamp(max=1), x)  # below 1 only where σ < σ_0
         within = self.process.denoiser(self._ask, self.predicts)
-        return (1 - share) * x + share * within(x * along_batch(scale, x), known)
+        return ((1 - share) * x + share * within(x * along_batch(scale, x), known)).to(x.dtype)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "DiffusersDenoiser":
