@@ -325,6 +325,7 @@ WITHOUT_NUMBERS = GOOD[: GOOD.index(b"\x80\x02]q")] + b"\x80\x02]."
             "Missing key",
         ),
         (lambda: weights_on(published.stored(torch.ones(10**4)), 20_000, (10**4,)), "the same numbers for several"),
+        (lambda: weights_on(published.stored(torch.ones(2)), 90_000), "the same numbers for several"),
         (lambda: weights_on(Calls(codecs.encode, TEXT, "latin1"), 20_000), "unreadable numbers"),
         (lambda: weights_on(pickle.dumps(Calls(bytearray, 3 * 2**30)), 1), "asks for builtins.bytearray"),
         (
@@ -336,6 +337,11 @@ WITHOUT_NUMBERS = GOOD[: GOOD.index(b"\x80\x02]q")] + b"\x80\x02]."
         (lambda: weights_on(WITHOUT_NUMBERS, 1), "unreadable numbers .* its parts do not fit"),
         (lambda: weights_on(GOOD, 1, (2**8000,) * 20_000), "has a tensor of size"),
         (lambda: weights_on(GOOD, 1, paired(60)), "has a tensor of size"),
+        (lambda: weights_on(GOOD, 1, (1,) * 10**5), "has a tensor of size"),
+        (
+            lambda: snapshot_with(arguments={"dropout": Calls(np.float64(1).__reduce__()[0], paired(60))}),
+            "scalar for dropout",
+        ),
     ],
     ids=itertools.count(),
 )
