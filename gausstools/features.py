@@ -27,7 +27,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from gausstools import shipped
-from gausstools.denoiser import check_batch, check_count
+from gausstools.denoiser import check_batch, check_count, working_dtype
 from gausstools.models import Moments, files
 from gausstools.models.batches import unlabelled_batches
 from gausstools.models.gaussian import Gaussian
@@ -97,13 +97,15 @@ class Classifier(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of the classes, for images in [-1, 1]."""
-        return self.head(self.features(images))
+        """Return the logits of the classes, for images in [-1, 1], in their dtype."""
+        return self.head(self._trunk(images)).to(images.dtype)
 
     def features(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """Return the features, all >= 0, of images in [-1, 1]."""
-        check_batch(images, self.event_shape, "images")
-        return self.trunk(images.to(self.head.weight))
+        """Return the features, all >= 0, of images in [-1, 1], in their dtype."""
+        return self._trunk(images).to(images.dtype)
+
+    def _trunk(self, images: Tensor) -> Tensor:
+        return self.trunk(check_batch(images, self.event_shape, "images").to(self.head.weight))
 
     def accuracy(
         self, images: Float[Tensor, "batch channels height width"], labels: Integer[Tensor, " batch"]
@@ -377,7 +379,7 @@ def _grouped(images: Tensor | np.ndarray | Iterable, features: Features, name: s
         event_shape = check_batch(batch, event_shape, name).shape[1:]
         for part in batch.split(BATCH) if len(batch) else ():
             with torch.no_grad():
-                found = features(part)
+                found = features(part.to(working_dtype(part.dtype)))
             check_batch(found, name=f"features of the {name}")
             if found.ndim != 2 or len(found) != len(part):
                 raise ValueError(f"features have shape {tuple(found.shape)}, expected ({len(part)}, features)")

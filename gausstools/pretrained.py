@@ -28,7 +28,8 @@ def load(name_or_path: str | os.PathLike, *, device: str | torch.device | None =
             - "digits", "mnist" or "cifar10": a small network that comes with this package, trained on that data set;
             - a path that ends in ``.safetensors``: what :meth:`gausstools.networks.EDM.save` wrote;
             - a path that ends in ``.pkl``: a published EDM network, such as ``edm-cifar10-32x32-uncond-vp.pkl``; one
-              with classes takes ``labels`` as well. The code in the file is not run;
+              with classes takes ``labels`` as well, and should be given them: :meth:`gausstools.networks.EDM.forward`
+              says what it answers without. The code in the file is not run;
             - a folder: an unconditional model of diffusers, as ``save_pretrained`` wrote it;
             - ``owner/name``: the same on the Hugging Face hub, such as "google/ddpm-cifar10-32".
         device: where it computes; None takes the GPU if there is one. Wherever that is, it takes points from any device
@@ -40,7 +41,8 @@ def load(name_or_path: str | os.PathLike, *, device: str | torch.device | None =
     Raises:
         FileNotFoundError: if a file is missing.
         OSError: if a model is not on this machine and cannot be downloaded.
-        ValueError: if the name is none of these, or the file holds something that is no such network.
+        ValueError: if the name is none of these, or the file holds something that is no such network, or weights that
+            are NaN or infinite.
 
     >>> import tempfile
     >>> from gausstools.networks import UNet

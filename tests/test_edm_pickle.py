@@ -1,14 +1,18 @@
 """EDM's pickles: what is read, and that nothing in them is run."""
 
 import builtins
+import codecs
 import collections
 import io
+import itertools
 import os
 import pickle
 import struct
 import subprocess
 import zipfile
 
+import hostile
+import numpy as np
 import published
 import pytest
 import torch
@@ -158,6 +162,15 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path):
             edm_pickle.load(path)
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 5])
+def test_the_protocol_makes_no_difference(path, protocol):
+    network = published.write(path)
+    expected = edm_pickle.load(path).state_dict()
+    path.write_bytes(published.dump(published.snapshot(network, published.TINY), protocol))
+    found = edm_pickle.load(path).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_there_must_be_a_file(path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*vp\.pkl"):
         edm_pickle.load(path)
@@ -240,6 +253,156 @@ def test_modules_may_not_repeat_or_nest_without_end(path, levels):
     path.write_bytes(published.dump(content))
     with pytest.raises(ValueError, match="its modules repeat"):
         edm_pickle.load(path)
+
+
+def paired(depth: int):
+    """A tuple that is small in memory and has 2^depth leaves."""
+    value = None
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+def snapshot_with(**parts) -> bytes:
+    """A published file in which some attributes of the network are others."""
+    content = published.snapshot(nn.Module(), published.TINY)
+    network = content["ema"]._modules["model"]
+    network.class_name = parts.pop("class_name", network.class_name)
+    network.__dict__["_init_kwargs"] = published.TINY | parts.pop("arguments", {})
+    network.__dict__.update(parts)
+    return published.dump(content)
+
+
+def weights_on(storage, count: int, size: tuple = (2,)) -> bytes:
+    """A published file with so many names for one tensor."""
+    content = published.tensor_pickle(storage, size)
+    parameters = content["ema"]._modules["model"].__dict__["_parameters"]
+    parameters.update({f"weight{index}": parameters["weight"] for index in range(count)})
+    return published.dump(content)
+
+
+def with_length(count: int) -> bytes:
+    """A storage that declares so many numbers, before them and in their pickle, and has none."""
+    declared = GOOD[:-24].replace(b"K\x04N", b"\x8a\x08" + count.to_bytes(8, "little") + b"N")
+    return declared + count.to_bytes(8, "little")
+
+
+TEXT = "x" * 2**20
+PAIRS = b"N\x94" + b"".join(2 * (b"j" + struct.pack("<I", i)) + b"\x86\x94" for i in range(60)) + b"}h\x3c"
+KEYS = b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(1, 80_000))  # of one hash
+STORED = b"\x80\x02(X"  # where the fourth of the pickles in a storage begins
+WITHOUT_NUMBERS = GOOD[: GOOD.index(b"\x80\x02]q")] + b"\x80\x02]."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x04}N" + b"2\x86" * 60 + b"Ns.", "DUP"),
+        (b"\x80\x04" + PAIRS + b"Ns.", "has a tuple as the key of a dictionary"),
+        (b"\x80\x04}N" + b"\x85" * 10**6 + b"Ns.", "more than 500,000 operations"),
+        (b"\x80\x04}N" + b"\x85" * 450_000 + b"Ns.", "has a tuple as the key of a dictionary"),
+        (b"\x80\x04" + b"]" * 400_000 + b"a" * 90_000 + b".", "has a list at the file"),
+        (
+            b"\x80\x04ccollections\nOrderedDict\n\x94" + b"h\x00" * 9**5 + b")" + b"R\x85" * (9**5 - 1) + b"R" + b".",
+            "collections.OrderedDict at the file",
+        ),
+        (b"\x80\x04}(" + KEYS + b"u.", "has nothing at 'ema'"),
+        (b"\x80\x04L" + b"1" * 10**6 + b"L\n.", "no complete pickle"),
+        (b"\x80\x04" + b"(" * 200_000 + b"t" * 200_000 + b".", "has a tuple at the file"),
+        (lambda: snapshot_with(class_name=paired(60)), r"holds the class \(\(.*, expected 'SongUNet'"),
+        (lambda: snapshot_with(class_name=[TEXT] * 20_000), "holds the class"),
+        (lambda: snapshot_with(_parameters={"w": paired(60)}), "has a tuple at w, expected a tensor"),
+        (lambda: snapshot_with(arguments={"num_blocks": [TEXT] * 20_000}), "a list for num_blocks"),
+        (lambda: snapshot_with(arguments={"num_blocks": [TEXT] * 20}), "a str for num_blocks"),
+        (lambda: snapshot_with(arguments={"num_blocks": paired(60)}), r"num_blocks is \[None, None\]"),
+        (lambda: snapshot_with(arguments={"num_blocks": 10**20_000}), "a int for num_blocks"),
+        (lambda: snapshot_with(arguments={"attn_resolutions": list(range(10**6))}), "more than 500,000 operations"),
+        (lambda: snapshot_with(arguments={TEXT: 1}), "unexpected keyword argument 'xxx"),
+        (
+            lambda: snapshot_with(
+                arguments={"img_resolution": 4096, "num_blocks": 32, "channel_mult": [64] * 8, "model_channels": 4096}
+            ),
+            "Missing key",
+        ),
+        (lambda: weights_on(published.stored(torch.ones(10**4)), 20_000, (10**4,)), "the same numbers for several"),
+        (lambda: weights_on(published.stored(torch.ones(2)), 90_000), "the same numbers for several"),
+        (lambda: weights_on(Calls(codecs.encode, TEXT, "latin1"), 20_000), "unreadable numbers"),
+        (lambda: weights_on(pickle.dumps(Calls(bytearray, 3 * 2**30)), 1), "asks for builtins.bytearray"),
+        (
+            lambda: weights_on(GOOD[: GOOD.index(STORED)] + pickle.dumps(Calls(bytearray, 3 * 2**30), 2), 1),
+            "asks for __builtin__.bytearray",
+        ),
+        (lambda: weights_on(with_length(2**30), 1, (2**30,)), "unreadable numbers .* its parts do not fit"),
+        (lambda: weights_on(with_length(2**60), 1, (2**60,)), "unreadable numbers .* its parts do not fit"),
+        (lambda: weights_on(WITHOUT_NUMBERS, 1), "unreadable numbers .* its parts do not fit"),
+        (lambda: weights_on(GOOD, 1, (2**8000,) * 20_000), "has a tensor of size"),
+        (lambda: weights_on(GOOD, 1, paired(60)), "has a tensor of size"),
+        (lambda: weights_on(GOOD, 1, (1,) * 10**5), "has a tensor of size"),
+        (
+            lambda: snapshot_with(arguments={"dropout": Calls(np.float64(1).__reduce__()[0], paired(60))}),
+            "scalar for dropout",
+        ),
+    ],
+    ids=itertools.count(),
+)
+def test_a_hostile_file_costs_nothing(path, content, message):
+    path.write_bytes(content if isinstance(content, bytes) else content())
+    hostile.assert_refused(edm_pickle.load, path, message)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "value", "message"),
+    [
+        ("enc.8x8_block0", "skip_scale", 1.0, r"has skip_scale 1.0 at 'enc.8x8_block0', expected 0.7071"),
+        ("enc.8x8_block0", "skip_scale", np.float32(0.5), "has skip_scale 0.5"),
+        ("enc.8x8_block0", "adaptive_scale", True, "has adaptive_scale True"),
+        ("enc.8x8_block0", "in_channels", 16, "has in_channels 16"),
+        ("enc.8x8_block0", "class_name", "DhariwalBlock", "the class 'DhariwalBlock', expected 'UNetBlock'"),
+        ("enc.8x8_conv", "class_name", "Linear", "the class 'Linear', expected 'Conv2d'"),
+        ("enc.8x8_block0.norm0", "eps", 1e-5, "has eps 1e-05 at 'enc.8x8_block0.norm0', expected 1e-06"),
+        ("enc.8x8_block0.norm1", "num_groups", 1, "has num_groups 1"),
+        ("enc.4x4_down.conv0", "fused_resample", True, "has fused_resample True"),
+        ("enc.4x4_down.skip", "down", False, "has down False"),
+        ("dec.8x8_up.skip", "up", "yes", "has up 'yes'"),
+        ("dec.4x4_in0", "num_heads", 2, "has num_heads 2 at 'dec.4x4_in0', expected 1"),
+        ("dec.4x4_in1", "num_heads", np.int64(1), "has num_heads 1 at 'dec.4x4_in1', expected 0"),
+        ("map_layer0", "in_features", 4, "has in_features 4"),
+        ("map_noise", "max_positions", 1000, "has max_positions 1000"),
+        ("map_noise", "endpoint", False, "has endpoint False"),
+        ("map_noise", "class_name", "FourierEmbedding", "the class 'FourierEmbedding', expected 'PositionalEmbedding'"),
+    ],
+)
+def test_other_classes_and_constants_would_give_other_answers(path, layer, name, value, message):
+    content = published.snapshot(DDPMpp(**published.TINY), published.TINY)
+    content["ema"]._modules["model"].get_submodule(layer).__dict__[name] = value
+    path.write_bytes(published.dump(content))
+    with pytest.raises(ValueError, match=message):
+        edm_pickle.load(path)
+
+
+def test_the_order_of_layers_and_the_classes_told_are_those_of_the_network(path):
+    content = published.snapshot(DDPMpp(**published.TINY), published.TINY)
+    layers = content["ema"]._modules["model"].enc._modules
+    layers["8x8_conv"] = layers.pop("8x8_conv")
+    path.write_bytes(published.dump(content))
+    with pytest.raises(ValueError, match=r"has other layers .* differ in their order"):
+        edm_pickle.load(path)
+    content = published.snapshot(DDPMpp(**published.TINY), published.TINY)
+    content["ema"].__dict__["label_dim"] = 3
+    path.write_bytes(published.dump(content))
+    with pytest.raises(ValueError, match="has label_dim 3 at 'ema', expected 0"):
+        edm_pickle.load(path)
+
+
+def test_what_does_not_touch_the_answers_may_be_anything(path):
+    network = published.write(path)
+    expected = edm_pickle.load(path)(torch.ones(1, 1, 8, 8), 0.7)
+    content = published.snapshot(network, published.TINY)
+    content["ema"].__dict__.update(use_fp16=True, sigma_min=0.002, sigma_max=80)  # of a GPU, and of samplers
+    content["ema"]._modules["model"].enc["8x8_block0"].__dict__["dropout"] = 0.5  # of training
+    del content["ema"]._modules["model"].enc["8x8_block0"].__dict__["skip_scale"]  # unsaid, it is the published one
+    path.write_bytes(published.dump(content))
+    assert torch.equal(edm_pickle.load(path)(torch.ones(1, 1, 8, 8), 0.7), expected)
 
 
 @pytest.mark.parametrize(

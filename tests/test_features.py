@@ -365,6 +365,19 @@ def test_a_shipped_classifier_answers_each_image_by_itself(name):
         classifier.features(images[..., 1:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_in_any_precision_are_answered_in_kind_and_compared_in_float32(dtype, as_installed):
+    classifier = features.load("digits")
+    images = gt.shipped.statistics("digits").sample(200, generator=torch.Generator().manual_seed(0)).to(dtype)
+    single = images.float()
+    assert torch.equal(classifier.features(images), classifier.features(single).to(dtype))
+    assert torch.equal(classifier(images), classifier(single).to(dtype))
+    reference = gt.shipped.features("digits")
+    assert frechet(images, reference, classifier.features) == frechet(single, reference, classifier.features)
+    channels = frechet(images[:, :, :2, :2], single[:, :, :2, 2:4], pixels)
+    assert channels == pytest.approx(frechet(single[:, :, :2, :2], single[:, :, :2, 2:4], pixels), rel=1e-9)
+
+
 def test_the_shipped_classifiers_read_digits_as_their_card_says(digits, wheel):
     assert features.load("digits").accuracy(digits[1].images, digits[1].labels) >= HELD_OUT - 0.01
     assert features.load("mnist").accuracy(*wheel) >= WHEEL - 0.003

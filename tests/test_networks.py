@@ -98,6 +98,28 @@ def test_shape_dtype_and_forms_of_sigma(denoiser, dtype):
         torch.testing.assert_close(answer, answers[0], rtol=1e-5, atol=1e-5)
 
 
+class Linear(nn.Linear):
+    def forward(self, x, c_noise):
+        return super().forward(x) + c_noise[:, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sigma", [0.002, 1.0, 80.0, 3e4])
+@pytest.mark.parametrize("network", [lambda x, c_noise: x.tanh() + c_noise[:, None], Linear(3, 3)])
+def test_half_precision_is_computed_in_float32_and_answered_in_kind(dtype, sigma, network):
+    denoiser = EDM(network, (3,)).requires_grad_(False)
+    exact = copy.deepcopy(denoiser).double()
+    noise = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).clamp(-2, 2).to(dtype)
+    x = sigma * noise
+    for level in (sigma, torch.tensor(sigma), torch.tensor(sigma, dtype=dtype)):
+        answer, expected = denoiser(x, level), exact(x.double(), float(level))
+        assert answer.dtype == dtype
+        torch.testing.assert_close(answer.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
+    question = torch.ones_like(x), torch.full((4,), sigma, dtype=dtype), noise
+    expected = exact.loss(*(values.double() for values in question))
+    assert float(denoiser.loss(*question)) == pytest.approx(float(expected), rel=1e-3)
+
+
 def test_rows_do_not_know_of_each_other_and_nothing_is_random(denoiser):
     x, levels = noised(1.0), torch.tensor([0.001, 1.3, 500.0])
     together = denoiser(x, levels)

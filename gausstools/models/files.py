@@ -34,13 +34,13 @@ def write(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor], settin
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]) | {"__metadata__": metadata}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    write_bytes(path, b"".join([len(header).to_bytes(8, "little"), header, memoryview(content)[end:]]))
+    write_bytes(path, len(header).to_bytes(8, "little"), header, memoryview(content)[end:])
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file; an interrupted call leaves the old one, or none, and several at once leave one of theirs.
+def write_bytes(path: str | os.PathLike, *parts: bytes | memoryview) -> None:
+    """Write a file, of one part or more; an interrupted call leaves the old one, or none, and of two at once one wins.
 
-    What is written first is named ``.NAME.PID.TOKEN``. A process that is killed leaves it.
+    Until it is whole it is named ``.NAME.PID.TOKEN``, and a process that is killed leaves that.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -52,7 +52,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            file.writelines(parts)
         os.replace(temporary, path)
     except OSError as error:  # which names the other file, or none where a disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error

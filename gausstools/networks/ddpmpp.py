@@ -154,7 +154,7 @@ class DDPMpp(nn.Module):
         for layer in (module for module in self.modules() if isinstance(module, nn.Linear)):
             _initialise(layer)
 
-    def published(self) -> dict[str, tuple[str, dict[str, float]]]:
+    def published(self) -> dict[str, tuple[str, dict[str, float | int]]]:
         """Return what a published file says of each layer, by name: its class, and constants that it computes with."""
         return {name: _published(layer) for name, layer in self.named_modules()}
 
@@ -295,7 +295,7 @@ class _RandomWaves(nn.Module):
         return torch.cat([phases.sin(), phases.cos()], dim=1)
 
 
-def _published(layer: nn.Module) -> tuple[str, dict[str, float]]:
+def _published(layer: nn.Module) -> tuple[str, dict[str, float | int]]:
     match layer:
         case _Block():
             constants = {"in_channels": layer.conv0.in_channels, "num_heads": int(layer.attends)}

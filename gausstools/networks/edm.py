@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma
+from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma, working_dtype
 from gausstools.models import files
 from gausstools.networks.unet import UNet
 
@@ -30,7 +30,8 @@ class EDM(nn.Module):
     Args:
         network: F, called with scaled images ``(batch, *event)`` and ``c_noise = ln(σ)/4``, ``(batch,)``; it answers
             in the shape of the images. It computes in the dtype and on the device of its parameters, whatever those of
-            ``x``. If its attribute ``classes`` is above 0, it takes ``labels`` as well, ``(batch,)``.
+            ``x``; without parameters, in float32 at least. If its attribute ``classes`` is above 0, it takes ``labels``
+            as well, ``(batch,)``.
         event_shape: shape of one image.
         sigma_data: σ_d > 0, the standard deviation of the data, in the units of the data.
 
@@ -65,7 +66,12 @@ class EDM(nn.Module):
         Args:
             x: ``(batch, *event)``.
             sigma: noise level >= 0, a float or ``(batch,)``.
-            labels: the class of each image, ``(batch,)``, or one for all; None for no class in particular.
+            labels: the class of each image, ``(batch,)``, or one for all. None tells a network with classes a vector of
+                zeros. Unless labels were dropped in training (``label_dropout``), it has never seen that, and answers
+                for no mixture of its classes: draw a class for each image instead, as EDM's own sampler does.
+
+        Returns:
+            In the dtype of ``x``. The formula is computed in float32 if that is half precision.
 
         Raises:
             ValueError: for labels that the network does not know, or any if it has no classes.
@@ -89,6 +95,7 @@ class EDM(nn.Module):
         >>> untrained.loss(torch.zeros(1, 2), torch.tensor([1.0]), torch.ones(1, 2))     # (1/2)²·(1 + 1)
         tensor(0.5000)
         """
+        x0, noise, sigma = (values.to(working_dtype(values.dtype)) for values in (x0, noise, sigma))
         level = along_batch(sigma, x0)
         missed = self._denoise(x0 + level * noise, sigma) - x0
         return (missed.square() * (1 / level**2 + 1 / self.sigma_data**2)).mean()
@@ -143,7 +150,7 @@ class EDM(nn.Module):
         squared = level**2 + self.sigma_data**2
         total = squared.sqrt()
         parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
-        own = next(iter(parameters), x)
+        own = next(iter(parameters), level)
         c_noise = levels.clamp(min=SMALLEST).log().expand(len(x)) / 4
         told = {name: value.to(own.device) for name, value in (told or {}).items()}
         answer = self.network((x / total).to(own), c_noise.to(own), **told).to(level)

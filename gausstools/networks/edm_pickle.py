@@ -50,7 +50,8 @@ VALUES = {operation.name for operation in pickletools.opcodes if operation.arg a
     *("GET", "BINGET", "LONG_BINGET", "GLOBAL", "INST", "PERSID", "EXT1", "EXT2", "EXT4")
 }
 OLD_FORMAT = (0x1950A86A20F9469CFC6C, 1001)  # of PyTorch: its magic number and version
-LONGEST = 1_000_000  # operations; the published networks have a tenth of that
+MARK = object()  # where a group of items begins on the stack
+LONGEST = 500_000  # operations; the published networks have a fifth of that
 DEEPEST = 10  # modules within modules; the published networks have four
 
 
@@ -114,19 +115,16 @@ def _whole(content: bytes) -> object:
         ) from error
 
 
+def _since_mark(stack: list) -> list:
+    items = []
+    while (item := stack.pop()) is not MARK:
+        items.append(item)
+    return items[::-1]
+
+
 def _read(file: io.BytesIO, size: int) -> object:
     """Return the object of the next pickle in a file, with notes in place of what has a name."""
-    stack, memo, mark = [], {}, object()
-
-    def pop(kind: type = object) -> object:
-        return _typed(stack.pop(), kind)
-
-    def pop_to_mark() -> list:
-        items = []
-        while (item := stack.pop()) is not mark:
-            items.append(item)
-        return items[::-1]
-
+    stack, memo = [], {}
     # Nothing here hashes, compares or prints an object of the file other than a text or a number: a few bytes can nest
     # tuples so that each of these takes for ever.
     for count, (operation, value, _) in enumerate(pickletools.genops(file)):
@@ -139,7 +137,7 @@ def _read(file: io.BytesIO, size: int) -> object:
             case "STOP":
                 pass
             case "MARK":
-                stack.append(mark)
+                stack.append(MARK)
             case name if name in VALUES:
                 stack.append(value)
             case "NONE" | "NEWTRUE" | "NEWFALSE" as name:
@@ -151,14 +149,14 @@ def _read(file: io.BytesIO, size: int) -> object:
             case "EMPTY_TUPLE":
                 stack.append(())
             case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-                stack.append(tuple([pop() for _ in range(int(name[-1]))][::-1]))
+                stack.append(tuple([stack.pop() for _ in range(int(name[-1]))][::-1]))
             case "TUPLE":
-                stack.append(tuple(pop_to_mark()))
+                stack.append(tuple(_since_mark(stack)))
             case "APPEND" | "APPENDS" | "ADDITEMS" as name:
-                items = [pop()] if name == "APPEND" else pop_to_mark()
+                items = [stack.pop()] if name == "APPEND" else _since_mark(stack)
                 _typed(stack[-1], list).extend(items)
             case "SETITEM" | "SETITEMS" as name:
-                items = [pop(), pop()][::-1] if name == "SETITEM" else pop_to_mark()
+                items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else _since_mark(stack)
                 target = stack[-1].items if isinstance(stack[-1], _Note) else _typed(stack[-1], dict)
                 for key, item in zip(items[::2], items[1::2], strict=True):
                     if isinstance(key, str):
@@ -166,20 +164,24 @@ def _read(file: io.BytesIO, size: int) -> object:
                     elif not isinstance(key, (int, float)):  # which nobody looks up
                         raise _Refused(f"has {_describe(key)} as the key of a dictionary, expected text or a number")
             case "GLOBAL" | "STACK_GLOBAL" | "INST" as name:
-                full = ".".join(reversed([pop(str), pop(str)]) if name == "STACK_GLOBAL" else value.split(" "))
+                full = ".".join(
+                    reversed([_typed(stack.pop(), str), _typed(stack.pop(), str)])
+                    if name == "STACK_GLOBAL"
+                    else value.split(" ")
+                )
                 if full not in NAMES:
                     raise _Refused(
                         f"asks for {full}, which no EDM network needs. Nothing of it was run. Expected a published EDM "
                         "pickle; get the file from its authors again, and do not unpickle this one"
                     )
-                stack.append(_Note(full, tuple(pop_to_mark())) if name == "INST" else _Name(full))
+                stack.append(_Note(full, tuple(_since_mark(stack))) if name == "INST" else _Name(full))
             case "REDUCE" | "NEWOBJ":
-                args, called = pop(tuple), pop(_Name)
+                args, called = _typed(stack.pop(), tuple), _typed(stack.pop(), _Name)
                 stack.append(_Note(called.name, args))
             case "BINPERSID":
-                stack.append(_Note("persistent id", (pop(),)))
+                stack.append(_Note("persistent id", (stack.pop(),)))
             case "BUILD":
-                state = pop()
+                state = stack.pop()
                 _typed(stack[-1], _Note).state = state
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
@@ -191,7 +193,7 @@ def _read(file: io.BytesIO, size: int) -> object:
                 stack.append(memo[value])
             case name:
                 raise ValueError(f"{name} is an operation that no EDM pickle uses")
-    return pop()
+    return stack.pop()
 
 
 def _build(content: object, size: int) -> EDM:
@@ -254,7 +256,7 @@ def _check_layers(found: dict[str, tuple[str, dict]], expected: dict[str, tuple[
         _check_constants(found[name][1], constants, repr(name))
 
 
-def _check_constants(state: dict, constants: dict[str, float], where: str) -> None:
+def _check_constants(state: dict, constants: dict[str, float | int], where: str) -> None:
     """Refuse a layer that computes with other constants than here."""
     for name, expected in constants.items():
         value = _plain(state.get(name, expected), name)
@@ -263,28 +265,27 @@ def _check_constants(state: dict, constants: dict[str, float], where: str) -> No
 
 
 def _tensor(note: object, where: str) -> tuple[Tensor, int]:
-    """A tensor in float32, and how many bytes of the file its numbers come from."""
+    """A tensor in float32, and how many bytes of the file it was read from."""
     if _name(note) == PARAMETER and note.args:
         note = note.args[0]
-    if _name(note) != TENSOR or len(note.args) < 4 or _name(note.args[0]) != STORAGE:
+    if _name(note) != TENSOR or len(note.args) < 4 or _name(note.args[0]) != STORAGE or len(note.args[0].args) != 1:
         raise _Refused(f"has {_describe(note)} at {where}, expected a tensor")
     storage, offset, size, stride = note.args[:4]
-    values = _storage(storage.args, where)
+    content = _bytes(storage.args[0], where)
+    values = _storage(content, where)
     whole = [*size, *stride, offset] if isinstance(size, tuple) and isinstance(stride, tuple) else [None]
-    if not all(type(number) is int and 0 <= number < 2**40 for number in whole) or math.prod(size[:9]) > len(values):
+    sound = len(whole) < 10 and all(type(number) is int and 0 <= number < 2**40 for number in whole)
+    if not sound or math.prod(size) > len(values):
         size, stride, offset = map(reprlib.repr, (size, stride, offset))
         raise _Refused(f"has a tensor of size {size}, stride {stride} and offset {offset} on {len(values)} values")
     try:
-        return values.as_strided(size, stride, offset).to(torch.float32, copy=True), values.nbytes
+        return values.as_strided(size, stride, offset).to(torch.float32, copy=True), len(content)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise _Refused(f"has no sound tensor at {where} ({error})") from error
 
 
-def _storage(args: tuple, where: str) -> Tensor:
+def _storage(content: bytes, where: str) -> Tensor:
     """The numbers behind a tensor, in PyTorch's old format: they follow on five pickles."""
-    if len(args) != 1:
-        raise _Refused(f"has no bytes for the tensor at {where}")
-    content = _bytes(args[0], where)
     # PyTorch writes these in its old format. The new one is a zip, of which a few bytes can make gigabytes.
     if content.startswith(b"PK"):
         raise _Refused(f"has a zip archive for the tensor at {where}, expected PyTorch's old format")
@@ -350,19 +351,22 @@ def _plain(value: object, name: str) -> object:
     if isinstance(value, (list, tuple)) and len(value) <= 64:
         return [_plain(entry, name) if not isinstance(entry, (list, tuple)) else None for entry in value]
     if _name(value) in NUMBERS:
-        value = _number(*value.args, name)
+        value = _number(value)
     short = len(value) <= 100 if isinstance(value, str) else not isinstance(value, int) or abs(value) < 2**63
     if short and (value is None or isinstance(value, (bool, int, float, str))):
         return value
     raise _Refused(f"has {_describe(value)} for {name[:100]}, expected a number, a text or a list of these")
 
 
-def _number(dtype: object, data: object, name: str) -> float:
-    """A number of numpy."""
-    order, kind = dtype.state[1], dtype.args[0]
-    if order not in ("<", ">", "|") or kind not in ("b1", "i4", "i8", "f4", "f8"):
-        raise _Refused(f"has a {reprlib.repr(kind)} for {name[:100]}, expected a number")
-    return np.frombuffer(_bytes(data, name), order + kind).item()
+def _number(note: _Note) -> float | int | _Note:
+    """A number of numpy, or the note if it is no sound one."""
+    try:
+        dtype, data = note.args
+        order, kind = dtype.state[1], dtype.args[0]
+        sound = order in ("<", ">", "|") and kind in ("b1", "i4", "i8", "f4", "f8")
+        return np.frombuffer(_bytes(data, ""), order + kind).item() if sound else note
+    except (AttributeError, LookupError, TypeError, ValueError, _Refused):
+        return note
 
 
 def _typed(value: object, kind: type) -> object:
