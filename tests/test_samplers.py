@@ -579,6 +579,19 @@ def test_answers_in_another_precision_become_that_of_the_state(sampler, answers)
 
 
 @each_sampler
+@pytest.mark.parametrize("gap", [1e-6, 1e-9, 1e-14])
+def test_a_level_that_stands_twice_but_for_rounding_changes_nothing(sampler, gap):
+    model = texture_gaussian(torch.float64)
+    if "gaussian" in getattr(sampler, "keywords", {}):
+        sampler = partial(sampler, gaussian=gt.Gaussian.isotropic(torch.zeros(3, dtype=DOUBLE), 2.0))
+    x = 80 * torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    grid = gt.log_uniform_sigmas(30, 0.01, 80.0)
+    twice = torch.cat([grid[:10], grid[9:10] * (1 - gap), grid[10:]])
+    once, again = (last(sampler(lambda x, s: model(x, s) + x.sin() / 9, x, levels)).x for levels in (grid, twice))
+    assert (once - again).abs().max() < 0.05
+
+
+@each_sampler
 @pytest.mark.parametrize("end", [0.0, 1.5])
 def test_one_step_of_an_empty_batch_and_of_one_image(sampler, end):
     model = texture_gaussian(torch.float32)
