@@ -128,7 +128,7 @@ def test_a_network_that_does_not_belong_to_the_data_is_named(tmp_path, capsys):
     """The digits' network and digits of the other sign: at high noise it answers the wrong mean."""
     for i, image in enumerate(gt.datasets.load("digits").images[:64]):
         Image.fromarray(((1 - image[0]) * 127.5).round().byte().numpy()).save(tmp_path / f"{i:03}.png")
-    report("digits", str(tmp_path), out=tmp_path / "a.html", **QUICK | {"points": 64, "seeds": 2, "steps": 4})
+    report("digits", str(tmp_path), out=tmp_path / "a.html", points=64, seeds=2, steps=4)
     reader, numbers = read(tmp_path / "a.html")
     (row,) = (row for row in numbers["residuals"] if (row["model"], row["sigma"]) == ("gaussian", 80.0))
     assert row["misfit"].startswith("at σ = 80 the mean squared residual of the network is")
