@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import gausstools as gt
 
+DOUBLE = torch.float64
+
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -160,6 +162,57 @@ def test_far_away_the_gaussian_explains_the_point_cloud_better_and_better():
     assert scores[1] / scores[2] > 8
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_precision_is_measured_as_its_numbers_in_float64_are(dtype):
+    """The answers may be rounded; what is made of them is not: numpy, from the same answers."""
+    data = gt.datasets.load("digits").images[:64].to(dtype)
+    network, model = (gt.Gaussian.isotropic(torch.full((1, 8, 8), mean, dtype=DOUBLE), 0.3) for mean in (0.0, 0.1))
+    ours, theirs = (lambda x, s, each=each: each(x.double(), s).to(dtype) for each in (model, network))
+    for sigma in (0.5, 80.0):
+        x = gt.evaluation_points(data, sigma, points=64)
+        assert x.dtype == dtype
+        found = gt.unexplained(theirs, ours, x, sigma)
+        place, answer, guess = (f.double().flatten(1).numpy() for f in (x, theirs(x, sigma), ours(x, sigma)))
+        missed = ((answer - guess) ** 2).sum(1)
+        assert found.denoiser == pytest.approx((missed / (answer**2).sum(1)).mean(), rel=1e-9)
+        assert found.score == pytest.approx((missed / ((answer - place) ** 2).sum(1)).mean(), rel=1e-9)
+    low = gt.Gaussian.fit(data.double(), rank=5)
+    x = gt.evaluation_points(data, 1.0, points=64)
+    curves = gt.unexplained_by_rank(theirs, low.to(dtype), x, 1.0)
+    expected = gt.unexplained_by_rank(lambda x, s: theirs(x.to(dtype), s).double(), low.double(), x.double(), 1.0)
+    torch.testing.assert_close(curves.score, expected.score, rtol=50 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 10.0])
+def test_what_an_ideal_network_leaves_is_below_the_loss_and_another_is_named(sigma):
+    """The ideal network is a cloud's own denoiser: numpy's linear and least losses on the same pairs bound it."""
+    data = normal(400, 4).sign() + 0.1 * normal(400, 4, seed=1)
+    model, cloud = gt.Gaussian.fit(data), gt.PointCloud(data)
+    others = {"ideal": cloud, "itself": model, "other data": gt.PointCloud(3 - data), "bad": lambda x, s: x}
+    verdicts = {
+        name: gt.residuals(network, {"Gaussian": model, "cloud": cloud}, data, [sigma], points=400)
+        for name, network in others.items()
+    }
+    covariance = np.cov(data.numpy().T, ddof=0)
+    loss = np.trace(sigma**2 * covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(4)))
+    for name, (gaussian, rest) in verdicts.items():
+        x = gt.evaluation_points(data, sigma, points=400)
+        squares = (others[name](x, sigma) - model(x, sigma)).square().sum(1).numpy()
+        above = squares.mean() - loss
+        assert bool(gaussian.unexplained.misfit) == (above > 3 * squares.std(ddof=1) / 20)
+        assert rest.unexplained.misfit == ""
+    assert not verdicts["ideal"][0].unexplained.misfit
+    assert "network and statistics do not belong together" in verdicts["other data"][0].unexplained.misfit
+    if sigma > 1:  # at low noise what is nearly x is nearly right
+        assert verdicts["bad"][0].unexplained.misfit.startswith("at σ = 10 the mean squared residual")
+
+
+def test_where_nothing_is_to_be_explained_no_rank_is_missing_it():
+    point = gt.Gaussian(torch.zeros(2).double(), torch.zeros(1).double(), torch.eye(2).double()[:, :1])
+    found = gt.unexplained_by_rank(point, point, normal(3, 2), 1.0)
+    assert [curve.tolist() for curve in found] == [[0.0, 0.0], [0.0, 0.0]]
+
+
 @pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("ask", "error", "message"),
@@ -182,6 +235,8 @@ def test_far_away_the_gaussian_explains_the_point_cloud_better_and_better():
         (lambda m, x: gt.evaluation_points(x[:0], 1.0), ValueError, "data are empty"),
         (lambda m, x: gt.evaluation_points(x, 1.0, points=0), ValueError, "points is 0"),
         (lambda m, x: gt.evaluation_points([1.0], 1.0), TypeError, "data is list"),
+        (lambda m, x: gt.evaluation_points(x, 1.0, seed=2**64), ValueError, "seed is 18446744073709551616"),
+        (lambda m, x: gt.compare.ByRank(x[0] * torch.nan, x[0]).smallest(), ValueError, "NaN or infinite"),
     ],
 )
 def test_questions_that_cannot_be_are_refused(ask, error, message):
@@ -214,5 +269,8 @@ def test_curves_that_touch_do_not_cross():
 def test_curves_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="one length"):
         gt.compare.crossings([1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="positive"):
-        gt.compare.crossings([1.0, 2.0], [0.0, 1.0], [1.0, 1.0])
+    for first in ([0.0, 1.0], [float("nan"), 1.0], [float("inf"), 1.0]):
+        with pytest.raises(ValueError, match="positive"):
+            gt.compare.crossings([1.0, 2.0], first, [1.0, 1.0])
+    with pytest.raises(ValueError, match="sigmas go up and down"):
+        gt.compare.crossings([1.0, 3.0, 2.0], [1.0, 2.0, 3.0], [2.0, 2.0, 2.0])

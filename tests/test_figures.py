@@ -58,6 +58,15 @@ def test_arrows_start_and_end_where_they_should(ax):
     np.testing.assert_allclose(np.stack([arrows.U, arrows.V], 1), vectors)
 
 
+def test_half_precision_is_drawn_as_its_numbers(ax):
+    images = torch.linspace(-1, 1, 8).reshape(2, 1, 2, 2).bfloat16()
+    figures.image_grid(ax, images, columns=1, gap=0)
+    shown = np.asarray(ax.images[0].get_array()).reshape(2, 1, 2, 2)
+    np.testing.assert_allclose(shown, (images.double().numpy() + 1) / 2)
+    figures.vector_field(ax, torch.ones(3, 2).bfloat16(), torch.ones(3, 2).bfloat16())
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), np.ones((3, 2)))
+
+
 def test_figures_stand_on_an_opaque_white_ground():
     with matplotlib.rc_context():
         figures.set_style()
@@ -75,6 +84,11 @@ def test_figures_stand_on_an_opaque_white_ground():
         (lambda ax: figures.image_grid(ax, torch.zeros(2, 1, 8, 8), 0), "columns is 0"),
         (lambda ax: figures.draw_covariance(ax, torch.zeros(3), torch.eye(3)), r"mean has shape \(3,\)"),
         (lambda ax: figures.vector_field(ax, torch.zeros(4, 2), torch.zeros(3, 2)), r"points have shape \(4, 2\)"),
+        (lambda ax: figures.image_grid(ax, torch.full((2, 1, 8, 8), torch.nan), 2), "images holds values that are NaN"),
+        (lambda ax: figures.image_grid(ax, torch.zeros(2, 1, 8, 8), 2, limits=(1, 1)), r"limits are \(1, 1\)"),
+        (lambda ax: figures.draw_covariance(ax, torch.zeros(2), torch.eye(2) / 0), "covariance holds values"),
+        (lambda ax: figures.draw_covariance(ax, torch.zeros(2) / 0, torch.eye(2)), "mean holds values"),
+        (lambda ax: figures.vector_field(ax, torch.zeros(4, 2), torch.zeros(4, 2) / 0), "vectors holds values"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(ax, draw, message):
@@ -116,7 +130,9 @@ def test_a_measured_number_has_the_digits_that_its_error_allows(measured, error,
     [
         ([], "entries are empty"),
         ([("x", 0.0, 1.0)], "'x' has published 0.0"),
-        ([("x", 1.0, float("nan"))], "measured nan, expected finite numbers"),
+        ([("x", 1.0, float("nan"))], "measured nan, error None: expected finite numbers"),
+        ([("x", 1.0, 2.0, float("nan"))], "measured 2.0, error nan: expected finite numbers"),
+        ([("x", 1.0, 2.0, -1.0)], "the error not below"),
     ],
 )
 def test_numbers_that_cannot_be_compared_are_refused(entries, message):

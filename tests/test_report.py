@@ -3,8 +3,10 @@
 import html.parser
 import json
 import re
+import sys
 
 import pytest
+import torch
 from PIL import Image
 
 import gausstools as gt
@@ -122,7 +124,39 @@ def test_a_folder_and_given_statistics_will_do(tmp_path):
     assert "Gaussian of given statistics" in reader.text
 
 
+def test_a_network_that_does_not_belong_to_the_data_is_named(tmp_path, capsys):
+    """The digits' network and digits of the other sign: at high noise it answers the wrong mean."""
+    for i, image in enumerate(gt.datasets.load("digits").images[:64]):
+        Image.fromarray(((1 - image[0]) * 127.5).round().byte().numpy()).save(tmp_path / f"{i:03}.png")
+    report("digits", str(tmp_path), out=tmp_path / "a.html", points=64, seeds=2, steps=4)
+    reader, numbers = read(tmp_path / "a.html")
+    (row,) = (row for row in numbers["residuals"] if (row["model"], row["sigma"]) == ("gaussian", 80.0))
+    assert row["misfit"].startswith("at σ = 80 the mean squared residual of the network is")
+    assert numbers["steps_skipped"] == 0
+    for text in (reader.text, capsys.readouterr().out):
+        assert "network and statistics do not belong together" in text
+
+
+def test_a_start_at_low_noise_and_a_jump_almost_to_the_end(tmp_path):
+    report("digits", "digits", out=tmp_path / "a.html", sigma_max=0.01, **QUICK | {"seeds": 2, "steps": 4})
+    reader, numbers = read(tmp_path / "a.html")
+    assert {row["sigma"] for row in numbers["residuals"]} == {0.01}
+    assert "Solid: from σ = 0.01." in reader.text
+    assert numbers["sigma_skip"] == pytest.approx(0.002)
+    measured, error = numbers["jump_error"]
+    assert ("The prediction fails" in reader.text) == (measured - 2 * error > 0.02)
+
+
+def test_what_is_missing_is_what_is_advised(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gausstools.figures.page", None)
+    with pytest.raises(ImportError, match=r"the page has figures, but .*: pip install 'gausstools\[figures\]'"):
+        report("digits", "digits", out=tmp_path / "a.html")
+
+
 def test_data_of_another_shape_are_refused(tmp_path):
+    gt.Gaussian.isotropic(torch.zeros(1, 28, 28), 1.0).save(tmp_path / "large.safetensors")
+    with pytest.raises(ValueError, match=r"large.safetensors is of images of shape \(1, 28, 28\), but those of digits"):
+        report("digits", "digits", out=tmp_path / "a.html", gaussian=tmp_path / "large.safetensors", **QUICK)
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"images of shape \(1, 28, 28\), but the network is for \(1, 8, 8\)"):
         report("digits", str(tmp_path), out=tmp_path / "a.html", **QUICK)
@@ -136,6 +170,9 @@ def test_data_of_another_shape_are_refused(tmp_path):
         ({"out": "."}, IsADirectoryError, "is a folder, expected the name of a file"),
         ({"data": "no-such"}, ValueError, "neither a data set .* nor a folder"),
         ({"tolerance": -1.0}, ValueError, "tolerance is -1"),
+        ({"seed": -1}, ValueError, "seed is -1, expected an integer from 0"),
+        ({"sigma_max": 0.002}, ValueError, "sigma-max is 0.002, expected a finite noise level above 0.002"),
+        ({"sigma_max": float("nan")}, ValueError, "sigma-max is nan"),
     ],
 )
 def test_bad_questions_are_named_and_leave_nothing(tmp_path, change, error, message):

@@ -1,6 +1,7 @@
 """Samplers: their order on a Gaussian whose flow is known, agreement with diffusers, restarts and cost."""
 
 import itertools
+import pickle
 from functools import partial
 
 import diffusers
@@ -402,6 +403,13 @@ def test_a_history_is_the_gaussians_own_path(case, grid):
         assert torch.equal(evaluation.denoised, case.model(evaluation.x, evaluation.sigma))
 
 
+def test_above_the_first_level_there_is_no_history():
+    model, x = texture_gaussian(), torch.ones(2, 3, dtype=DOUBLE)
+    assert gt.samplers.gaussian_history(model, x, torch.tensor([80.0])) == []
+    with pytest.raises(ValueError, match="sigmas has shape"):
+        gt.samplers.gaussian_history(model, x, torch.tensor([]))
+
+
 @pytest.mark.parametrize("sampler", [euler, heun], ids=name)
 def test_a_grid_cut_in_two_is_the_same_path(sampler):
     model, x = gt.Gaussian.isotropic(torch.zeros(3, dtype=DOUBLE), 2.0), torch.randn(5, 3, dtype=DOUBLE)
@@ -457,7 +465,27 @@ def test_after_a_jump_a_history_lets_the_first_step_be_of_full_order(sampler):
 # ---- the protocol
 
 
-@every_sampler
+def texture_gaussian(dtype=DOUBLE):
+    return gt.Gaussian.isotropic(torch.full((3,), 0.5, dtype=dtype), 1.0)
+
+
+def with_statistics():
+    levels = torch.tensor([100.0, 1e-3], dtype=DOUBLE)
+    return gt.samplers.ModelStatistics(levels, *(torch.full((2, 3), value, dtype=DOUBLE) for value in (0.5, 0.1, 0.1)))
+
+
+EACH = [
+    euler, heun, ddim, partial(dpmpp, order=3), partial(unipc, order=3), ipndm,
+    partial(gt.samplers.gaussian_exponential, order=3, corrector=True, gaussian=texture_gaussian(torch.float32)),
+    partial(gt.samplers.dpm_v3, corrector=True, statistics=with_statistics()),
+]  # fmt: skip
+each_sampler = pytest.mark.parametrize("sampler", EACH, ids=lambda sampler: getattr(sampler, "func", sampler).__name__)
+every_half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+
+
+@pytest.mark.parametrize(
+    "sampler", [sampler for sampler, _ in ONE_STEP + MULTISTEP] + EACH[-2:], ids=lambda s: name(s)[:60]
+)
 @pytest.mark.parametrize("sigmas", [gt.karras_sigmas(18), gt.karras_sigmas(18)[:-1]], ids=["to 0", "above 0"])
 def test_cost_and_what_is_yielded(sampler, sigmas):
     seen = []
@@ -469,11 +497,109 @@ def test_cost_and_what_is_yielded(sampler, sigmas):
     x = torch.zeros(2, 3)
     states = list(sampler(denoiser, x, sigmas))
     assert len(seen) == (len(states) + int((sigmas[1:] > 0).sum()) if sampler is heun else len(states))
+    assert gt.samplers.declared(sampler).calls(sigmas) == len(seen)
     assert [state.sigma for state in states] == sigmas[1:].tolist()
     assert 0.0 not in seen
     assert all(torch.equal(state.denoised, torch.full((2, 3), 3.0)) for state in states)
     assert all(state.x.dtype == torch.float32 for state in states)
     assert torch.equal(x, torch.zeros(2, 3))
+
+
+def test_what_is_taken_is_declared_and_kept_by_partial():
+    takes = {
+        sampler: set(gt.samplers.declared(sampler).takes)
+        for sampler in (euler, dpmpp, gt.samplers.gaussian_exponential, gt.samplers.dpm_v3)
+    }
+    assert [*takes.values()] == [set(), {"history"}, {"gaussian"}, {"statistics", "history"}]
+    assert gt.samplers.declared(partial(dpmpp, order=3)).takes == {"history"}
+    assert gt.samplers.declared(partial(partial(gt.samplers.dpm_v3, history=[]), order=3)).takes == {"statistics"}
+    assert all(pickle.loads(pickle.dumps(sampler)) is sampler for sampler in takes)
+
+
+@every_half
+@each_sampler
+def test_half_precision_is_that_of_the_network_not_of_the_path(sampler, dtype):
+    """Against the path in float64: sixty steps round no more than a few."""
+    model = texture_gaussian()
+    x = 80 * torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    x = x.to(dtype)
+    asked = set()
+
+    def network(x, sigma):
+        asked.add(x.dtype)
+        return model(x.double(), sigma).to(x.dtype)
+
+    if "gaussian" in getattr(sampler, "keywords", {}):
+        sampler, exact = (partial(sampler, gaussian=texture_gaussian(kind)) for kind in (dtype, DOUBLE))
+    else:
+        exact = sampler
+    grid = gt.karras_sigmas(60)
+    state, expected = last(sampler(network, x, grid)), last(exact(model, x.double(), grid))
+    assert asked == {dtype}
+    assert state.x.dtype == state.denoised.dtype == dtype
+    assert (state.x.double() - expected.x).abs().max() < 16 * torch.finfo(dtype).eps
+
+
+@every_half
+@pytest.mark.parametrize("sampler", [dpmpp, unipc, ipndm], ids=name)
+def test_a_history_may_have_fewer_digits_than_the_state_not_more(sampler, dtype):
+    model, x = texture_gaussian(), torch.ones(1, 3, dtype=DOUBLE)
+    history = [gt.samplers.Evaluation(x, 5.0, model(x, 5.0))]
+    few = [gt.samplers.Evaluation(x.to(dtype), 5.0, model(x, 5.0).to(dtype))]
+    grid = torch.tensor([4.0, 2.0, 1.0])
+    within_half = last(sampler(lambda x, s: model(x.double(), s).to(dtype), x.to(dtype), grid, history=few)).x
+    expected = last(sampler(model, x, grid, history=history)).x
+    torch.testing.assert_close(within_half.double(), expected, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.usefixtures("as_installed")
+@each_sampler
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (lambda x, s: x * torch.nan, ValueError, "the denoiser's first answer holds 6 values that are NaN or infinite"),
+        (lambda x, s: x * torch.nan if s < 1 else x, ValueError, "the last state, to which the denoiser's answers led"),
+        (lambda x, s: x[:1], ValueError, r"the denoiser answers in shape \(1, 3\), expected .* of x, \(2, 3\)"),
+        (lambda x, s: x[:, :1], ValueError, r"the denoiser answers in shape \(2, 1\)"),
+        (lambda x, s: 0.0, ValueError, "the denoiser answers in a float"),
+        (lambda x, s: torch.ones(2, 3, dtype=torch.int64), TypeError, "the denoiser's first answer has dtype"),
+    ],
+)
+def test_a_denoiser_that_answers_nonsense_is_named(sampler, answer, error, message):
+    with pytest.raises(error, match=message):
+        list(sampler(answer, torch.ones(2, 3), gt.karras_sigmas(6)))
+
+
+@each_sampler
+@pytest.mark.parametrize("answers", [torch.float16, torch.float64])
+def test_answers_in_another_precision_become_that_of_the_state(sampler, answers):
+    """As of a network under autocast."""
+    states = list(sampler(lambda x, s: (0 * x + 0.5).to(answers), torch.ones(2, 3), gt.karras_sigmas(6)))
+    assert {(state.x.dtype, state.denoised.dtype) for state in states} == {(torch.float32, torch.float32)}
+
+
+@each_sampler
+@pytest.mark.parametrize("gap", [1e-6, 1e-9, 1e-14])
+def test_a_level_that_stands_twice_but_for_rounding_changes_nothing(sampler, gap):
+    model = texture_gaussian(torch.float64)
+    if "gaussian" in getattr(sampler, "keywords", {}):
+        sampler = partial(sampler, gaussian=gt.Gaussian.isotropic(torch.zeros(3, dtype=DOUBLE), 2.0))
+    x = 80 * torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    grid = gt.log_uniform_sigmas(30, 0.01, 80.0)
+    twice = torch.cat([grid[:10], grid[9:10] * (1 - gap), grid[10:]])
+    once, again = (last(sampler(lambda x, s: model(x, s) + x.sin() / 9, x, levels)).x for levels in (grid, twice))
+    assert (once - again).abs().max() < 0.05
+
+
+@each_sampler
+@pytest.mark.parametrize("end", [0.0, 1.5])
+def test_one_step_of_an_empty_batch_and_of_one_image(sampler, end):
+    model = texture_gaussian(torch.float32)
+    (none,) = sampler(model, torch.ones(0, 3), torch.tensor([2.0, end]))
+    assert none.x.shape == (0, 3)
+    (one,) = sampler(model, torch.ones(1, 3), torch.tensor([2.0, end]))
+    expected = model.flow(torch.ones(1, 3), 2.0, end)
+    torch.testing.assert_close(one.x, expected, rtol=0, atol=0.03 if end else 0.15)
 
 
 @every_sampler
@@ -507,6 +633,8 @@ def test_gradients_are_the_callers_choice(sampler, context):
         (torch.tensor([1.0, 1.0, 0.0]), ValueError, "strictly decreasing"),
         (torch.tensor([1.0, -1.0]), ValueError, ">= 0"),
         (torch.tensor([torch.nan, 1.0]), ValueError, "expected finite"),
+        (torch.tensor([2.0 + 1j, 1.0]), TypeError, "sigmas is torch.complex64"),
+        (torch.tensor([4.001, 4.0]).half(), ValueError, "strictly decreasing"),
     ],
 )
 def test_grids_that_cannot_be_are_refused(sampler, sigmas, error, message):

@@ -61,10 +61,11 @@ class BesidePaper:
         if not self.entries:
             raise ValueError("entries are empty, expected at least one quantity")
         for entry in self.entries:
-            if not (math.isfinite(entry.published) and math.isfinite(entry.measured)) or entry.published == 0:
+            numbers = (entry.published, entry.measured, entry.error or 0)
+            if not all(map(math.isfinite, numbers)) or entry.published == 0 or numbers[2] < 0:
                 raise ValueError(
-                    f"{entry.quantity!r} has published {entry.published} and measured {entry.measured}, expected "
-                    "finite numbers, the published one not 0"
+                    f"{entry.quantity!r} has published {entry.published} and measured {entry.measured}, error "
+                    f"{entry.error}: expected finite numbers, the published one not 0 and the error not below"
                 )
 
     def rows(self) -> list[tuple[str, str, str, str]]:

@@ -131,7 +131,7 @@ def frames(
         raise ValueError(f"{len(frames)} frames and {len(labels)} labels, expected one label for each frame")
     if not 0 <= start < len(frames):
         raise ValueError(f"start is {start}, expected a frame, 0 to {len(frames) - 1}")
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds}, expected a positive number")
     if len(panels) == 1:
         frames = [[layers] for layers in frames]
@@ -272,7 +272,7 @@ def _model_figure(
         raise ValueError(f"sigma is {shown}, expected a level from {low} to {high}")
     if (panel.xscale, panel.yscale) != ("linear", "linear"):
         raise ValueError("the panel has a logarithmic axis; a plane of models has linear ones")
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds}, expected a positive number")
     at = as_array(start)
     inside = at.shape == (2,) and all(

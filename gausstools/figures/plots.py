@@ -5,6 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from torch import Tensor
 
+from gausstools.figures.svg import as_array
+
 __all__ = ["draw_covariance", "image_grid", "vector_field"]
 
 
@@ -30,7 +32,9 @@ def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, f
     if columns < 1:
         raise ValueError(f"columns is {columns}, expected at least 1")
     low, high = limits
-    tiles = ((images.detach().cpu().float() - low) / (high - low)).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    if low == high:
+        raise ValueError(f"limits are {limits}, expected two values: one for black, another for white")
+    tiles = ((_finite(images=images) - low) / (high - low)).clip(0, 1).transpose(0, 2, 3, 1)
     count, height, width, channels = tiles.shape
     rows = -(-count // columns)
     sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), dtype=tiles.dtype)
@@ -63,12 +67,12 @@ def draw_covariance(
         raise ValueError(
             f"mean has shape {tuple(mean.shape)} and covariance {tuple(covariance.shape)}, expected (2,) and (2, 2)"
         )
-    variances, axes = np.linalg.eigh(covariance.detach().cpu().double().numpy())
+    variances, axes = np.linalg.eigh(_finite(covariance=covariance))
     angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1]))
     label = style.pop("label", None)
     for distance in deviations:
         width, height = 2 * distance * np.sqrt(variances.clip(0))[::-1]
-        center = tuple(mean.detach().cpu().tolist())
+        center = tuple(_finite(mean=mean))
         ax.add_patch(Ellipse(center, width, height, angle=angle, fill=False, label=label, **style))
         label = None
 
@@ -90,7 +94,14 @@ def vector_field(ax: Axes, points: Tensor, vectors: Tensor, **style) -> None:
     """
     if points.shape != vectors.shape or points.shape[1:] != (2,):
         raise ValueError(f"points have shape {tuple(points.shape)} and vectors {tuple(vectors.shape)}, expected (n, 2)")
-    x, y = points.detach().cpu().unbind(1)
-    u, v = vectors.detach().cpu().unbind(1)
     style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004, **style}
-    ax.quiver(x.numpy(), y.numpy(), u.numpy(), v.numpy(), **style)
+    ax.quiver(*_finite(points=points).T, *_finite(vectors=vectors).T, **style)
+
+
+def _finite(**given: Tensor) -> np.ndarray:
+    """Return the numbers of what is given by name, if they can be drawn."""
+    ((name, values),) = given.items()
+    array = as_array(values)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds values that are NaN or infinite, and cannot be drawn")
+    return array

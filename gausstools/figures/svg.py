@@ -44,7 +44,7 @@ def _color(color: str) -> str:
 
 def as_array(value: ArrayLike | Tensor | Real) -> np.ndarray:
     """Numbers in float64, wherever they come from."""
-    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=float)
+    return np.asarray(value.detach().cpu().double() if isinstance(value, Tensor) else value, dtype=float)
 
 
 def _plane(value: ArrayLike | Tensor, what: str) -> np.ndarray:

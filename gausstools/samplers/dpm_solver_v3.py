@@ -48,7 +48,7 @@ from torch import Tensor
 from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models import files
 from gausstools.noise import seeded_noise
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps, sampler
+from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
 from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["ModelStatistics", "dpm_v3"]
@@ -236,7 +236,7 @@ def dpm_v3(
     for start, end in steps:
         asked = Evaluation(x, start, denoiser(x, start))
         value = _Value(start, coefficients.rest(asked))
-        if step_before is not None:
+        if step_before is not None and correctable(step_before[1], start, end):
             x, before, used = step_before
             x = coefficients.advance(x, before, start, [used[0], value, *used[1:]], pseudo)
         past = [*past, value][-order:]

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models.gaussian import Gaussian
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps, sampler
+from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
 from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["gaussian_exponential"]
@@ -118,7 +118,7 @@ def gaussian_exponential(
     for (start, end), (predict, correct) in zip(steps, plan, strict=True):
         asked = Evaluation(x, start, denoiser(x, start))
         value = _Value(start, frame.residual(y, asked))
-        if retake is not None:
+        if retake is not None and correctable(past[-1].sigma, start, end):
             correct_before, y_before = retake
             y = correct_before.take(frame, y_before, [*past, value])
         past = [*past, value][-order:]

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser, check_count
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps, sampler
+from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
 
 __all__ = ["dpmpp", "ipndm", "unipc"]
 
@@ -135,7 +135,7 @@ def unipc(
     step_before = None
     for left, (start, end) in _countdown(steps):
         asked = Evaluation(x, start, denoiser(x, start))
-        if corrector and step_before is not None:
+        if corrector and step_before is not None and correctable(step_before[1], start, end):
             x, above, used = step_before
             x = advance(x, above, start, [*used, asked], len(used) == 1)
         past = [*past, asked][-order:]

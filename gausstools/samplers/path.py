@@ -11,6 +11,7 @@ since the flow passes through every level above (:func:`gausstools.samplers.gaus
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -235,6 +236,16 @@ def check_steps(x: Tensor, sigmas: Tensor, least: int = 2) -> list[tuple[float, 
             f"sigmas runs {first}, …, {levels[-1]:g}, expected finite levels, strictly decreasing and >= 0"
         )
     return list(itertools.pairwise(levels.tolist()))
+
+
+def correctable(above: float, start: float, end: float) -> bool:
+    """Return whether a corrector may take the step from above to start again before that from start to end.
+
+    It moves the state at start away from where the denoiser has answered. A polynomial through that answer and one at
+    end takes the move for a slope, too steep by as much as the second step is the shorter one: in a grid that holds a
+    level twice but for rounding, a million times.
+    """
+    return end == 0 or math.log(start / end) > 1e-3 * math.log(above / start)
 
 
 def check_history(history: Sequence[Evaluation], x: Tensor, sigma: float) -> list[Evaluation]:
