@@ -216,7 +216,7 @@ def teleport_latents(
         raise TypeError(f"gaussian is {type(model).__name__}, expected a gausstools.Gaussian, whose flow is the jump")
     if not isinstance(noise, Tensor):
         shape = (check_count(noise, "noise", 1), *model.event_shape)
-        noise = torch.randn(shape, generator=generator, dtype=model.mean.dtype, device=model.mean.device)
+        noise = torch.randn(shape, generator=generator, dtype=model.dtype, device=model.mean.device)
     check_batch(noise, model.event_shape, "noise")
     gaussian = {label: _precise(each) for label, each in gaussian.items()} if several else _precise(gaussian)
     device, dtype = model.mean.device, torch.promote_types(model.mean.dtype, torch.float32)
