@@ -84,7 +84,8 @@ print(words.GREETING * TIMES, Path("data/number.txt").read_text())
 from IPython.display import display
 
 rows = [["residual | at σ = 1", "0.016", "0.02", "1.25"]]
-display({"text/plain": "…", "KIND": {"source": "table.csv", "rows": rows}}, raw=True)
+table = {"source": "table.csv", "rows": rows}
+display({"text/plain": "…", "KIND": table}, raw=True)
 """.replace("KIND", paper_table.KIND),
     "book/refs.bib": "",
     "book/index.md": "# Toy\n\nRead [the first](../notebooks/01_first.ipynb).\n",
