@@ -1,4 +1,6 @@
-"""Pages of the library, written from its docstrings. A page names modules, and what they offer appears.
+"""Pages of the library from its docstrings, each name once and under the path that users type, as no autosummary does.
+
+A page names modules, and what they offer appears:
 
     :::{api} gausstools.noise
     :::
@@ -17,9 +19,8 @@ import ast
 import importlib
 import inspect
 import re
-import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
@@ -29,7 +30,7 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.typing import stringify_annotation
 
-from book._ext.generated import Generated
+from book._ext.generated import Generated, render
 
 _SHOWN = re.compile(r"^:::\{api\} +(\S+)$", re.MULTILINE)
 
@@ -46,13 +47,17 @@ def names_of(module: ModuleType) -> list[str]:
     return [name for name in module.__all__ if name not in passed_on]
 
 
+def _above(module: ModuleType) -> list[ModuleType]:
+    """The packages that a module is in, the outermost first."""
+    parts = module.__name__.split(".")
+    return [importlib.import_module(".".join(parts[:depth])) for depth in range(1, len(parts))]
+
+
 def public_path(module: ModuleType, name: str) -> str:
     """The shortest path that exports `name`."""
-    parts = module.__name__.split(".")
-    above = [importlib.import_module(".".join(parts[:depth])) for depth in range(1, len(parts))]
     exporting = [
         package.__name__
-        for package in above
+        for package in _above(module)
         if name in getattr(package, "__all__", ()) and getattr(package, name) is getattr(module, name)
     ]
     return f"{[*exporting, module.__name__][0]}.{name}"
@@ -73,41 +78,31 @@ def _package(value: type | Callable) -> str:
     return value.__module__.partition(".")[0]
 
 
-def _public_bases(cls: type) -> list[type]:
+def _bases(cls: type) -> list[type]:
     """The classes that `cls` derives from, with those of the library's private ones instead of these."""
     found: list[type] = []
     for base in cls.__bases__:
         private = base.__name__.startswith("_") and _package(base) == _package(cls)
-        found += _public_bases(base) if private else [base]
+        found += _bases(base) if private else [base]
     return found
 
 
 def _shown_bases(cls: type) -> list[type]:
-    return [base for base in _public_bases(cls) if _package(base) not in ("abc", "builtins")]
+    return [base for base in _bases(cls) if _package(base) not in ("abc", "builtins")]
 
 
-def _entry(module: ModuleType, name: str) -> Iterator[str]:
-    """The directive, in reStructuredText, that shows one name."""
+def _entry(module: ModuleType, name: str) -> dict:
+    """What api.jinja needs to show one name."""
     path, value = public_path(module, name), getattr(module, name)
+    entry = {"path": path, "module": path.removesuffix(f".{name}"), "name": name, "docstring": _docstring(module, name)}
     if not _is_definition(value, name):
         alias = typing.get_origin(value) is not None or inspect.isclass(value)
-        yield f".. py:{'type' if alias else 'data'}:: {name}"
-        yield f"   :module: {path.removesuffix(f'.{name}')}"
-        yield f"   :canonical: {stringify_annotation(value, 'smart')}" if alias else f"   :value: {value!r}"
-        yield ""
-        yield from (f"   {line}" for line in _docstring(module, name).splitlines())
-    elif inspect.isroutine(value):
-        yield f".. autofunction:: {path}"
-    else:
-        yield f".. autoclass:: {path}"
-        yield "   :members:"
-        yield "   :member-order: bysource"
-        yield "   :special-members: __call__"
-        yield "   :exclude-members: extra_repr"
-        # Methods of private bases are this class's own to a reader; those of public ones stand with these.
-        yield f"   :inherited-members: {', '.join(base.__name__ for base in _public_bases(value))}"
-        yield from ["   :show-inheritance:"] if _shown_bases(value) else []
-    yield ""
+        written = stringify_annotation(value, "smart") if alias else repr(value)
+        return entry | {"directive": "py:type" if alias else "py:data", "value": written}
+    if inspect.isroutine(value):
+        return entry | {"directive": "autofunction"}
+    bases = [base.__name__ for base in _bases(value)]
+    return entry | {"directive": "autoclass", "bases": bases, "inherits": bool(_shown_bases(value))}
 
 
 class _FromLibrary(Generated):
@@ -119,9 +114,8 @@ class _FromLibrary(Generated):
         except Exception as error:  # a module may fail in any way
             reason = f"{type(error).__name__}: {error}"
             raise self.error(f"{name} cannot be shown, because it cannot be imported: {reason}") from error
-        parts = name.split(".")
-        for depth in range(1, len(parts) + 1):  # the packages above decide under which path a name stands
-            self.env.note_dependency(sys.modules[".".join(parts[:depth])].__file__)
+        for package in (*_above(module), module):  # those above decide under which path a name stands
+            self.env.note_dependency(package.__file__)
         return module
 
 
@@ -132,38 +126,32 @@ class _Api(_FromLibrary):
 
     def run(self) -> list[nodes.Node]:
         module = self.import_module(self.arguments[0])
-        entries = [line for name in names_of(module) for line in _entry(module, name)]
-        return self.parse(["```{eval-rst}", f".. automodule:: {module.__name__}", "", *entries, "```"])
+        entries = [_entry(module, name) for name in names_of(module)]
+        return self.parse(render("api.jinja", module=module.__name__, entries=entries))
 
 
 class _Index(_FromLibrary):
     """List what the pages of this folder show."""
 
     def run(self) -> list[nodes.Node]:
-        folder = PurePosixPath(self.env.docname).parent
-        lines: list[str] = []
-        for document in self.book.documents:
-            if PurePosixPath(document).parent == folder and document != self.env.docname:
-                lines += self._table(Path(self.env.doc2path(document)))
-        return self.parse(lines)
+        here = PurePosixPath(self.env.docname)
+        siblings = [page for page in map(PurePosixPath, self.book.documents) if page.parent == here.parent]
+        pages = [self._page(Path(self.env.doc2path(str(page)))) for page in siblings if page != here]
+        return self.parse(render("api_index.jinja", pages=pages))
 
-    def _table(self, page: Path) -> Iterator[str]:
+    def _page(self, page: Path) -> dict:
         self.env.note_dependency(str(page))
         text = page.read_text("utf-8")
-        title = re.search(r"^# (.+)$", text, re.MULTILINE)[1]
-        yield from [f"## [{title}]({page.name})", "", "```{eval-rst}", ".. list-table::", "   :widths: 35 65", ""]
-        for module in map(self.import_module, modules_on(text)):
-            for name in names_of(module):
-                path = public_path(module, name)
-                yield f"   * - :py:obj:`{path.partition('.')[2]} <{path}>`"
-                docstring = _docstring(module, name)
-                if not docstring:
-                    raise self.error(f"{path} has no docstring. A constant has it as a string in the line below")
-                yield f"     - {docstring.splitlines()[0]}"
-        yield from ["```", ""]
+        modules = map(self.import_module, modules_on(text))
+        entries = [_entry(module, name) for module in modules for name in names_of(module)]
+        for entry in entries:
+            if not entry["docstring"]:
+                path = entry["path"]
+                raise self.error(f"{path} has no docstring. A constant has it as a string in the line below")
+        return {"file": page.name, "title": re.search(r"^# (.+)$", text, re.MULTILINE)[1], "entries": entries}
 
 
-def _bases(_app: Sphinx, _name: str, cls: type, _options: object, bases: list[type]) -> None:
+def _show_bases(_app: Sphinx, _name: str, cls: type, _options: object, bases: list[type]) -> None:
     bases[:] = _shown_bases(cls)
 
 
@@ -194,17 +182,12 @@ def _signature(_app: Sphinx, what: str, _name: str, value: object, *_: object) -
     return ("", None) if inspect.isabstract(value) or foreign else None
 
 
-def _this_repository_first(app: Sphinx) -> None:
-    sys.path.insert(0, str(app.srcdir))
-
-
 def setup(app: Sphinx) -> dict:
     """Register with Sphinx."""
     app.add_directive("api", _Api)
     app.add_directive("api-index", _Index)
-    app.connect("builder-inited", _this_repository_first)
     app.connect("autodoc-before-process-signature", _bare)
-    app.connect("autodoc-process-bases", _bases)
+    app.connect("autodoc-process-bases", _show_bases)
     app.connect("autodoc-process-docstring", _google)
     app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _skip)

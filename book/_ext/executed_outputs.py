@@ -15,29 +15,16 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
+from book._ext.generated import render
 from book.pipeline import runs
-from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book, Repository
+from book.pipeline.layout import Book, PipelineError, Repository
 from book.pipeline.pairing import is_generated
 
 
 def provenance(manifest: dict, repository: Repository) -> str:
     """The closing note of a chapter, in MyST."""
-    if manifest["commit"]:
-        commit = f"at commit [`{manifest['commit'][:7]}`]({repository.commit(manifest['commit'])})"
-        commit += " with uncommitted changes" if manifest["dirty"] else ""
-    else:
-        commit = "outside version control"
     date = datetime.date.fromisoformat(manifest["date"])
-    hardware = manifest["processor"] + (f" and {manifest['gpu']}" if manifest["gpu"] else "")
-    versions = [f"Python {manifest['python']}"]
-    versions += [f"{name} {manifest[name]}" for name in ("torch", "gausstools") if manifest[name]]
-    return (
-        "::::{div} provenance\n"
-        f"Every output above was computed {commit}, on {date.day} {date:%B %Y}, in {manifest['seconds']:.0f} s "
-        f"on {hardware}, with {', '.join(versions[:-1])} and {versions[-1]}.\n"
-        "::::"
-    )
+    return render("provenance.jinja", run=manifest, day=f"{date.day} {date:%B %Y}", address=repository.url)
 
 
 def _fold_plotting(cell: NotebookNode) -> None:
@@ -45,11 +32,8 @@ def _fold_plotting(cell: NotebookNode) -> None:
     options, tags = cell.metadata.get("mystnb", {}), cell.metadata.get("tags", [])
     if "figure" in options and not any(tag.startswith("hide-") for tag in tags):
         cell.metadata["tags"] = [*tags, "hide-input"]
-        cell.metadata["mystnb"] = {
-            "code_prompt_show": "Show the code of this figure",
-            "code_prompt_hide": "Hide the code of this figure",
-            **options,
-        }
+        prompts = {f"code_prompt_{do.lower()}": f"{do} the code of this figure" for do in ("Show", "Hide")}
+        cell.metadata["mystnb"] = prompts | options
 
 
 def _name_figure(cell: NotebookNode) -> None:
@@ -58,9 +42,8 @@ def _name_figure(cell: NotebookNode) -> None:
     alt = options.get("image", {}).get("alt")
     for output in cell.outputs:
         if alt and "figure" in options and "text/html" in output.get("data", {}):
-            output.data["text/html"] = (
-                f'<div role="group" aria-label="{html.escape(alt)}">{output.data["text/html"]}</div>'
-            )
+            figure = output.data["text/html"]
+            output.data["text/html"] = f'<div role="group" aria-label="{html.escape(alt)}">{figure}</div>'
 
 
 def _drop_data(cell: NotebookNode) -> None:
@@ -87,11 +70,10 @@ def _refer(match: re.Match) -> str:
     return f"{number} of chapter {int(match['chapter'])}" if int(match["chapter"]) < 90 else f"{number} of the appendix"
 
 
-def page_notebook(notebook: NotebookNode, run: runs.Run, repository: Repository) -> NotebookNode:
+def page_notebook(run: runs.Run, repository: Repository) -> NotebookNode:
     """The notebook as its page shows it."""
-    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell, outputs in zip(code_cells, run.outputs, strict=True):
-        cell.outputs = outputs
+    notebook = run.notebook
+    for cell in runs.code_cells(notebook):
         _drop_data(cell)
         _name_figure(cell)
         _fold_plotting(cell)
@@ -117,17 +99,13 @@ def _insert(app: Sphinx, docname: str, source: list[str]) -> None:
     book, chapters, inputs = app.executed_outputs
     if docname not in chapters:
         raise ExtensionError(f"{docname}.ipynb has no source {docname}.py. Delete it, or add its source.")
-    chapter = chapters[docname]
-    notebook = nbformat.reads(source[0], as_version=4)
     try:
-        found = runs.find(book, chapter, notebook, inputs)
+        run = runs.find(book, chapters[docname], inputs)
     except PipelineError as error:
         raise ExtensionError(str(error)) from None
-    if not found.run:
-        raise ExtensionError(f"{docname}.ipynb has no executed run to show ({found.reason}). Run `make execute`.")
     # The run may change while the notebook does not: a library function, the lock.
-    app.env.note_dependency(str(found.run.path))
-    source[0] = nbformat.writes(page_notebook(notebook, found.run, book.repository))
+    app.env.note_dependency(str(run.path))
+    source[0] = nbformat.writes(page_notebook(run, book.repository))
 
 
 def setup(app: Sphinx) -> dict:

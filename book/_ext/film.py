@@ -1,4 +1,4 @@
-"""The film that the front page shows: what three travellers believe, from the same noise, at each step of a sampler.
+"""The film of the front page: what three travellers believe, from the same noise, at each step of a sampler.
 
 A shipped network walks its own path by Heun's method; its Gaussian walks its own, which is a formula; and the network
 takes over from the Gaussian after a jump. Each frame has a row of images for each of them: the denoised image, which is
@@ -59,11 +59,6 @@ class Film:
     shape: tuple[int, int]
 
     @property
-    def steps(self) -> int:
-        """Of Heun's method, without a jump."""
-        return len(self.levels) - 1
-
-    @property
     def shows(self) -> bool:
         """Whether it shows what the page says of it: paths that coincide until the jump lands, and part below."""
         gaussian = [distance for distance, _ in self.distances]
@@ -89,33 +84,26 @@ def film(name: str, seeds: Sequence[int], steps: int, skipped: int) -> Film:
     after = _beliefs(gt.samplers.heun(network, jump.x, jump.times))
     path = gaussian.flow(noise, SIGMA_MAX, sigmas.float()[:, None])
     formula = [*(gaussian(x, float(sigma)) for x, sigma in zip(path[:-1], sigmas[:-1], strict=True)), path[-1]]
-    jumped = [None] * skipped + after
-    blank = torch.full_like(noise, -1.0)  # black
-    rows = [
-        row
-        for frame in zip(own, formula, jumped, strict=True)
-        for row in (image if image is not None else blank for image in frame)
-    ]
-    sheet, shape = _webp(rows)
+    formula = torch.stack(formula)
+    blank = torch.full_like(own[:skipped], -1.0)  # black
+    sheet, shape = _webp(torch.stack([own, formula, torch.cat([blank, after])], dim=1))
+    distances = zip(_distances(formula, own), [None] * skipped + _distances(after, own[skipped:]), strict=True)
     return Film(
         seeds=list(seeds),
         skipped=skipped,
         levels=sigmas.tolist(),
         calls=[(_calls(i, steps), _calls(i - skipped, steps - skipped)) for i in range(steps + 1)],
-        distances=[
-            (_distance(images, own[i]), None if jumped[i] is None else _distance(jumped[i], own[i]))
-            for i, images in enumerate(formula)
-        ],
-        change=(jumped[-1] - own[-1]).flatten(1).square().mean(1).sqrt().mean().item(),
+        distances=list(distances),
+        change=(after[-1] - own[-1]).flatten(1).square().mean(1).sqrt().mean().item(),
         sheet=sheet,
         shape=shape,
     )
 
 
-def _beliefs(states: Iterable) -> list[Tensor]:
-    """What is answered before each step, and the last state."""
+def _beliefs(states: Iterable) -> Tensor:
+    """What is answered before each step, and the last state: ``(frames, n, channels, height, width)``."""
     states = list(states)
-    return [*(state.denoised for state in states), states[-1].x]
+    return torch.stack([*(state.denoised for state in states), states[-1].x])
 
 
 def _calls(step: int, steps: int) -> int:
@@ -123,19 +111,20 @@ def _calls(step: int, steps: int) -> int:
     return max(0, min(2 * step + 1, 2 * steps - 1))
 
 
-def _distance(mine: Tensor, theirs: Tensor) -> float:
-    return ((mine - theirs).flatten(1).norm(dim=1) / theirs.flatten(1).norm(dim=1)).mean().item()
+def _distances(mine: Tensor, theirs: Tensor) -> list[float]:
+    """Of each frame: relative, mean over the seeds."""
+    return ((mine - theirs).flatten(2).norm(dim=2) / theirs.flatten(2).norm(dim=2)).mean(1).tolist()
 
 
-def _webp(rows: list[Tensor]) -> tuple[str, tuple[int, int]]:
-    """Rows of images ``(n, channels, height, width)`` as one picture, and the shape of a row in it."""
-    strips = torch.stack([torch.cat(list(row), dim=2) for row in rows])  # (rows, channels, height, n·width)
-    pixels = ((strips.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-    sheet = pixels.flatten(0, 1).numpy()
+def _webp(images: Tensor) -> tuple[str, tuple[int, int]]:
+    """Images ``(frames, rows, n, channels, height, width)`` as one picture of rows, and the shape of one of them."""
+    *_, count, channels, height, width = images.shape
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 1, 4, 2, 5, 3)
+    sheet = pixels.reshape(-1, count * width, channels).numpy()
     file = io.BytesIO()
-    picture = Image.fromarray(sheet.squeeze(2) if sheet.shape[2] == 1 else sheet)
+    picture = Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet)
     picture.save(file, "WEBP", quality=80, method=6)
-    return base64.b64encode(file.getvalue()).decode(), tuple(pixels.shape[1:3])
+    return base64.b64encode(file.getvalue()).decode(), (height, count * width)
 
 
 def cached_film(book: Book, inputs: runs.Inputs) -> Film:

@@ -8,11 +8,8 @@ reader moves stands its still picture.
 """
 
 import base64
-import html
 import io
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,7 +18,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from sphinx.application import Sphinx
 
-from book._ext.generated import FromRuns, title
+from book._ext.generated import FromRuns, render, title
 from book.pipeline import runs
 from book.pipeline.layout import Chapter
 
@@ -32,40 +29,29 @@ _STILL = re.compile(r'<img [^>]*src="data:image/svg\+xml,([^"]+)"')
 _SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[^a-z])")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A captioned output of a chapter."""
-
-    name: str
-    caption: str
-    alt: str
-    output: NotebookNode
-
-    @property
-    def moves(self) -> bool:
-        """Whether the reader can move it."""
-        return "image/png" not in self.output.data
-
-    def write(self, folder: Path) -> str:
-        """Write the small picture; return its file's name."""
-        if self.moves:
-            file = folder / f"{self.name}.svg"
-            file.write_text(unquote(_STILL.search(self.output.data["text/html"])[1]), "utf-8")
-            return file.name
-        picture = Image.open(io.BytesIO(base64.b64decode(self.output.data["image/png"]))).convert("RGB")
-        picture.thumbnail(_SIZE, Image.Resampling.LANCZOS)
-        picture.save(folder / f"{self.name}.webp", quality=80, method=6)
-        return f"{self.name}.webp"
+def draw(output: NotebookNode, path: Path) -> str:
+    """Write the small picture of an output to `path`, which lacks the ending; return its file's name."""
+    if "image/png" not in output.data:  # the reader can move it
+        still = path.with_suffix(".svg")
+        still.write_text(unquote(_STILL.search(output.data["text/html"])[1]), "utf-8")
+        return still.name
+    picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
+    picture.thumbnail(_SIZE, Image.Resampling.LANCZOS)
+    picture.save(path.with_suffix(".webp"), quality=80, method=6)
+    return path.with_suffix(".webp").name
 
 
-def figures(notebook: NotebookNode, run: runs.Run) -> Iterator[Figure]:
-    """The captioned figures of a chapter, in order."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell, outputs in zip(cells, run.outputs, strict=True):
+def figures(notebook: NotebookNode, folder: Path) -> list[dict]:
+    """The captioned figures of a chapter, in order; their small pictures are written into the folder."""
+    found = []
+    for cell in runs.code_cells(notebook):
         options = cell.metadata.get("mystnb", {})
-        shown = [output for output in outputs if {"image/png", "text/html"} & set(output.get("data", {}))]
+        shown = [output for output in cell.outputs if {"image/png", "text/html"} & set(output.get("data", {}))]
         if "figure" in options and shown:
-            yield Figure(options["figure"]["name"], options["figure"]["caption"], options["image"]["alt"], shown[0])
+            figure, picture = options["figure"], draw(shown[0], folder / options["figure"]["name"])
+            said = _SENTENCE.split(figure["caption"])[0]
+            found.append({"name": figure["name"], "said": said, "alt": options["image"]["alt"], "picture": picture})
+    return found
 
 
 class _Gallery(FromRuns):
@@ -73,29 +59,14 @@ class _Gallery(FromRuns):
 
     def run(self) -> list[nodes.Node]:
         folder, address = self.pictures("gallery")
-        lines = [line for chapter in self.book.published for line in self._chapter(chapter, folder, address)]
-        if not lines:
+        chapters = [self._chapter(chapter, folder) for chapter in self.book.published]
+        if not any(chapter["figures"] for chapter in chapters):
             raise self.error("no chapter has a figure; remove this directive")
-        return self.parse(lines)
+        return self.parse(render("gallery.jinja", chapters=chapters, address=address))
 
-    def _chapter(self, chapter: Chapter, folder: Path, address: str) -> Iterator[str]:
-        notebook, run = self.read(chapter)
-        found = list(figures(notebook, run)) if run else []
-        if not found:
-            return
-        yield from [f"## [{title(notebook)}](../notebooks/{chapter.slug}.ipynb)", "", "```{raw} html"]
-        yield '<ul class="gallery">'
-        for figure in found:
-            target = f"{self.to_root}notebooks/{chapter.slug}.html#{figure.name}"
-            source = f"{address}/{figure.write(folder)}"
-            said = _SENTENCE.split(figure.caption)[0]
-            moves = " <em>Can be moved.</em>" if figure.moves else ""
-            # The source comes first: page_markup makes what begins with its alternative text a link to the full size.
-            yield (
-                f'<li><a href="{target}"><img src="{source}" alt="{html.escape(figure.alt)}" loading="lazy">'
-                f"<span>{html.escape(said)}</span></a>{moves}</li>"
-            )
-        yield from ["</ul>", "```", ""]
+    def _chapter(self, chapter: Chapter, folder: Path) -> dict:
+        notebook = self.read(chapter).notebook
+        return {"slug": chapter.slug, "title": title(notebook), "figures": figures(notebook, folder)}
 
 
 def setup(app: Sphinx) -> dict:

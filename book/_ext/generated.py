@@ -1,4 +1,4 @@
-"""What the directives of this folder share: they write MyST, take the chapters' runs, and bring pictures of their own.
+"""What the directives of this folder share: they fill in templates, take the chapters' runs, and bring their pictures.
 
 Pictures are written beside Sphinx's own record of the pages and copied into the site after the build, so that the two
 are always of the same age.
@@ -10,16 +10,22 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from book.pipeline import runs
-from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book, Chapter
-from book.pipeline.pairing import read_paired
+from book.pipeline.layout import Book, Chapter, PipelineError
 
 _FOLDER = "pictures"
+_HERE = FileSystemLoader(Path(__file__).parent)
+_TEMPLATES = Environment(loader=_HERE, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def render(template: str, **values: object) -> str:
+    """What a template of this folder says with these values."""
+    return _TEMPLATES.get_template(template).render(values)
 
 
 class Generated(SphinxDirective):
@@ -30,10 +36,11 @@ class Generated(SphinxDirective):
         """The book as it was when the build began."""
         return self.env.app.executed_outputs[0]
 
-    def parse(self, lines: list[str]) -> list[nodes.Node]:
-        """The nodes that these lines make."""
+    def parse(self, text: str) -> list[nodes.Node]:
+        """The nodes that this text makes."""
         node = nodes.Element()
-        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), 0, node, match_titles=True)
+        lines = StringList(text.splitlines(), self.get_source_info()[0])
+        self.state.nested_parse(lines, 0, node, match_titles=True)
         return node.children
 
     def pictures(self, name: str) -> tuple[Path, str]:
@@ -41,12 +48,7 @@ class Generated(SphinxDirective):
         folder = Path(self.env.app.doctreedir, _FOLDER, name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        return folder, f"{self.to_root}_images/{name}"
-
-    @property
-    def to_root(self) -> str:
-        """The way from this page to the root of the site."""
-        return "../" * self.env.docname.count("/")
+        return folder, f"{'../' * self.env.docname.count('/')}_images/{name}"
 
 
 class FromRuns(Generated):
@@ -57,16 +59,15 @@ class FromRuns(Generated):
         """What its runs depended on when the build began."""
         return self.env.app.executed_outputs[2]
 
-    def read(self, chapter: Chapter) -> tuple[NotebookNode, runs.Run | None]:
-        """A chapter's notebook, and its run; None where there is none, which stops the build at the chapter's page."""
-        notebook = read_paired(self.book, chapter)
+    def read(self, chapter: Chapter) -> runs.Run:
+        """A chapter's run, without which there is no page."""
         try:
-            run = runs.find(self.book, chapter, notebook, self.inputs).run
+            run = runs.find(self.book, chapter, self.inputs)
         except PipelineError as error:
             raise self.error(str(error)) from None
-        for path in [chapter.paired, *([run.path] if run else [])]:
+        for path in (chapter.paired, run.path):
             self.env.note_dependency(str(path))
-        return notebook, run
+        return run
 
 
 def title(notebook: NotebookNode) -> str:

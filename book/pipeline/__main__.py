@@ -1,32 +1,41 @@
 """The command line: `python -m book.pipeline COMMAND`, from the repository's root."""
 
-import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from filelock import FileLock, Timeout
 
-from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book, make_writable
+from book.pipeline.layout import Book, PipelineError
 
 # Each command imports what it needs: `pair` should not wait for a browser's bindings.
 
+READERS = {"pair", "rules", "scan"}
+"""What may run beside a command that writes. `pair` replaces whole files by what follows from their sources."""
 
-@contextmanager
-def _alone(book: Book) -> Iterator[None]:
-    """Keep a second command from writing into the same clone; the system lets go of the lock of a killed one."""
-    try:
-        with FileLock(make_writable(book.cache) / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise PipelineError(
-            f"Another command is writing into {book.cache} or {book.build}. "
-            "Wait until it has ended, or end it, and try again."
-        ) from None
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Chapters = Annotated[list[str] | None, typer.Argument(help="chapters by slug, number or path (default: all)")]
+Jobs = Annotated[int, typer.Option(help="chapters at a time")]
+Seconds = Annotated[int, typer.Option(help="seconds that a cell may take")]
+
+
+@app.callback()
+def _from_notebooks_to_pages(context: typer.Context) -> None:
+    """From notebooks/*.py to the pages of the book."""
+    context.obj = book = Book(Path.cwd())
+    if context.invoked_subcommand not in READERS:
+        book.cache.mkdir(exist_ok=True)
+        try:  # the system lets go of the lock of a killed one
+            context.with_resource(FileLock(book.cache / "lock", timeout=0))
+        except Timeout:
+            raise PipelineError(
+                f"Another command is writing into {book.cache} or {book.build}. "
+                "Wait until it has ended, or end it, and try again."
+            ) from None
 
 
 def _report(findings: list[str], passed: str) -> None:
@@ -36,11 +45,16 @@ def _report(findings: list[str], passed: str) -> None:
     print(passed)
 
 
-def pair(book: Book, options: argparse.Namespace) -> None:
+@app.command()
+def pair(
+    context: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="write nothing; fail where they disagree")] = False,
+) -> None:
     """Generate notebooks/*.ipynb from notebooks/*.py."""
     from book.pipeline import pairing
 
-    if options.check:
+    book = context.obj
+    if check:
         _report(pairing.mismatches(book), f"{len(book.chapters)} notebooks agree with their sources.")
         return
     changed = pairing.pair(book)
@@ -49,121 +63,103 @@ def pair(book: Book, options: argparse.Namespace) -> None:
     print(f"{len(book.chapters)} notebooks paired, {len(changed)} of them written.")
 
 
-def execute(book: Book, options: argparse.Namespace) -> None:
+@app.command()
+def execute(
+    context: typer.Context,
+    chapters: Chapters = None,
+    jobs: Jobs = 2,
+    timeout: Seconds = 600,
+    fast: Annotated[bool, typer.Option("--fast", help="small sizes, no claims: does each run to its end?")] = False,
+) -> None:
     """Execute the chapters whose cached runs are no longer true."""
     from book.pipeline.execute import execute as execute_chapters
 
-    outcome = execute_chapters(book, options.chapters, jobs=options.jobs, timeout=options.timeout, fast=options.fast)
+    book = context.obj
+    outcome = execute_chapters(book, chapters or [], jobs=jobs, timeout=timeout, fast=fast)
     if outcome.failures:
-        kept = f"in {book.relative(book.fast)}" if options.fast else "cached"
-        count = (
-            f"{len(outcome.failures)} of {len(book.select(options.chapters))} chapters failed; the others are {kept}."
-        )
-        raise PipelineError("\n\n".join([*map(str, outcome.failures), count]))
-    if options.fast:
+        kept = f"in {book.relative(book.fast)}" if fast else "cached"
+        count = f"{len(outcome.failures)} of {len(book.select(chapters or []))} chapters failed; the others are {kept}."
+        raise PipelineError("\n\n".join([*outcome.failures, count]))
+    if fast:
         print(f"{len(outcome.executed)} chapters ran with small sizes, their claims unchecked: {book.fast}")
-        return
-    print(f"{len(outcome.executed)} chapters executed, {len(outcome.up_to_date)} up to date.")
+    else:
+        print(f"{len(outcome.executed)} chapters executed, {len(outcome.up_to_date)} up to date.")
 
 
-def pages(book: Book, _options: argparse.Namespace) -> None:
+@app.command()
+def pages(context: typer.Context) -> None:
     """Build the pages from the cached runs."""
     from book.pipeline.pages import build_pages
 
-    index = build_pages(book)
-    print(f"{len(book.documents)} pages built: {index}")
+    print(f"{len(context.obj.documents)} pages built: {build_pages(context.obj)}")
 
 
-def scan(book: Book, _options: argparse.Namespace) -> None:
+@app.command()
+def scan(context: typer.Context) -> None:
     """Look for faults in the cached runs and the built pages."""
     from book.pipeline.scan import scan_pages, scan_runs
 
+    book = context.obj
     _report(scan_runs(book) + scan_pages(book), f"{len(book.documents)} pages scanned: no findings.")
 
 
-def rules(book: Book, _options: argparse.Namespace) -> None:
+@app.command("book")
+def build(context: typer.Context, jobs: Jobs = 2, timeout: Seconds = 600) -> None:
+    """Pair, execute, pages and scan, one after the other."""
+    times = []
+    for stage, options in ((pair, {}), (execute, {"jobs": jobs, "timeout": timeout}), (pages, {}), (scan, {})):
+        print(f"== {stage.__name__}: {stage.__doc__}", flush=True)
+        begun = time.monotonic()
+        stage(context, **options)
+        times.append(f"{stage.__name__} {time.monotonic() - begun:.0f} s")
+    first = context.obj.html / "index.html"
+    print(f"\nThe book is ready ({', '.join(times)}). Open it with `make serve`, or from\n  {first}")
+
+
+@app.command()
+def rules(context: typer.Context) -> None:
     """Check the chapters' sources, and that the repository's address stands once."""
     from book.pipeline.rules import check_address, check_chapters
 
+    book = context.obj
     _report(check_chapters(book) + check_address(book), f"{len(book.chapters)} sources follow the rules.")
 
 
-def new(book: Book, options: argparse.Namespace) -> None:
+@app.command()
+def new(
+    context: typer.Context,
+    slug: Annotated[str, typer.Argument(help="two digits and lower-case words, such as 16_latent_space")],
+    title: Annotated[str, typer.Option(help='its title, such as "Latent space"')],
+) -> None:
     """Begin a chapter: a source that runs, its notebook, its lines in the table of contents and on the front page."""
     from book.pipeline import pairing
     from book.pipeline.skeleton import begin_chapter
 
-    chapter = begin_chapter(book, options.slug, options.title)
-    pairing.pair(Book(book.root))
+    chapter = begin_chapter(context.obj, slug, title)
+    pairing.pair(Book(Path.cwd()))
     print(f"{chapter.label}: begun, and listed in book/_toc.yml and book/index.md. It runs as it is: `make book`.")
 
 
-def colab(book: Book, options: argparse.Namespace) -> None:
+@app.command()
+def colab(
+    context: typer.Context,
+    chapters: Chapters = None,
+    torch: Annotated[str | None, typer.Option(help="another release, where Colab's has no build without CUDA")] = None,
+    timeout: Seconds = 600,
+) -> None:
     """Run the notebooks as Colab does: each alone, in a fresh environment with Colab's packages."""
-    from book.pipeline.colab import run
+    from book.pipeline.colab import check
 
-    findings = run(book, options.chapters, torch=options.torch, timeout=options.timeout)
-    _report(findings, f"{len(book.select(options.chapters))} notebooks ran as in Colab.")
+    findings = check(context.obj, chapters or [], torch=torch, timeout=timeout)
+    _report(findings, f"{len(context.obj.select(chapters or []))} notebooks ran as in Colab.")
 
 
-def screenshots(book: Book, _options: argparse.Namespace) -> None:
+@app.command()
+def screenshots(context: typer.Context) -> None:
     """Take a picture of every page at two widths, in light and dark."""
-    from book.pipeline.screenshots import take_screenshots
+    from book.pipeline.browser import take_screenshots
 
-    print(f"{len(take_screenshots(book))} pictures in {book.build / 'screenshots'}")
-
-
-def build(book: Book, options: argparse.Namespace) -> None:
-    """Pair, execute, pages and scan, one after the other."""
-    times = []
-    for stage in (pair, execute, pages, scan):
-        print(f"== {stage.__name__}: {stage.__doc__}", flush=True)
-        begun = time.monotonic()
-        stage(book, options)
-        times.append(f"{stage.__name__} {time.monotonic() - begun:.0f} s")
-    print(f"\nThe book is ready ({', '.join(times)}). Open it with `make serve`, or from\n  {book.html / 'index.html'}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m book.pipeline", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository's root (default: where you are)")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(function, name: str, *, writes: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
-        command.set_defaults(function=function, writes=writes)
-        return command
-
-    def add_timeout(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--timeout", type=int, default=600, help="seconds that a cell may take (default: 600)")
-
-    def add_chapters(command: argparse.ArgumentParser) -> None:
-        command.add_argument("chapters", nargs="*", help="chapters by slug, number or path (default: all)")
-
-    def add_execution_options(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--jobs", type=int, default=2, help="chapters at a time (default: 2)")
-        add_timeout(command)
-
-    whole = add(build, "book")
-    add_execution_options(whole)
-    whole.set_defaults(check=False, fast=False, chapters=[])
-    add(pair, "pair").add_argument("--check", action="store_true", help="write nothing; fail where they disagree")
-    some = add(execute, "execute")
-    add_execution_options(some)
-    some.add_argument("--fast", action="store_true", help="small sizes, no claims: does each run to its end?")
-    add_chapters(some)
-    add(pages, "pages")
-    add(scan, "scan", writes=False)
-    add(rules, "rules", writes=False)
-    chapter = add(new, "new")
-    chapter.add_argument("slug", help="two digits and lower-case words, such as 16_latent_space")
-    chapter.add_argument("--title", required=True, help='its title, such as "Latent space"')
-    there = add(colab, "colab")
-    there.add_argument("--torch", help="another release of torch, where Colab's has no build without CUDA")
-    add_timeout(there)
-    add_chapters(there)
-    add(screenshots, "screenshots")
-    return parser
+    print(f"{take_screenshots(context.obj)} pictures in {context.obj.build / 'screenshots'}")
 
 
 # What ends a job in CI or closes a terminal ends the pipeline as Ctrl-C does, with its workers.
@@ -176,31 +172,25 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> int:
-    """Run the command; return the exit status."""
+def main() -> None:
+    """Run the command; failures and interruptions are told in a line."""
     for ending in _ENDINGS:
         signal.signal(ending, _interrupt)
-    options = _parser().parse_args()
     try:
-        book = Book(options.root.resolve())
-        with _alone(book) if options.writes and not vars(options).get("check") else nullcontext():
-            options.function(book, options)
+        app(prog_name="python -m book.pipeline")
     except PipelineError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"\nerror: {error}")
     except OSError as error:
-        place = f"at {error.filename}" if error.filename else f"on the way into {options.root}"
-        print(
-            f"\nerror: {error.strerror or error} ({type(error).__name__}, {place}). Check the free disk space, and "
-            "what is at this path. What had finished is kept.",
-            file=sys.stderr,
+        place = f"at {error.filename}" if error.filename else f"on the way into {Path.cwd()}"
+        sys.exit(
+            f"\nerror: {error.strerror or error} ({type(error).__name__}, {place}). Check what is at this path, its "
+            "owner and permissions, and the free disk space. What had finished is kept."
         )
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. What had finished is kept; nothing is half-written.", file=sys.stderr)
-        return 130
-    return 0
+    except SystemExit as end:
+        if end.code == 130:  # typer's, for an interruption
+            print("\nInterrupted. What had finished is kept; nothing is half-written.", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""A browser without a network: what it finds wrong with a page, and what it needs for pictures of one.
+"""A browser without a network: what only a reader's machine can find wrong with a page, and pictures of every page.
 
 What a page is like for readers who do not see it, or see it badly, is judged by axe-core, a catalogue of some hundred
 rules behind the guidelines WCAG 2.
@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from threading import Thread
 
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from book.pipeline.errors import PipelineError
+from book.pipeline.layout import Book, PipelineError
 
 WIDTHS = (1280, 390)
 """Pixels of a laptop and of a phone."""
@@ -96,9 +97,7 @@ def open_page(page: Page, address: str) -> None:
 _LOOK = Path(__file__).with_name("look.js").read_text("utf-8")
 _MARK_KINDS_OF_TEXT = Path(__file__).with_name("kinds_of_text.js").read_text("utf-8")
 
-_AXE = """([context, options]) =>
-    axe.run(context || document, { ...options, resultTypes: ['violations'], iframes: false, preload: false })
-        .then(results => results.violations)"""
+_RUN_AXE = Path(__file__).with_name("run_axe.js").read_text("utf-8")
 
 _OF_COLOUR = ["color-contrast", "link-in-text-block"]
 
@@ -106,24 +105,18 @@ _OF_COLOUR = ["color-contrast", "link-in-text-block"]
 def _violations(page: Page, context: object, options: dict) -> list[str]:
     return [
         f"{rule['id']} ({rule['impact']}): {rule['help']}: {node['target'][-1]}: {node['html'][:120]}"
-        for rule in page.evaluate(_AXE, [context, options])
+        for rule in page.evaluate(_RUN_AXE, [context, options])
         if rule["impact"] in {"moderate", "serious", "critical"}
         for node in rule["nodes"]
     ]
-
-
-def _structure_findings(page: Page) -> list[str]:
-    """Faults in names, roles, landmarks, headings and the way of the keyboard."""
-    return _violations(page, None, {"rules": {rule: {"enabled": False} for rule in _OF_COLOUR}})
 
 
 def _colour_findings(page: Page) -> list[str]:
     """Text that stands out too little from its ground, and links from the text around them."""
     if not page.evaluate(_MARK_KINDS_OF_TEXT):
         return []
-    return _violations(
-        page, {"include": [["[data-kind-of-text]"]]}, {"runOnly": {"type": "rule", "values": _OF_COLOUR}}
-    )
+    texts, rules = {"include": [["[data-kind-of-text]"]]}, {"runOnly": {"type": "rule", "values": _OF_COLOUR}}
+    return _violations(page, texts, rules)
 
 
 def unfold(page: Page) -> None:
@@ -148,7 +141,7 @@ def look(browser: Browser, site: str, address: str, width: int) -> list[str]:
     open_page(page, f"{site}/{address}")
     unfold(page)
     page.evaluate(AXE_SCRIPT)
-    findings += _structure_findings(page)
+    findings += _violations(page, None, {"rules": {rule: {"enabled": False} for rule in _OF_COLOUR}})
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
         page.wait_for_function(
@@ -158,3 +151,18 @@ def look(browser: Browser, site: str, address: str, width: int) -> list[str]:
     findings += [f"reaches out to {url}" for url in blocked]
     context.close()
     return findings
+
+
+def take_screenshots(book: Book) -> int:
+    """Write `_build/screenshots/PAGE-WIDTH-SCHEME.png` for each page, to be looked at; return how many."""
+    folder = book.build / "screenshots"
+    with background(book.html) as site, open_browser() as browser:
+        for width, scheme in product(WIDTHS, SCHEMES):
+            context, _ = offline_context(browser, site, width, scheme)
+            page = context.new_page()
+            for document in book.documents:
+                open_page(page, f"{site}/{document}.html")
+                path = folder / f"{document.replace('/', '-')}-{width}-{scheme}.png"
+                page.screenshot(path=path, full_page=True)  # which makes the folder
+            context.close()
+    return len(WIDTHS) * len(SCHEMES) * len(book.documents)

@@ -13,20 +13,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-from book.pipeline.errors import PipelineError
 from book.pipeline.family import end
-from book.pipeline.layout import Book, Chapter, make_writable
+from book.pipeline.layout import Book, Chapter, PipelineError
 from book.pipeline.pairing import describe, is_generated
 
 INSTALL_SECONDS = 60
@@ -34,22 +32,7 @@ INSTALL_SECONDS = 60
 
 _PUBLISHED = Path(__file__).with_name("colab-packages.txt")
 _SETTINGS = ("GAUSSTOOLS", "GIT_", "HF_", "IPYTHON", "JUPYTER", "MPL", "PYTHON", "TORCH", "VIRTUAL_ENV", "XDG_")
-_DRIVER = """\
-import sys, nbformat
-from nbclient import NotebookClient
-notebook = nbformat.read(sys.argv[1], as_version=4)
-try:
-    NotebookClient(notebook, timeout=int(sys.argv[2]), kernel_name="python3").execute()
-finally:
-    nbformat.write(notebook, sys.argv[1])
-"""
-_VERSIONS = """\
-import importlib.metadata, json
-found = {}
-for package in importlib.metadata.distributions():
-    found.setdefault(package.metadata["Name"].lower().replace("_", "-"), package.version)
-print(json.dumps(found))
-"""
+_DRIVER = Path(__file__).with_name("colab_driver.txt")
 
 
 @dataclass(frozen=True)
@@ -61,45 +44,25 @@ class Image:
     packages: dict[str, str]
 
     @classmethod
-    def published(cls) -> "Image":
-        """Read the list."""
+    def published(cls, torch: str | None = None) -> "Image":
+        """Read the list; with another release of torch, without torchvision, which fits one release only."""
         text = _PUBLISHED.read_text("utf-8")
         date, python = re.search(r"list of (\S+), Python ([\d.]+)", text).groups()
-        return cls(python, date, dict(line.split("==") for line in text.splitlines() if "==" in line))
-
-    def with_torch(self, version: str) -> "Image":
-        """The same with another release of torch, and without torchvision, which fits one release only."""
-        others = {name: pinned for name, pinned in self.packages.items() if name not in {"torch", "torchvision"}}
-        return Image(self.python, self.date, {**others, "torch": version})
-
-
-@dataclass(frozen=True)
-class Base:
-    """An environment with the packages of an image."""
-
-    python: Path
-    image: Image
-
-    @cached_property
-    def version(self) -> str:
-        """Its version of Python."""
-        return _output([self.python, "-c", "import platform; print(platform.python_version())"]).strip()
-
-    @cached_property
-    def site(self) -> Path:
-        """Where its packages are."""
-        return Path(_output([self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+        packages = dict(line.split("==") for line in text.splitlines() if "==" in line)
+        if torch:
+            packages["torch"] = torch
+            packages.pop("torchvision", None)
+        return cls(python, date, packages)
 
 
 @dataclass
 class Visit:
     """What became of one notebook."""
 
-    chapter: Chapter
-    findings: list[str] = field(default_factory=list)
-    added: list[str] = field(default_factory=list)
-    install_seconds: float = float("nan")
-    seconds: float = float("nan")
+    findings: list[str]
+    added: list[str]
+    install_seconds: float
+    seconds: float
 
 
 def _output(command: list[str | Path]) -> str:
@@ -113,30 +76,33 @@ def _python_of(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def _site_of(python: Path) -> Path:
+    """Where an environment's packages are."""
+    return Path(_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+
+
 def _interpreter(version: str) -> str:
     """Return Colab's Python if there is one here that runs, else this one."""
     found = shutil.which(f"python{version}")
     # One by that name may be pyenv's stand-in for a release that is not chosen here.
-    return (
-        found if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0 else sys.executable
-    )
+    runs = found and subprocess.run([found, "--version"], capture_output=True).returncode == 0
+    return found if runs else sys.executable
 
 
-def make_base(book: Book, image: Image) -> Base:
-    """Make the environment with the image's packages, or find it made."""
+def make_base(book: Book, image: Image) -> Path:
+    """Make the environment with the image's packages, or find it made; return its Python."""
     maker = _interpreter(image.python)
     pins = "".join(f"{name}=={version}\n" for name, version in sorted(image.packages.items()))
-    folder = make_writable(book.cache / "colab") / sha256(f"{maker}\n{sys.version}\n{pins}".encode()).hexdigest()[:12]
-    base, stamp = Base(_python_of(folder), image), folder / "ready"
+    folder = book.cache / "colab" / sha256(f"{maker}\n{sys.version}\n{pins}".encode()).hexdigest()[:12]
+    python, stamp = _python_of(folder), folder / "ready"
     if not stamp.is_file():
-        for old in folder.parent.iterdir():
-            shutil.rmtree(old)
+        shutil.rmtree(folder.parent, ignore_errors=True)
         print(f"Installing Colab's {len(image.packages)} packages into {book.relative(folder)}", flush=True)
         _output([maker, "-m", "venv", folder])
         (folder / "pins.txt").write_text(pins, "utf-8")
-        _output([base.python, "-m", "pip", "install", "--quiet", "--requirement", folder / "pins.txt"])
+        _output([python, "-m", "pip", "install", "--quiet", "--requirement", folder / "pins.txt"])
         stamp.touch()
-    return base
+    return python
 
 
 def _publish(book: Book, folder: Path) -> dict[str, str]:
@@ -146,8 +112,7 @@ def _publish(book: Book, folder: Path) -> dict[str, str]:
         if (book.root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(book.root / name, folder / name)
-    settings = ("user.name=colab", "user.email=colab@localhost", "commit.gpgsign=false")
-    git = ["git", "-C", folder, *(word for setting in settings for word in ("-c", setting))]
+    git = ["git", "-C", folder, "-c", "user.name=colab", "-c", "user.email=colab", "-c", "commit.gpgsign=false"]
     _output([*git, "init", "--quiet", f"--initial-branch={book.repository.branch}"])
     _output([*git, "add", "--force", "."])
     _output([*git, "commit", "--quiet", "--message=as it is now"])
@@ -158,49 +123,46 @@ def _publish(book: Book, folder: Path) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class _Session:
-    """An empty folder, a fresh environment, and the variables that a notebook meets there."""
-
-    python: Path
-    content: Path
-    variables: dict[str, str]
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        """Run the environment's Python in the folder; return its status and what it wrote. An interruption ends it."""
-        process = subprocess.Popen(
-            [self.python, *words], cwd=self.content, env=self.variables, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        try:
-            out, err = process.communicate()
-        finally:
-            if process.poll() is None:
-                end(process)
-        return process.returncode, out, err
-
-    def versions(self) -> dict[str, str]:
-        """Each package that a cell of the notebook could import, with its version."""
-        return json.loads(self.run("-c", _VERSIONS)[1])
+Run = Callable[..., tuple[int, str, str]]
+"""Runs Python with these arguments; returns its status and what it wrote."""
 
 
 @contextmanager
-def _session(base: Base, settings: dict[str, str]) -> Iterator[_Session]:
-    """A session that nothing was done in yet; it is gone afterwards."""
+def _session(base: Path, settings: dict[str, str]) -> Iterator[tuple[Path, Run]]:
+    """An empty folder, and the Python of a fresh environment in it; both are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="colab-", ignore_cleanup_errors=True) as place:
         environment, content, home = Path(place) / "session", Path(place) / "content", Path(place) / "home"
         python, startup = _python_of(environment), home / ".ipython" / "profile_default" / "startup"
         for folder in (content, startup):
             folder.mkdir(parents=True)
-        _output([base.python, "-m", "venv", "--without-pip", environment])
-        site = Path(_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
-        (site / "colab.pth").write_text(f"import site; site.addsitedir({str(base.site)!r})\n", "utf-8")
+        _output([base, "-m", "venv", "--without-pip", environment])
+        site = _site_of(python)
+        (site / "colab.pth").write_text(f"import site; site.addsitedir({str(_site_of(base))!r})\n", "utf-8")
         (site / "google" / "colab").mkdir(parents=True)
         (site / "google" / "colab" / "__init__.py").touch()
         (startup / "00-colab.py").write_text("import google.colab\n", "utf-8")  # Colab loads it before any cell
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
-        own = {"HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        yield _Session(python, content, inherited | settings | own)
+        variables = inherited | settings | {"HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+        def run(*words: str) -> tuple[int, str, str]:
+            process = subprocess.Popen(
+                [python, *words], cwd=content, env=variables, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
+            try:
+                out, err = process.communicate()
+            finally:  # an interruption ends it, too
+                if process.poll() is None:
+                    end(process)
+            return process.returncode, out, err
+
+        yield content, run
+
+
+def _versions(run: Run) -> dict[str, str]:
+    """Each package that a cell of the notebook could import, with its version."""
+    listed = json.loads(run("-m", "pip", "list", "--format=json", "--disable-pip-version-check")[1])
+    return {package["name"]: package["version"] for package in listed}
 
 
 def _seconds(cells: list[NotebookNode]) -> float:
@@ -209,56 +171,51 @@ def _seconds(cells: list[NotebookNode]) -> float:
     return (max(stamps) - min(stamps)).total_seconds() if stamps else float("nan")
 
 
-def _failure(notebook: NotebookNode, status: int, messages: str) -> str:
-    """What is wrong with an executed notebook, or nothing."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                return f"{describe(cell)} failed:\n" + "\n".join(output.traceback)
-    return f"did not end:\n{messages[-4000:]}" if status else ""
+def _findings(notebook: NotebookNode, status: int, messages: str) -> Iterator[str]:
+    """What is wrong with an executed notebook."""
+    failed = [(cell, output) for cell in notebook.cells for output in cell.get("outputs", []) if "ename" in output]
+    for cell, output in failed:
+        yield f"{describe(cell)} failed:\n" + "\n".join(output.traceback)
+    if status and not failed:
+        yield f"did not end:\n{messages[-4000:]}"
 
 
-def visit(book: Book, base: Base, chapter: Chapter, settings: dict[str, str], timeout: int) -> Visit:
+def visit(base: Path, chapter: Chapter, settings: dict[str, str], timeout: int) -> Visit:
     """Open a chapter's notebook as Colab does, run all its cells, and look at what that changed."""
-    result = Visit(chapter)
-    with _session(base, settings) as session:
-        file = session.content / chapter.paired.name
+    with _session(base, settings) as (content, run):
+        file = content / chapter.paired.name
         shutil.copyfile(chapter.paired, file)
-        before = session.versions()
-        status, _, messages = session.run("-c", _DRIVER, file.name, str(timeout))
-        after = session.versions()
+        before = _versions(run)
+        status, _, messages = run("-c", _DRIVER.read_text("utf-8"), file.name, str(timeout))
+        after = _versions(run)
         notebook = nbformat.read(file, as_version=4)
-    if failure := _failure(notebook, status, messages):
-        result.findings.append(failure)
-    result.seconds = _seconds(notebook.cells)
-    result.install_seconds = _seconds([cell for cell in notebook.cells if is_generated(cell)])
-    result.added = sorted(f"{name} {after[name]}" for name in after.keys() - before.keys())
-    result.findings += [
+    findings = [*_findings(notebook, status, messages)]
+    findings += [
         f"installing gausstools changes {name} from {version} to {after.get(name, 'none')}, which Colab had before"
-        for name, version in sorted(before.items())
+        for name, version in before.items()
         if after.get(name) != version
     ]
-    if "gausstools" not in after.keys() - before.keys():
-        result.findings.append("its first cell did not install gausstools")
-    if result.install_seconds > INSTALL_SECONDS:
-        result.findings.append(f"installing took {result.install_seconds:.0f} s, at most {INSTALL_SECONDS} s expected")
-    return result
+    added = {name: version for name, version in after.items() if name not in before}
+    if "gausstools" not in added:
+        findings.append("its first cell did not install gausstools")
+    seconds = _seconds([cell for cell in notebook.cells if is_generated(cell)])
+    if seconds > INSTALL_SECONDS:
+        findings.append(f"installing took {seconds:.0f} s, at most {INSTALL_SECONDS} s expected")
+    return Visit(findings, [f"{name} {version}" for name, version in added.items()], seconds, _seconds(notebook.cells))
 
 
-def run(book: Book, names: list[str], *, torch: str | None, timeout: int) -> list[str]:
+def check(book: Book, names: list[str], *, torch: str | None, timeout: int) -> list[str]:
     """Visit the named chapters (all of them if none is named), one after the other; return the findings."""
-    image = Image.published()
-    base = make_base(book, image.with_torch(torch) if torch else image)
-    print(
-        f"Colab's list of {image.date}: Python {image.python}, torch {image.packages['torch']}. "
-        f"Here: Python {base.version}, torch {base.image.packages['torch']}.",
-        flush=True,
-    )
+    image = Image.published(torch)
+    base = make_base(book, image)
+    here = _output([base, "--version"]).strip()
+    print(f"Colab's list of {image.date}: Python {image.python}, torch {Image.published().packages['torch']}. ", end="")
+    print(f"Here: {here}, torch {image.packages['torch']}.", flush=True)
     findings = []
     with tempfile.TemporaryDirectory(prefix="colab-repository-") as served:
         settings = _publish(book, Path(served))
         for chapter in book.select(names):
-            result = visit(book, base, chapter, settings, timeout)
+            result = visit(base, chapter, settings, timeout)
             print(
                 f"  notebooks/{chapter.paired.name}: {'FAILED' if result.findings else 'ran'}, {result.seconds:.0f} s, "
                 f"of which installing {result.install_seconds:.0f} s ({', '.join(result.added)})",

@@ -1,7 +1,12 @@
-"""Processes that belong together: a worker ends with its kernel, and with the pipeline that started it."""
+"""Processes that belong together: what the pipeline starts ends with all that it started, and with the pipeline.
 
+`python -m book.pipeline.family PARENT MODULE ARGUMENTS` runs the `main` of a module, and ends with the process PARENT.
+"""
+
+import importlib
 import os
 import subprocess
+import sys
 from contextlib import suppress
 from threading import Thread
 
@@ -38,3 +43,10 @@ def follow(parent: int) -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    parent, module, *arguments = sys.argv[1:]
+    follow(int(parent))
+    sys.argv[1:] = arguments
+    importlib.import_module(module).main()

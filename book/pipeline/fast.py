@@ -6,6 +6,7 @@ at its top, is never cached, and never shown on a page of the book.
 """
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
@@ -15,18 +16,7 @@ NOTE = (
     "**A fast run.** The sizes are small, so numbers and figures are rough, and the chapter's claims were not checked."
 )
 
-_WITHOUT_CLAIMS = """\
-# Small sizes. An assert of this chapter does nothing here: it holds for the sizes above.
-import ast
-
-
-class WithoutClaims(ast.NodeTransformer):
-    def visit_Assert(self, node):
-        return ast.copy_location(ast.Pass(), node)
-
-
-get_ipython().ast_transformers.append(WithoutClaims())
-"""
+_WITHOUT_CLAIMS = Path(__file__).with_name("fast_cell.txt")
 
 
 def small_sizes(cell: NotebookNode) -> dict[str, Any]:
@@ -39,6 +29,6 @@ def quickened(notebook: NotebookNode) -> NotebookNode:
     fast = copy.deepcopy(notebook)
     (place,) = (i for i, cell in enumerate(fast.cells) if "parameters" in cell.metadata.get("tags", []))
     values = "".join(f"{name} = {value!r}\n" for name, value in small_sizes(fast.cells[place]).items())
-    fast.cells.insert(place + 1, new_code_cell(_WITHOUT_CLAIMS + (f"\n{values}" if values else "")))
+    fast.cells.insert(place + 1, new_code_cell(_WITHOUT_CLAIMS.read_text("utf-8") + (f"\n{values}" if values else "")))
     fast.cells.insert(0, new_markdown_cell(NOTE))
     return fast

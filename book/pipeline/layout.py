@@ -1,4 +1,4 @@
-"""Where things are in the repository, and what `_config.yml` and `book/_toc.yml` say."""
+"""Where things are in the repository, and what `_config.yml` and `book/_toc.yml` say: read here alone."""
 
 import os
 import tempfile
@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from book.pipeline.errors import PipelineError
+
+class PipelineError(Exception):
+    """A failure whose message is meant for the reader: what was given, what was expected, what to do. No traceback."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,6 @@ class Repository:
         """Address that opens the notebook at `path` (relative to the root) in Colab."""
         return f"https://colab.research.google.com/github/{self.name}/blob/{self.branch}/{path}"
 
-    def commit(self, sha: str) -> str:
-        """Address of a commit."""
-        return f"{self.url}/commit/{sha}"
-
 
 @dataclass(frozen=True, order=True)
 class Chapter:
@@ -45,6 +43,11 @@ class Chapter:
         return self.source.stem
 
     @property
+    def number(self) -> int:
+        """What its name begins with."""
+        return int(self.slug[:2])
+
+    @property
     def paired(self) -> Path:
         """The generated notebook beside the source."""
         return self.source.with_suffix(".ipynb")
@@ -55,58 +58,25 @@ class Chapter:
         return f"notebooks/{self.source.name}"
 
 
-@dataclass(frozen=True)
 class Book:
-    """The repository at `root`; every stage of the pipeline gets one."""
+    """The repository at `root`; every stage of the pipeline gets one.
 
-    root: Path
+    `executed` holds the cached runs, `html` the built site, `fast` what fast runs left. What is below `cache` may be
+    deleted at the price of executing again.
+    """
 
-    def __post_init__(self) -> None:
-        if not self.config_file.is_file():
-            raise PipelineError(
-                f"{self.root} has no _config.yml, so it is not the root of the book. "
-                "Run this from the repository's root, or name the root with --root."
-            )
-
-    @property
-    def config_file(self) -> Path:
-        """Settings of jupyter-book."""
-        return self.root / "_config.yml"
-
-    @property
-    def toc_file(self) -> Path:
-        """Table of contents."""
-        return self.root / "book" / "_toc.yml"
-
-    @property
-    def notebooks(self) -> Path:
-        """Sources of the chapters, and the notebooks generated from them."""
-        return self.root / "notebooks"
-
-    @property
-    def cache(self) -> Path:
-        """What may be deleted at the price of executing again."""
-        return self.root / ".cache"
-
-    @property
-    def executed(self) -> Path:
-        """Cached runs."""
-        return self.cache / "executed"
-
-    @property
-    def build(self) -> Path:
-        """What jupyter-book writes."""
-        return self.root / "_build"
-
-    @property
-    def html(self) -> Path:
-        """The built site."""
-        return self.build / "html"
-
-    @property
-    def fast(self) -> Path:
-        """Notebooks as fast runs left them."""
-        return self.build / "fast"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_file, self.toc_file = root / "_config.yml", root / "book" / "_toc.yml"
+        for file in (self.config_file, self.toc_file):
+            if not file.is_file():
+                raise PipelineError(
+                    f"{root} has no {self.relative(file)}, so it is not the root of the book. Run this from the "
+                    "repository's root, or restore the file with `git checkout`."
+                )
+        self.notebooks = root / "notebooks"
+        self.cache, self.build = root / ".cache", root / "_build"
+        self.executed, self.html, self.fast = self.cache / "executed", self.build / "html", self.build / "fast"
 
     def relative(self, path: Path) -> str:
         """`path` from the root, as messages show it."""
@@ -119,28 +89,21 @@ class Book:
 
     def select(self, names: list[str]) -> list[Chapter]:
         """The chapters that `names` (slugs, numbers or paths) name; all of them when `names` is empty."""
-        if not names:
-            return self.chapters
-        stems = [Path(name).stem for name in names]
-        chosen = [chapter for chapter in self.chapters if {chapter.slug, chapter.slug[:2]} & set(stems)]
-        known = {name for chapter in chosen for name in (chapter.slug, chapter.slug[:2])}
-        if unknown := [stem for stem in stems if stem not in known]:
+        by_name = {name: chapter for chapter in self.chapters for name in (chapter.slug, chapter.slug[:2])}
+        wanted = [Path(name).stem for name in names]
+        if unknown := [name for name in wanted if name not in by_name]:
             raise PipelineError(
                 f"No chapter is called {', '.join(unknown)}. "
                 f"The chapters are: {', '.join(chapter.slug for chapter in self.chapters) or 'none yet'}."
             )
-        return chosen
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """`_config.yml`, parsed."""
-        return yaml.safe_load(self.config_file.read_text("utf-8"))
+        return sorted({by_name[name] for name in wanted}) if names else self.chapters
 
     @cached_property
     def repository(self) -> Repository:
         """The repository's address."""
+        config = yaml.safe_load(self.config_file.read_text("utf-8"))
         try:
-            return Repository(self.config["repository"]["url"], self.config["repository"]["branch"])
+            return Repository(config["repository"]["url"], config["repository"]["branch"])
         except KeyError as missing:
             raise PipelineError(
                 f"_config.yml gives no {missing} for the repository. "
@@ -150,11 +113,6 @@ class Book:
     @cached_property
     def contents(self) -> dict[str, Any]:
         """`_toc.yml`, parsed."""
-        if not self.toc_file.is_file():
-            raise PipelineError(
-                f"{self.relative(self.toc_file)} is missing. "
-                "It is the table of contents of the book; restore it with `git checkout book/_toc.yml`."
-            )
         return yaml.safe_load(self.toc_file.read_text("utf-8"))
 
     @cached_property
@@ -165,17 +123,16 @@ class Book:
     @cached_property
     def parts(self) -> list[tuple[str, list[Chapter]]]:
         """The parts of the book with their captions and the chapters in them; a book without parts is one."""
-        listed = self.contents.get("parts", [self.contents])
-        return [(part.get("caption", ""), self._chapters_among(_documents(part))) for part in listed]
-
-    def _chapters_among(self, documents: list[str]) -> list[Chapter]:
         by_document = {f"notebooks/{chapter.slug}": chapter for chapter in self.chapters}
-        return [by_document[document] for document in documents if document in by_document]
+        return [
+            (part.get("caption", ""), [by_document[page] for page in _documents(part) if page in by_document])
+            for part in self.contents.get("parts", [self.contents])
+        ]
 
     @property
     def published(self) -> list[Chapter]:
         """The chapters that the table of contents lists."""
-        return self._chapters_among(self.documents)
+        return [chapter for _, chapters in self.parts for chapter in chapters]
 
 
 def _documents(entry: Any) -> list[str]:
@@ -188,23 +145,13 @@ def _documents(entry: Any) -> list[str]:
     return found + [document for value in entry.values() for document in _documents(value)]
 
 
-def make_writable(folder: Path) -> Path:
-    """Create `folder` if need be and prove that a file can be written in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PipelineError(
-            f"Cannot write into {folder}: {error.strerror}. The pipeline needs a folder there that it can write to. "
-            "Check what is at this path, its owner and its permissions (and the free disk space), or delete it."
-        ) from None
-    return folder
-
-
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader, or an interruption, meets the old file or the new one, never a half."""
-    make_writable(path.parent)
+    """Write `text` to `path` so that a reader, or an interruption, meets the old file or the new one, never a half.
+
+    The library has the same in `gausstools.models.files`, which the pipeline must not import: it executes chapters of
+    any library that has this name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:

@@ -15,7 +15,7 @@
         findings.push('a formula is wrong: ' + (element.getAttribute('title') || element.textContent.trim()));
     }
     for (const text of document.querySelectorAll('mjx-assistive-mml :is(mtext, mi)')) {
-        if (text.textContent.includes('\')) findings.push('a formula shows its source: ' + text.textContent);
+        if (text.textContent.includes('\\')) findings.push('a formula shows its source: ' + text.textContent);
     }
     for (const image of document.images) {
         if (!image.naturalWidth) findings.push('an image is not shown: ' + image.getAttribute('src'));

@@ -8,31 +8,24 @@ def _report() -> dict:
     import importlib.metadata
     import platform
     import sys
+    from contextlib import suppress
     from pathlib import Path
 
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    def processor() -> str:
-        cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return next(iter(names), None) or platform.processor() or platform.machine()
-
+    modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "gausstools"]
+    versions = dict.fromkeys(("torch", "gausstools"))
+    for package in versions:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):  # elsewhere than on Linux, and on processors without such a line
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     torch = sys.modules.get("torch")
     return {
-        "modules": [
-            module.__file__
-            for name, module in sorted(sys.modules.items())
-            if name.split(".")[0] == "gausstools" and getattr(module, "__file__", None)
-        ],
+        "modules": [module.__file__ for module in modules if getattr(module, "__file__", None)],
         "python": platform.python_version(),
-        "torch": version("torch"),
-        "gausstools": version("gausstools"),
-        "processor": processor(),
+        **versions,
+        "processor": processor,
         "gpu": torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None,
     }
 

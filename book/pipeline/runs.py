@@ -1,4 +1,4 @@
-"""Cached runs: the outputs of a chapter, with a manifest of everything they depend on.
+"""What makes a page's outputs belong to its source: cached runs, each with a manifest of everything it depends on.
 
 A run may be shown, and need not be repeated, as long as nothing that it depends on changed: the code cells, each
 module of gausstools that it had loaded (the library imports lazily, so loaded means used), the shipped data, which
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,32 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book, Chapter, write_atomically
+from book.pipeline.layout import Book, Chapter, PipelineError, write_atomically
+from book.pipeline.pairing import read_paired
 
 KEPT_RUNS = 3
 """Runs that are kept of each chapter, one for each version of its code, so that going back executes nothing."""
 
 _MANIFEST = "gausstools_run"
 _EXECUTION_TAGS = {"parameters", "raises-exception", "skip-execution"}
+_SAID = {
+    "data": "the shipped data changed",
+    "datasets": "the optional data sets changed",
+    "lock": "requirements.txt changed",
+    "python": "the version of Python changed",
+}
 
 
-class DamagedRun(PipelineError):
-    """A cached run that is not what was written."""
+class NoRun(PipelineError):
+    """A chapter has no run that may be shown, for this reason."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DamagedRun(NoRun):
+    """A cached run is not what was written."""
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -46,13 +61,13 @@ def code_hash(notebook: NotebookNode) -> str:
     """Hash of what is executed: the code cells and the tags that change their execution."""
     return _digest(
         _canonical([cell.source, sorted(_EXECUTION_TAGS & set(cell.metadata.get("tags", [])))])
-        for cell in notebook.cells
-        if cell.cell_type == "code"
+        for cell in code_cells(notebook)
     )
 
 
-def _tree_hash(root: Path, files: Iterable[Path]) -> str:
-    return _digest(part for path in sorted(files) for part in (str(path.relative_to(root)).encode(), path.read_bytes()))
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that are executed."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 @dataclass(frozen=True)
@@ -69,21 +84,19 @@ class Inputs:
     @classmethod
     def of(cls, book: Book) -> "Inputs":
         """Read them from the repository and the environment."""
-        library = book.root / "gausstools"
-        files = [path for path in sorted(library.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
-        modules = [path for path in files if path.suffix == ".py"]
+        data, library = (
+            [path for path in sorted((book.root / folder).rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+            for folder in ("data", "gausstools")
+        )
         # A script or a style that a module of the same name hands out is a part of that module.
-        parts = {module: [path for path in files if path.with_suffix(".py") == module] for module in modules}
-        shipped = [
-            path
-            for path in [*(book.root / "data").rglob("*"), *files]
-            if path.is_file() and path.suffix not in {".py", ".pyc"} and path.with_suffix(".py") not in parts
-        ]
+        modules = [path for path in library if path.suffix == ".py"]
+        parts = {module: [path for path in library if path.with_suffix(".py") == module] for module in modules}
+        shipped = data + [path for path in library if path.with_suffix(".py") not in parts]
         lock = book.root / "requirements.txt"
         optional = Path(os.environ["GAUSSTOOLS_DATA"]) if os.environ.get("GAUSSTOOLS_DATA") else None
         return cls(
-            modules={book.relative(path): _digest(part.read_bytes() for part in parts[path]) for path in modules},
-            data=_tree_hash(book.root, shipped),
+            modules={book.relative(path): _digest(part.read_bytes() for part in parts[path]) for path in parts},
+            data=_digest(part for path in shipped for part in (book.relative(path).encode(), path.read_bytes())),
             datasets=sorted(path.name for path in optional.iterdir()) if optional and optional.is_dir() else [],
             lock=_digest([lock.read_bytes()]) if lock.is_file() else "",
             python=platform.python_version(),
@@ -92,38 +105,20 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of a chapter."""
+    """One execution of a chapter: its file, what it depends on (and where, when and how long it ran), its outputs."""
 
     path: Path
+    manifest: dict[str, Any]
     notebook: NotebookNode
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the run depends on, and where, when and how long it ran."""
-        return self.notebook.metadata[_MANIFEST]
-
-    @property
-    def outputs(self) -> list[list[NotebookNode]]:
-        """The outputs of each code cell."""
-        return [cell.outputs for cell in self.notebook.cells if cell.cell_type == "code"]
 
     def outdated(self, code: str, inputs: Inputs) -> str | None:
         """Why the run is not of this code and these inputs, or None if it is."""
-        manifest = self.manifest
-        if manifest["code"] != code:
+        if self.manifest["code"] != code:
             return "its code changed"
-        changed = [path for path, digest in manifest["modules"].items() if inputs.modules.get(path) != digest]
-        if changed:
+        modules = self.manifest["modules"].items()
+        if changed := [path for path, digest in modules if inputs.modules.get(path) != digest]:
             return f"{', '.join(changed)} changed"
-        for key, message in {
-            "data": "the shipped data changed",
-            "datasets": "the optional data sets changed",
-            "lock": "requirements.txt changed",
-            "python": "the version of Python changed",
-        }.items():
-            if manifest[key] != getattr(inputs, key):
-                return message
-        return None
+        return next((_SAID[key] for key in _SAID if self.manifest[key] != getattr(inputs, key)), None)
 
 
 def _checksum(notebook: NotebookNode) -> str:
@@ -150,47 +145,40 @@ def load(book: Book, path: Path) -> Run:
     except Exception as error:  # whatever damage makes nbformat raise, the file is damaged
         whole, fault = False, f"it cannot be read ({type(error).__name__})"
     if not whole:
-        raise DamagedRun(
-            f"{book.relative(path)}: this cached run is damaged: {fault}. Run `make execute` to replace it."
-        )
-    return Run(path, notebook)
+        message = f"{book.relative(path)}: this cached run is damaged: {fault}. Run `make execute` to replace it."
+        raise DamagedRun(message, "its cached run is damaged")
+    return Run(path, notebook.metadata[_MANIFEST], notebook)
 
 
-def store(book: Book, chapter: Chapter, notebook: NotebookNode, manifest: dict[str, Any]) -> Run:
+def store(book: Book, chapter: Chapter, notebook: NotebookNode, manifest: dict[str, Any]) -> None:
     """Write a run into the cache, and drop the chapter's oldest ones."""
     notebook.metadata[_MANIFEST] = manifest
     notebook.metadata[_MANIFEST] = {**manifest, "checksum": _checksum(notebook)}
-    path = _path(book, chapter, manifest["code"])
-    write_atomically(path, nbformat.writes(notebook) + "\n")
+    write_atomically(_path(book, chapter, manifest["code"]), nbformat.writes(notebook) + "\n")
     for old in _all(book, chapter)[KEPT_RUNS:]:
         old.unlink()
-    return Run(path, notebook)
 
 
-@dataclass(frozen=True)
-class Lookup:
-    """Whether a chapter has a run that is still true, and if not, why."""
-
-    run: Run | None
-    reason: str
-
-
-def find(book: Book, chapter: Chapter, notebook: NotebookNode, inputs: Inputs) -> Lookup:
-    """Look for the run that belongs to `notebook`, the chapter's paired notebook; raise DamagedRun if it is broken."""
+def find(book: Book, chapter: Chapter, inputs: Inputs) -> Run:
+    """The run that belongs to a chapter as it is now: its notebook, with the outputs; raise NoRun if there is none."""
+    notebook = read_paired(book, chapter)
     code = code_hash(notebook)
     path = _path(book, chapter, code)
-    if not path.is_file():
-        return Lookup(None, "its code changed" if _all(book, chapter) else "never executed")
-    run = load(book, path)
-    reason = run.outdated(code, inputs)
-    return Lookup(None, reason) if reason else Lookup(run, "up to date")
+    if path.is_file():
+        run = load(book, path)
+        reason = run.outdated(code, inputs)
+    else:
+        reason = "its code changed" if _all(book, chapter) else "never executed"
+    if reason:
+        raise NoRun(f"{chapter.label}: no executed run to show ({reason}). Run `make execute`.", reason)
+    for cell, executed in zip(code_cells(notebook), code_cells(run.notebook), strict=True):
+        cell.outputs = executed.outputs
+    return Run(path, run.manifest, notebook)
 
 
 def last_seconds(book: Book, chapter: Chapter) -> float | None:
     """How long the newest readable run of a chapter took."""
     for path in _all(book, chapter):
-        try:
+        with suppress(DamagedRun):
             return load(book, path).manifest["seconds"]
-        except DamagedRun:
-            continue
     return None

@@ -1,27 +1,29 @@
-"""Look at what readers will see: the cached runs and the built pages. Every finding names its file.
+"""Look in runs and pages for what Sphinx and the browser pass over: warnings, bare figures, markup left as text.
 
-jupyter-book's own warnings and the browser test miss what is checked here: outputs on stderr, figures without caption
-or alternative text, MyST or reStructuredText left as text, links to files that the repository does not have.
+That is: outputs on stderr, figures without caption or alternative text, MyST or reStructuredText left as text, links to
+files that the repository does not have. Every finding names its file.
 """
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import unquote
 
 from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
 
 from book.pipeline import runs
-from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book
-from book.pipeline.pairing import describe, read_paired
+from book.pipeline.layout import Book, PipelineError
+from book.pipeline.pairing import describe
 
 PAGE_LIMIT = 1_000_000
 """Bytes of a page's HTML, with the interactive figures that stand in it."""
 
-_IMAGE_PATH = re.compile(r"\S*[/\\]\S*|\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORECASE)
-_FIGURE_NAME = re.compile(r"fig-[a-z0-9-]+")
+_NO_PATH = r"(?!\S*[/\\]\S*$|\S+\.(?i:png|svg|jpe?g|gif|webp)$).*\S.*"
+_EXPECTED = {
+    ("figure", "caption"): (r".*\S.*", "a caption"),
+    ("figure", "name"): (r"fig-[a-z0-9-]+", "a name of the form fig-lower-case, which links point to"),
+    ("image", "alt"): (_NO_PATH, "an alt text that says what is seen"),
+}
 _WARNING = re.compile(r"\b\w*Warning: ")
 _DRAWN = re.compile(r"<(svg|canvas|img|video|iframe)\b", re.IGNORECASE)
 _RAW_MARKS = {
@@ -43,30 +45,21 @@ def _is_figure(output: NotebookNode) -> bool:
 
 def _cell_findings(cell: NotebookNode) -> Iterator[str]:
     for output in cell.outputs:
-        text = "".join(output.get("text", ""))
+        text = "".join(output.get("text", "")).strip()[:200]
         if output.output_type == "error":
             yield f"ends in an error: {output.ename}: {output.evalue}"
         elif output.get("name") == "stderr":
-            yield f"writes to stderr: {text.strip()[:200]}"
+            yield f"writes to stderr: {text}"
         elif _WARNING.search(text):
-            yield f"prints a warning: {text.strip()[:200]}"
+            yield f"prints a warning: {text}"
     options = cell.metadata.get("mystnb", {})
     shown = [output for output in cell.outputs if output.output_type in {"display_data", "execute_result"}]
-    drawn = [output for output in shown if _is_figure(output)]
+    drawn = any(map(_is_figure, shown))
     if not drawn and "figure" not in options:
         return
-    for group, key, meaning in (
-        ("figure", "caption", "caption"),
-        ("figure", "name", "name"),
-        ("image", "alt", "alt text"),
-    ):
-        value = str(options.get(group, {}).get(key, "")).strip()
-        if not value:
+    for (group, key), (pattern, meaning) in _EXPECTED.items():
+        if not re.fullmatch(pattern, str(options.get(group, {}).get(key, "")), re.DOTALL):
             yield f'shows a figure without {meaning}; expected `mystnb={{"{group}": {{"{key}": …}}}}` in its header'
-        elif key == "name" and not _FIGURE_NAME.fullmatch(value):
-            yield f"has the figure name {value!r}, expected the form fig-lower-case, which links point to"
-        elif key == "alt" and _IMAGE_PATH.fullmatch(value):
-            yield f"has the path {value!r} as alt text; say what is seen"
     if not drawn:
         yield "has a caption but shows no figure"
     elif len(shown) > 1:
@@ -78,49 +71,27 @@ def scan_runs(book: Book) -> list[str]:
     findings = []
     inputs = runs.Inputs.of(book)
     for chapter in book.published:
-        notebook = read_paired(book, chapter)
         try:
-            run = runs.find(book, chapter, notebook, inputs).run
+            run = runs.find(book, chapter, inputs)
         except PipelineError as error:
             findings.append(str(error))
             continue
-        if run is None:
-            findings.append(f"{chapter.label}: no executed run. Run `make execute`.")
-            continue
-        for cell, outputs in zip((c for c in notebook.cells if c.cell_type == "code"), run.outputs, strict=True):
-            cell.outputs = outputs
+        for cell in runs.code_cells(run.notebook):
             findings += [f"{chapter.label}, {describe(cell)}: {finding}" for finding in _cell_findings(cell)]
     return findings
 
 
-def _size_findings(path: Path) -> Iterator[str]:
-    size = path.stat().st_size
-    if size > PAGE_LIMIT:
-        limit = f"{PAGE_LIMIT / 1e6:g} MB"
-        yield f"has {size / 1e6:.1f} MB, over the limit of {limit}; give its interactive figures fewer frames or points"
-
-
-def _repository_findings(book: Book, document: str, page: BeautifulSoup) -> Iterator[str]:
+def _link_findings(book: Book, page: BeautifulSoup) -> Iterator[str]:
     """Findings in links to the repository's files: those of the present tree are what the branch will have."""
-    here = re.compile(
-        rf"/{re.escape(book.repository.name)}/(?:blob|raw|tree)/{book.repository.branch}/(?P<path>[^?#]+)"
-    )
-    addresses = [tag["href"] for tag in page.find_all("a", href=True)]
-    for address in addresses:
-        if (match := here.search(address)) and not (book.root / unquote(match["path"])).exists():
-            yield f"a link leads to no file of the repository: {address}"
-    if document.startswith("notebooks/") and book.repository.colab(f"{document}.ipynb") not in addresses:
-        yield "has no button that opens it in Colab"
+    here = re.compile(rf"/{re.escape(book.repository.name)}/(?:blob|raw|tree)/{book.repository.branch}/([^?#]+)")
+    for link in page.find_all("a", href=here):
+        if not (book.root / unquote(here.search(link["href"])[1])).exists():
+            yield f"a link leads to no file of the repository: {link['href']}"
 
 
 def _text_findings(article: Tag) -> Iterator[str]:
-    for error in article.select(".cell_output .stderr, .cell_output .traceback, .system-message"):
-        yield f"shows an error or a warning: {error.get_text(' ', strip=True)[:120]}"
     for title in article.select("cite"):
         yield f"has single backticks in a docstring, where code takes two: {title.get_text()}"
-    for reference in article.select("span.problematic, .xref.missing"):
-        yield f"has a broken reference: {reference.get_text(' ', strip=True)}"
-    article = BeautifulSoup(str(article), "lxml")
     for verbatim in article.select("pre, code, script, style, .math"):
         verbatim.decompose()
     text = article.get_text()
@@ -132,22 +103,16 @@ def _text_findings(article: Tag) -> Iterator[str]:
 
 def scan_pages(book: Book) -> list[str]:
     """Findings in the built pages."""
-    if not (book.html / "index.html").is_file():
-        raise PipelineError(f"There are no pages in {book.relative(book.html)}. Run `make pages` first.")
     findings = []
     for document in book.documents:
         path = book.html / f"{document}.html"
         if not path.is_file():
-            findings.append(f"_build/html/{document}.html: missing. Run `make pages`.")
-            continue
-        page = BeautifulSoup(path.read_text("utf-8"), "lxml")
-        article = page.select_one("article") or page
-        found = [
-            *_size_findings(path),
-            *_repository_findings(book, document, page),
-            *_text_findings(article),
-        ]
-        if document.startswith("notebooks/") and not article.select_one(".provenance"):
-            found.append("does not say where its outputs come from")
+            raise PipelineError(f"There is no page {book.relative(path)}. Run `make pages` first.")
+        text = path.read_text("utf-8")
+        page = BeautifulSoup(text, "lxml")
+        found = [*_link_findings(book, page), *_text_findings(page.select_one("article"))]
+        if len(text.encode()) > PAGE_LIMIT:
+            size = f"{len(text.encode()) / 1e6:.1f} MB, over the limit of {PAGE_LIMIT / 1e6:g} MB"
+            found.append(f"has {size}; give its interactive figures fewer frames or points")
         findings += [f"{book.relative(path)}: {finding}" for finding in dict.fromkeys(found)]
     return findings

@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
-from book.pipeline.errors import PipelineError
-from book.pipeline.layout import Book, Chapter, write_atomically
+from book.pipeline.layout import Book, Chapter, PipelineError, write_atomically
 
 _TEMPLATE = Path(__file__).with_name("skeleton.txt")
 _SLUG = re.compile(r"\d\d_[a-z0-9_]+")
-_ENTRY = re.compile(r"^(?P<before>\s*- file: notebooks/)(?P<slug>\d\d_\w+)")
+_ENTRY = re.compile(r"^(?P<before> *- file: notebooks/)(?P<slug>\d\d_\w+).*", re.MULTILINE)
 
 
 def begin_chapter(book: Book, slug: str, title: str) -> Chapter:
@@ -22,29 +21,23 @@ def begin_chapter(book: Book, slug: str, title: str) -> Chapter:
     if taken := [chapter.label for chapter in book.chapters if chapter.slug[:2] == slug[:2]]:
         numbers = ", ".join(chapter.slug[:2] for chapter in book.chapters)
         raise PipelineError(f"Number {slug[:2]} is taken by {taken[0]}; these are: {numbers}. Choose another.")
-    lines = book.toc_file.read_text("utf-8").splitlines()
-    listed = [
-        (match["slug"], number, match["before"]) for number, line in enumerate(lines) if (match := _ENTRY.match(line))
-    ]
-    lower = [entry for entry in listed if entry[0] < slug]
+    contents = book.toc_file.read_text("utf-8")
+    lower = [entry for entry in _ENTRY.finditer(contents) if entry["slug"] < slug]
     if not lower:
         raise PipelineError(f"{book.relative(book.toc_file)} lists no chapter before {slug}; take a higher number.")
-    previous, place, before = max(lower)
-    lines.insert(place + 1, before + slug)
-    front = book.root / "book" / "index.md"
-    claims = front.read_text("utf-8").splitlines()
+    previous = max(lower, key=lambda entry: entry["slug"])
+    contents = f"{contents[: previous.end()]}\n{previous['before']}{slug}{contents[previous.end() :]}"
+    chapter, front = Chapter(book.notebooks / f"{slug}.py"), book.root / "book" / "index.md"
     # The front page says what each chapter claims, appendices excepted.
-    for number, line in enumerate(claims):
-        if line.startswith(f"{int(previous[:2])}: "):
-            claims.insert(number + 1, f"{int(slug[:2])}: say in a sentence what it claims")
-            break
+    claim = re.compile(rf"^{int(previous['slug'][:2])}: .*", re.MULTILINE)
+    own = f"{chapter.number}: say in a sentence what it claims"
+    claims = claim.sub(rf"\g<0>\n{own}", front.read_text("utf-8"), count=1)
 
-    chapter = Chapter(book.notebooks / f"{slug}.py")
     source = _TEMPLATE.read_text("utf-8")
-    names = {"NUMBER": str(int(slug[:2])), "LABEL": slug[3:].replace("_", "-"), "TITLE": title.strip()}
+    names = {"NUMBER": str(chapter.number), "LABEL": slug[3:].replace("_", "-"), "TITLE": title.strip()}
     for name, value in names.items():
         source = source.replace(name, value)
     write_atomically(chapter.source, source)
-    write_atomically(book.toc_file, "\n".join(lines) + "\n")
-    write_atomically(front, "\n".join(claims) + "\n")
+    write_atomically(book.toc_file, contents)
+    write_atomically(front, claims)
     return chapter

@@ -1,8 +1,7 @@
-"""Execute one notebook with papermill, in this process: `python -m book.pipeline.worker PARENT JOB TIMEOUT`.
+"""Execute one notebook with papermill, in a process of its own; `execute` starts it with a JOB and a TIMEOUT.
 
-`JOB` is a folder that holds `input.ipynb`; the result goes to `output.ipynb` and `result.json` there. A process of its
-own per chapter lets two run at a time, and lets an interruption end a chapter whatever it is doing. It ends with the
-process PARENT.
+`JOB` is a folder that holds `input.ipynb`; the result goes to `output.ipynb` and `result.json` there. The process
+lets two chapters run at a time, and lets an interruption end a chapter whatever it is doing.
 """
 
 import json
@@ -14,8 +13,6 @@ import nbformat
 import papermill
 from nbformat.v4 import new_code_cell
 from papermill.exceptions import PapermillExecutionError
-
-from book.pipeline.family import follow
 
 _PROBE_MIME = "application/vnd.gausstools.probe+json"
 
@@ -60,7 +57,7 @@ def execute(job: Path, timeout: int) -> dict:
     return {"seconds": seconds, "probe": shown["data"][_PROBE_MIME]}
 
 
-if __name__ == "__main__":
-    parent, folder, timeout = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    follow(parent)
+def main() -> None:
+    """Execute the job, and write down what came of it."""
+    folder, timeout = Path(sys.argv[1]), int(sys.argv[2])
     (folder / "result.json").write_text(json.dumps(execute(folder, timeout)), "utf-8")

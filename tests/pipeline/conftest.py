@@ -1,20 +1,20 @@
 """A toy book of two chapters, with the real pipeline and the real settings, to break in every way."""
 
 import base64
-import os
+import io
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from rich.console import Console
 
+from book._ext import paper_table
 from book.pipeline import execute, pairing, runs
 from book.pipeline.layout import Book, Chapter
-from book.pipeline.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -79,7 +79,14 @@ from gausstools import words
 
 print("threads:", os.environ["OMP_NUM_THREADS"])
 print(words.GREETING * TIMES, Path("data/number.txt").read_text())
-""",
+
+# %%
+from IPython.display import display
+
+rows = [["residual | at σ = 1", "0.016", "0.02", "1.25"]]
+table = {"source": "table.csv", "rows": rows}
+display({"text/plain": "…", "KIND": table}, raw=True)
+""".replace("KIND", paper_table.KIND),
     "book/refs.bib": "",
     "book/index.md": "# Toy\n\nRead [the first](../notebooks/01_first.ipynb).\n",
     "book/_toc.yml": """\
@@ -128,18 +135,31 @@ class Toy:
     def notebook(self, slug: str) -> nbformat.NotebookNode:
         return pairing.read_paired(self.book, self.chapter(slug))
 
-    def find(self, slug: str) -> runs.Lookup:
+    def find(self, slug: str) -> runs.Run:
         """What the pipeline would show for a chapter, as things are now."""
-        return runs.find(self.book, self.chapter(slug), self.notebook(slug), runs.Inputs.of(self.book))
+        return runs.find(self.book, self.chapter(slug), runs.Inputs.of(self.book))
 
-    def store(self, slug: str, *outputs: dict) -> runs.Run:
+    def reason(self, slug: str) -> str:
+        """Why the pipeline would execute a chapter now."""
+        try:
+            self.find(slug)
+        except runs.NoRun as missing:
+            return missing.reason
+        return "up to date"
+
+    def outputs(self, slug: str) -> list:
+        """What the chapter's code cells showed."""
+        return [cell.outputs for cell in runs.code_cells(self.find(slug).notebook)]
+
+    def store(self, slug: str, *outputs: dict) -> Path:
         """A true run without executing anything: `outputs` are those of the last code cell."""
         notebook, inputs = self.notebook(slug), runs.Inputs.of(self.book)
         cell = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
         cell.outputs = [nbformat.v4.new_output(**output) for output in outputs]
         manifest = {key: getattr(inputs, key) for key in ("data", "datasets", "lock", "python")}
         manifest |= {"slug": slug, "code": runs.code_hash(notebook), "modules": {}, "seconds": 1.0}
-        return runs.store(self.book, self.chapter(slug), notebook, manifest)
+        runs.store(self.book, self.chapter(slug), notebook, manifest)
+        return self.find(slug).path
 
     def arguments(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "book.pipeline", *words]
@@ -197,12 +217,11 @@ def _executed_once(tmp_path_factory) -> tuple[Toy, execute.Outcome, str]:
     toy.git("init", "--initial-branch=main")
     toy.git("add", ".")
     toy.git("commit", "--message=toy")
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, pytest.MonkeyPatch.context() as patch:
-        console = Console(file=nowhere, record=True)
+    with redirect_stdout(io.StringIO()) as shown, pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute, "cores", lambda: CORES)
-        outcome = execute.execute(toy.book, [], jobs=2, progress=Progress(console))
-        assert not outcome.failures, outcome.failures
-        return toy, outcome, console.export_text()
+        outcome = execute.execute(toy.book, [], jobs=2)
+    assert not outcome.failures, outcome.failures
+    return toy, outcome, shown.getvalue()
 
 
 @pytest.fixture

@@ -172,26 +172,3 @@ def test_pages_show_a_module_as_users_know_it_and_follow_its_docstrings(document
     for name in ("balls", "index"):
         assert "What it looks like." in page(toy, name).get_text()
         assert "How a ball looks." not in page(toy, name).get_text()
-
-
-def test_a_constant_without_a_docstring_is_named(documented):
-    documented.edit("gausstools/balls.py", '"""How a ball looks."""', "")
-    done = documented.command("pages")
-    assert done.returncode == 1
-    assert "book/api/index.md:3: ERROR: gausstools.balls.COLOR has no docstring" in done.stderr
-
-
-def test_faults_in_docstrings_fail_the_build_by_name(documented):
-    documented.edit("gausstools/balls.py", "gausstools.Ball.roll`", "gausstools.Ball.rol`")
-    documented.edit("gausstools/balls.py", "Of the private base.", "Of ``the private base.")
-    documented.write("book/api/more.md", "# More\n\n:::{api} gausstools.bowls\n:::\n")
-    documented.edit("book/_toc.yml", "book/api/balls", "book/api/balls\n      - file: book/api/more")
-    done = documented.command("pages")
-    assert done.returncode == 1
-    for part in (
-        "balls.py:docstring of gausstools.balls.weigh:1: WARNING: py:meth reference target not found: "
-        "gausstools.Ball.rol",
-        "balls.py:docstring of gausstools.balls._Round.roll:1: WARNING: Inline literal start-string",
-        "more.md:3: ERROR: gausstools.bowls cannot be shown, because it cannot be imported: ModuleNotFoundError:",
-    ):
-        assert part in done.stderr

@@ -30,14 +30,11 @@ raise ValueError("planted")
 
 
 @pytest.fixture
-def here() -> colab.Base:
-    """This environment in the place of Colab's. It has gausstools, which Colab lacks."""
-    return colab.Base(Path(sys.executable), colab.Image.published())
+def visited(toy, monkeypatch):
+    """What is found in the first chapter with this code before its print.
 
-
-@pytest.fixture
-def visited(toy, here, monkeypatch):
-    """What is found in the first chapter with this code before its print."""
+    This environment is in the place of Colab's. It has gausstools, which Colab lacks.
+    """
     monkeypatch.setenv("GAUSSTOOLS_DATA", "/somewhere")
 
     def visit(code: str) -> colab.Visit:
@@ -45,7 +42,7 @@ def visited(toy, here, monkeypatch):
         toy.edit("notebooks/01_first.py", "import os\n\nfrom gausstools import shapes", "import os")
         toy.pair()
         settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        result = colab.visit(toy.book, here, toy.chapter("01_first"), settings, timeout=60)
+        result = colab.visit(Path(sys.executable), toy.chapter("01_first"), settings, timeout=60)
         result.findings = [re.sub(r"\x1b\[[0-9;]*m", "", finding) for finding in result.findings]
         return result
 
@@ -72,7 +69,7 @@ def test_colabs_python_is_taken_if_it_runs(tmp_path, monkeypatch, status):
 
 
 def test_another_torch_goes_without_torchvision():
-    image = colab.Image.published().with_torch("2.13.0")
+    image = colab.Image.published("2.13.0")
     assert image.packages["torch"] == "2.13.0"
     assert "torchvision" not in image.packages
     assert image.packages["numpy"] == colab.Image.published().packages["numpy"]

@@ -41,7 +41,7 @@ def test_a_fast_run_has_small_sizes_and_no_claims_and_is_not_cached(claiming):
     outputs = str([cell.get("outputs") for cell in shown["cells"]])
     assert "to the end" in outputs
     assert "area: 4" in outputs
-    assert claiming.find("01_first").run is None
+    assert claiming.reason("01_first") == "never executed"
 
 
 def test_the_same_claim_counts_in_a_true_run(claiming):

@@ -121,7 +121,7 @@ def test_mismatched_missing_and_orphaned_notebooks_are_named(toy):
     done = toy.command("pair", "--check")
     assert done.returncode == 1
     assert f"{PATH}: not what notebooks/01_first.py generates" in done.stderr
-    assert "notebooks/02_second.ipynb: missing" in done.stderr
+    assert "notebooks/02_second.ipynb: missing: what notebooks/02_second.py generates" in done.stderr
     assert "notebooks/03_third.ipynb: no source" in done.stderr
     assert "3 findings" in done.stderr
     assert toy.read(PATH) == before  # --check writes nothing

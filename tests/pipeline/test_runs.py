@@ -6,11 +6,11 @@ import platform
 import pytest
 
 from book.pipeline import runs
-from book.pipeline.errors import PipelineError
+from book.pipeline.layout import PipelineError
 
 
 def reasons(toy):
-    return {slug: toy.find(slug).reason for slug in ("01_first", "02_second")}
+    return {slug: toy.reason(slug) for slug in ("01_first", "02_second")}
 
 
 VALID = {"01_first": "up to date", "02_second": "up to date"}
@@ -83,10 +83,10 @@ def test_an_optional_data_set_that_appears_outdates_all_runs(executed, monkeypat
 
 
 def test_at_most_three_runs_are_kept_of_each_chapter(toy):
-    other = toy.store("02_second").path
+    other = toy.store("02_second")
     stored = []
     for size in range(3, 8):
-        stored.append(toy.store("01_first").path)
+        stored.append(toy.store("01_first"))
         os.utime(stored[-1], (size, size))  # all of them long ago, in this order
         toy.edit("notebooks/01_first.py", f"SIZE = {size}", f"SIZE = {size + 1}")
         toy.pair()
@@ -126,7 +126,7 @@ def test_a_damaged_run_is_refused_by_name(executed, damage):
     damage(path)
     with pytest.raises(runs.DamagedRun, match=f"{path.name}: this cached run is damaged: .*make execute"):
         executed.find("01_first")
-    assert executed.find("02_second").run
+    assert executed.find("02_second")
 
 
 def test_no_flipped_bit_goes_unnoticed(executed):
@@ -150,5 +150,5 @@ def test_no_flipped_bit_goes_unnoticed(executed):
 
 def test_a_notebook_that_is_none_is_named(executed):
     executed.write("notebooks/01_first.ipynb", "{")
-    with pytest.raises(PipelineError, match=r"notebooks/01_first.ipynb is no notebook .*make notebooks"):
+    with pytest.raises(PipelineError, match=r"notebooks/01_first.ipynb is missing or no notebook .*make notebooks"):
         executed.find("01_first")

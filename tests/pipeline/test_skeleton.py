@@ -7,7 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from book.pipeline.errors import PipelineError
+from book.pipeline.layout import PipelineError
 from book.pipeline.pairing import mismatches
 from book.pipeline.rules import check_chapters
 from book.pipeline.skeleton import begin_chapter
