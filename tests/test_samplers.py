@@ -429,13 +429,14 @@ def test_with_its_history_a_run_goes_on_as_if_it_had_not_stopped(sampler, case, 
     cut = data.draw(st.integers(0, len(grid) - 2))
     whole = list(sampler(case.model, case.x, grid))
     before = [case.x, *(state.x for state in whole)]
-    history = [
-        gt.samplers.Evaluation(x, sigma, state.denoised)
-        for x, sigma, state in zip(before[:cut], grid[:cut].tolist(), whole, strict=False)
-    ]
-    rest = list(sampler(case.model, before[cut], grid[cut:], history=history))
+    rest = list(sampler(case.model, before[cut], grid[cut:], history=whole[:cut]))
     for state, expected in zip(rest, whole[cut:], strict=True):
         torch.testing.assert_close(state.x, expected.x, rtol=1e-12, atol=1e-12)
+    asked = [state.asked for state in whole]
+    assert all(torch.equal(evaluation.x, x) for evaluation, x in zip(asked, before, strict=False))
+    assert [evaluation.sigma for evaluation in asked] == grid[:-1].tolist()
+    again = list(sampler(case.model, before[cut], grid[cut:], history=asked[:cut]))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(rest, again, strict=True))
 
 
 @every_multistep

@@ -195,25 +195,18 @@ def dpm_v3(
     order: int = 3,
     corrector: bool = False,
     pseudo: bool = False,
-    history: Sequence[Evaluation] = (),
+    history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """DPM-Solver-v3: the polynomial in ``ln σ`` through the last values of what the statistics leave.
 
     Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only, and that step is of order 1.
         statistics: of this denoiser. Their levels reach over those of the grid, and of the history.
         order: 1, 2 or 3: how many values a step uses, where it has them.
-        corrector: take each step again once its end has been asked about. The states that are yielded are the
-            predicted ones, where the denoiser is asked.
+        corrector: take each step again once its end has been asked about.
         pseudo: the paper's pseudo-order, for few steps. It differs from order 3 on.
-        history: evaluations above ``sigmas[0]``, oldest first.
 
     Raises:
-        TypeError: if statistics is something else.
-        ValueError: for a grid that does not decrease or that leaves the levels of the statistics, another order, or a
-            history or x that does not fit.
+        ValueError: for a grid or a history that leaves the levels of the statistics.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2).double(), 1.0)
@@ -245,7 +238,7 @@ def dpm_v3(
         else:
             step_before = (x, start, past[::-1]) if corrector else None
             x = coefficients.advance(x, start, end, past[::-1], pseudo)
-        yield State(x, end, asked.denoised)
+        yield State(x, end, asked)
 
 
 # ---- the statistics
