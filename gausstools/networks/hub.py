@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gausstools.denoiser import Sigma, check_batch
+from gausstools.denoiser import Sigma, check_batch, check_choice, working_dtype
+from gausstools.models import files
 from gausstools.networks.imports import import_diffusers
 from gausstools.noise import DDPM, Prediction
 
@@ -60,8 +61,7 @@ class DiffusersDenoiser(nn.Module):
         event_shape: Sequence[int],
     ):
         super().__init__()
-        if predicts not in ("epsilon", "sample", "v_prediction"):
-            raise ValueError(f"predicts is {predicts!r}, expected 'epsilon', 'sample' or 'v_prediction'")
+        check_choice(predicts, "predicts", "epsilon", "sample", "v_prediction")
         self.network = network
         self.process = process
         self.predicts = predicts
@@ -75,7 +75,7 @@ class DiffusersDenoiser(nn.Module):
             x: ``(batch, *event)``.
             sigma: noise level >= 0, a float or ``(batch,)``.
         """
-        wide = check_batch(x, self.event_shape).to(torch.promote_types(x.dtype, torch.float32))
+        wide = check_batch(x, self.event_shape).to(working_dtype(x.dtype))
         return self.process.denoiser(self._ask, self.predicts)(wide, sigma).to(x.dtype)
 
     @classmethod
@@ -218,19 +218,8 @@ def _read_network(home: Path, config: dict) -> nn.Module:
     wrong = [f"{kind} {names[0]} and {len(names) - 1} more" for kind, names in report.items() if names]
     if wrong:
         raise ValueError(f"{home} holds weights that do not fit its config.json: {'; '.join(wrong)}")
-    check_weights(network, home)
+    files.check_weights(network, f"in {home} the")
     return network
-
-
-def check_weights(network: nn.Module, where: str | os.PathLike) -> None:
-    """Refuse a network of which weights are NaN or infinite: so would be its answers."""
-    weights = ((name, values) for name, values in network.named_parameters() if not values.is_meta)
-    bad = [name for name, values in weights if not values.float().isfinite().all()]
-    if bad:
-        raise ValueError(
-            f"{where} holds weights that are NaN or infinite, {bad[0]} and {len(bad) - 1} more, expected finite ones: "
-            "the training diverged, or the file is damaged"
-        )
 
 
 def process_of(scheduler: Any) -> tuple[DDPM, Prediction]:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_count
+from gausstools.denoiser import Denoiser, check_choice, check_count
 from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
 
 __all__ = ["dpmpp", "ipndm", "unipc"]
@@ -57,8 +57,7 @@ def dpmpp(
     tensor([[1.0044, 1.0044]])
     """
     order = check_count(order, "order", 1, 3)
-    if weights not in ("published", "exact"):
-        raise ValueError(f"weights is {weights!r}, expected 'published' or 'exact'")
+    check_choice(weights, "weights", "published", "exact")
     steps = check_steps(x, sigmas)
     past = check_history(history, x, steps[0][0])
     for left, (start, end) in _countdown(steps):
@@ -107,8 +106,7 @@ def unipc(
     tensor([[1.0015, 1.0015]])
     """
     order = check_count(order, "order", 1, 4)
-    if variant not in ("bh1", "bh2"):
-        raise ValueError(f"variant is {variant!r}, expected 'bh1' or 'bh2'")
+    check_choice(variant, "variant", "bh1", "bh2")
     steps = check_steps(x, sigmas)
     past = check_history(history, x, steps[0][0])
 
