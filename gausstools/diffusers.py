@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from gausstools.denoiser import Denoiser, check_batch, check_choice, check_count, working_dtype
+from gausstools.denoiser import Denoiser, check_batch, check_choice, check_count, check_shape, working_dtype
 from gausstools.models import Gaussian, files
 from gausstools.models.base import ScoreModel
 from gausstools.networks import hub
@@ -336,7 +336,7 @@ class HybridDenoiser(nn.Module):
             self.calls += 1
             return self.network(*args, **kwargs)
         self.saved += 1
-        answer = self._answer(sample, signal, noise)
+        answer = self._answer(check_shape(sample, name="sample"), signal, noise)
         if not given.get("return_dict", True):
             return (answer,)
         return diffusers.models.unets.unet_2d.UNet2DOutput(sample=answer)
