@@ -99,6 +99,7 @@ def test_the_error_is_the_distance_to_the_reference_per_entry(seed, nfe, skip):
 def test_a_sampler_with_history_is_given_what_the_jump_passed(nfe):
     seen = {}
 
+    @gt.samplers.sampler(takes=["history"])
     def remembering(denoiser, x, sigmas, *, history=()):
         seen["history"] = history
         yield from gt.samplers.euler(denoiser, x, sigmas)
@@ -119,6 +120,7 @@ def test_a_gaussian_that_a_sampler_has_already_is_kept(as_partial):
     model, other, x = gaussian(2, 1), gaussian(2, 2), noise(3, 2, 1)
     sampler, seen = gt.samplers.gaussian_exponential, {}
 
+    @gt.samplers.sampler(takes=["gaussian"])
     def plain(denoiser, x, sigmas, *, gaussian):
         seen["gaussian"] = gaussian
         yield from sampler(denoiser, x, sigmas, gaussian=gaussian)
