@@ -66,8 +66,8 @@ def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) ->
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute in: float32 for half precision, which is for storage, else the dtype itself."""
-    return torch.float32 if torch.finfo(dtype).bits < 32 else dtype
+    """Return the dtype to compute in: float32 for integers and half precision, which store, else the dtype itself."""
+    return dtype if dtype.is_floating_point and dtype.itemsize >= 4 else torch.float32
 
 
 def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> Tensor:
@@ -163,6 +163,14 @@ def check_count(value: int, name: str, low: int, high: int | None = None) -> int
         expected = f">= {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} is {value!r}, expected an integer {expected}")
     return count
+
+
+def check_choice(value: str, name: str, *choices: str) -> None:
+    """Raise ValueError if a value is none of the choices."""
+    if value not in choices:
+        *others, last = map(repr, choices)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 
 def along_batch(values: Tensor, x: Tensor) -> Tensor:

@@ -29,12 +29,12 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from gausstools.denoiser import Denoiser, check_batch, check_count, check_shape
-from gausstools.models import Gaussian
+from gausstools.denoiser import Denoiser, check_batch, check_choice, check_count, check_shape, working_dtype
+from gausstools.models import Gaussian, files
 from gausstools.models.base import ScoreModel
-from gausstools.networks import DiffusersDenoiser, hub
+from gausstools.networks import hub
 from gausstools.networks.imports import import_diffusers
-from gausstools.noise import FlowMatching, karras_sigmas
+from gausstools.noise import FlowMatching
 from gausstools.teleportation import teleport
 
 diffusers = import_diffusers("gausstools.diffusers bridges to")
@@ -80,7 +80,9 @@ _TURNED = {
 _GAUSSIAN_FILE = "gaussian.safetensors"
 _OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
-_KARRAS = {"use_karras_sigmas": True, "sigma_schedule": "karras"}
+_KARRAS = {"use_karras_sigmas": True, "sigma_schedule": "karras"} | dict.fromkeys(
+    ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), False
+)
 _PER_STEP = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down")
 
 _FAR = 1e8
@@ -123,7 +125,6 @@ class Teleported:
             ``init_noise_sigma`` itself.
         scheduler: a copy of the pipeline's, whose ``set_timesteps`` leaves out what was skipped.
         sigma: the VE noise level of the latents.
-        num_inference_steps: what to give to the pipeline; None where its ``sigmas`` say how many.
         nfe: calls of the network that are left, as many as the scheduler has timesteps.
         nfe_saved: calls that the jump saved, of those that ``num_inference_steps`` cost without it.
 
@@ -136,7 +137,6 @@ class Teleported:
     latents: Float[Tensor, "batch *event"]
     scheduler: Any
     sigma: float
-    num_inference_steps: int | None
     nfe: int
     nfe_saved: int
 
@@ -207,19 +207,17 @@ def teleport_latents(
     """
     scheduler = copy.deepcopy(_scheduler_of(target))
     _check_starts_anywhere(scheduler, timesteps)
+    check_choice(grid, "grid", "cut", "karras")
     if num_inference_steps is not None:
         check_count(num_inference_steps, "num_inference_steps", 1)
         timesteps = {"num_inference_steps": num_inference_steps, **timesteps}
-    several = isinstance(gaussian, Mapping)
-    model = next(iter(gaussian.values()), None) if several else gaussian
+    model = next(iter(gaussian.values()), None) if isinstance(gaussian, Mapping) else gaussian
     if not isinstance(model, ScoreModel):
         raise TypeError(f"gaussian is {type(model).__name__}, expected a gausstools.Gaussian, whose flow is the jump")
     if not isinstance(noise, Tensor):
         shape = (check_count(noise, "noise", 1), *model.event_shape)
         noise = torch.randn(shape, generator=generator, dtype=model.dtype, device=model.mean.device)
     check_batch(noise, model.event_shape, "noise")
-    gaussian = {label: _precise(each) for label, each in gaussian.items()} if several else _precise(gaussian)
-    device, dtype = model.mean.device, torch.promote_types(model.mean.dtype, torch.float32)
 
     scheduler.set_timesteps(**timesteps)
     signal, spread = signal_and_noise(scheduler)
@@ -232,14 +230,12 @@ def teleport_latents(
         )
     sigma_skip = _check_skip(sigma_skip, float(levels[0]), type(scheduler).__name__)
     weight = float(signal[0] + spread[0])
-    x = noise.to(device, dtype) * (float(_initial(scheduler)) / weight)
+    x = noise.to(model.mean) * (float(_initial(scheduler)) / weight)
 
     if grid == "karras":
         if "timesteps" in timesteps:
             raise ValueError("timesteps were given with grid='karras', which has its own: expected grid='cut', or none")
         _spread_anew(scheduler, sigma_skip, signal, spread)
-    elif grid != "cut":
-        raise ValueError(f"grid is {grid!r}, expected 'cut' or 'karras'")
     scheduler.set_timesteps(**timesteps)
     reached, scale = _cut(scheduler, sigma_skip)
     if grid == "karras" and not math.isclose(reached, sigma_skip, rel_tol=1e-4):
@@ -253,7 +249,7 @@ def teleport_latents(
     jump = teleport(gaussian, x, grid_of_flow, reached, process=FlowMatching(), labels=labels)
     latents = (jump.x * (scale * (1 + reached) / float(_initial(scheduler)))).to(noise)
     left = len(scheduler.timesteps)
-    return Teleported(latents, scheduler, reached, num_inference_steps, left, calls - left)
+    return Teleported(latents, scheduler, reached, left, calls - left)
 
 
 class HybridDenoiser(nn.Module):
@@ -322,7 +318,7 @@ class HybridDenoiser(nn.Module):
             raise TypeError(
                 f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a gausstools.Gaussian, or several"
             )
-        self._denoisers = tuple(_precise(denoiser) for denoiser in several)
+        self._denoisers = tuple(several)
         self._scheduler = scheduler
         self.reset()
 
@@ -431,7 +427,6 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         *,
         latents: Float[Tensor, "batch *event"] | None = None,
         grid: Literal["cut", "karras"] = "cut",
-        sampler: Callable | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
     ) -> Any:
@@ -444,9 +439,6 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             sigma_skip: VE noise level to jump to; None for an ordinary run.
             latents: ``(batch, *event)``, the standard normal noise to start from instead of drawn one.
             grid: as for :func:`teleport_latents`.
-            sampler: one of :mod:`gausstools.samplers` in place of the scheduler, with num_inference_steps steps on the
-                Karras grid from sigma_skip to the network's lowest level, and then 0. For networks with a table of
-                steps. Noise is added by no step.
             output_type: "pil", "np" ``(batch, height, width, channels)`` or "pt" ``(batch, channels, height, width)``;
                 the latter in [0, 1].
 
@@ -456,8 +448,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         """
         device, dtype = self._execution_device, self.unet.dtype
         check_count(num_inference_steps, "num_inference_steps", 1)
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type is {output_type!r}, expected 'pil', 'np' or 'pt'")
+        check_choice(output_type, "output_type", "pil", "np", "pt")
         rows = check_count(batch_size, "batch_size", 1) if latents is None else len(latents)
         if isinstance(generator, list) and len(generator) != rows:
             raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {rows} images")
@@ -465,35 +456,29 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             draw, shape = diffusers.utils.torch_utils.randn_tensor, (rows, *self.gaussian.event_shape)
             latents = draw(shape, generator=generator, device=device, dtype=dtype)
         latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
-        gaussian, counted = _precise(self.gaussian).to(device), []
+        gaussian, counted = self.gaussian.to(device), []
         counter = self.unet.register_forward_hook(lambda *_: counted.append(1))
         try:
-            if sampler is not None:
-                x = self._sample(sampler, gaussian, latents, num_inference_steps, sigma_skip)
-            elif sigma_skip is None:
+            if sigma_skip is None:
                 scheduler = copy.deepcopy(self.scheduler)
                 scheduler.set_timesteps(num_inference_steps, device=device)
-                x = self._run(scheduler, latents.to(dtype), generator)
             else:
                 jump = teleport_latents(
                     self.scheduler, gaussian, latents, sigma_skip, num_inference_steps, grid=grid, device=device
                 )
-                x = self._run(jump.scheduler, jump.latents.to(dtype), generator)
+                scheduler, latents = jump.scheduler, jump.latents
+            x = self._run(scheduler, latents.to(dtype), generator)
         finally:
             counter.remove()
         self.nfe = len(counted)
         if not x.isfinite().all():
-            hub.check_weights(self.unet, "the pipeline")
+            files.check_weights(self.unet, "the network's")
             raise ValueError(
                 f"the run ended in NaN or infinity: expected finite answers of the {type(self.unet).__name__}, whose "
                 f"weights are finite. In {dtype} they may overflow; else see the settings of "
                 f"{type(self.scheduler).__name__}"
             )
-        images = (x / 2 + 0.5).clamp(0, 1)
-        if output_type != "pt":
-            images = images.cpu().permute(0, 2, 3, 1).float().numpy()
-        if output_type == "pil":
-            images = self.numpy_to_pil(images)
+        images = diffusers.image_processor.VaeImageProcessor().postprocess(x, output_type)
         self.maybe_free_model_hooks()
         return diffusers.ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -535,7 +520,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
                 ) from problem
             kwargs["gaussian"] = Gaussian.load(saved)
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub.check_weights(pipe.unet, name)
+        files.check_weights(pipe.unet, f"in {name} the")
         return pipe
 
     def _run(self, scheduler: Any, latents: Tensor, generator: Any) -> Tensor:
@@ -546,18 +531,6 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(self.unet(scaled, t).sample, t, x, **extra).prev_sample
         return x
-
-    def _sample(
-        self, sampler: Callable, gaussian: Gaussian, latents: Tensor, steps: int, sigma_skip: float | None
-    ) -> Tensor:
-        process, predicts = hub.process_of(self.scheduler)
-        denoiser = DiffusersDenoiser(self.unet, process, predicts, gaussian.event_shape)
-        lowest, highest = process.levels
-        start = highest if sigma_skip is None else _check_skip(sigma_skip, highest, "the table of the network")
-        # The sampler computes in the Gaussian's precision, the network in its own.
-        x = gaussian.flow(latents.to(gaussian.mean) * highest, highest, start)
-        *_, last = sampler(denoiser, x, karras_sigmas(steps, lowest, start))
-        return last.x.to(latents)
 
 
 # ---- reading a scheduler
@@ -708,17 +681,11 @@ def _as_the_network_sees_it(scheduler: Any, signal: float, noise: float) -> tupl
     return signal, noise, forms[predicts]
 
 
-def _precise(model: Any) -> Any:
-    """A model of half precision in float32, in which all is computed here; any other as it is."""
-    half = isinstance(model, ScoreModel) and model.mean.dtype in (torch.float16, torch.bfloat16)
-    return copy.deepcopy(model).float() if half else model
-
-
 def _ask(denoiser: Denoiser, sample: Tensor, scale: float, sigma: float) -> Tensor:
     if isinstance(denoiser, nn.Module):
         denoiser.to(sample.device)
     mean = getattr(denoiser, "mean", None)
-    x = sample.to(mean.dtype if isinstance(mean, Tensor) else torch.promote_types(sample.dtype, torch.float32))
+    x = sample.to(mean.dtype if isinstance(mean, Tensor) else working_dtype(sample.dtype))
     return denoiser(x * scale, sigma)
 
 
@@ -735,8 +702,6 @@ def _spread_anew(scheduler: Any, sigma_skip: float, signal: Tensor, noise: Tenso
     straight = torch.allclose(signal + noise, torch.ones_like(noise))
     # from_config drops a sigma_max that the scheduler does not declare; what is registered its set_timesteps finds.
     settings = {"sigma_max": sigma_skip / (1 + sigma_skip) if straight else sigma_skip}
-    others = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-    settings |= {name: False for name in others if name in scheduler.config}
     settings |= {name: value for name, value in _KARRAS.items() if name in scheduler.config}
     scheduler.register_to_config(**settings)
 

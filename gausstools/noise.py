@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
+from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma, working_dtype
 
 __all__ = [
     "DDPM",
@@ -57,13 +57,13 @@ def karras_sigmas(
     >>> karras_sigmas(3)
     tensor([8.0000e+01, 2.5152e+00, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
-    n = _check_levels(n, sigma_min, sigma_max)
-    if not (0 < rho < math.inf and abs(math.log(sigma_max)) / rho < 700):
-        raise ValueError(f"rho is {rho}, expected a finite number > 0, and not so small that σ^(1/ρ) overflows")
-    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    return _with_ends(
-        (sigma_max ** (1 / rho) * (1 - ramp) + sigma_min ** (1 / rho) * ramp) ** rho, sigma_min, sigma_max
-    )
+
+    def between(ramp: Tensor) -> Tensor:
+        if not (0 < rho < math.inf and abs(math.log(sigma_max)) / rho < 700):
+            raise ValueError(f"rho is {rho}, expected a finite number > 0, and not so small that σ^(1/ρ) overflows")
+        return (sigma_max ** (1 / rho) * (1 - ramp) + sigma_min ** (1 / rho) * ramp) ** rho
+
+    return _grid(n, sigma_min, sigma_max, between)
 
 
 def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Float[Tensor, " levels"]:
@@ -82,9 +82,7 @@ def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0
     >>> log_uniform_sigmas(3, 0.5, 50.0)
     tensor([50.0000,  5.0000,  0.5000,  0.0000], dtype=torch.float64)
     """
-    n = _check_levels(n, sigma_min, sigma_max)
-    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    return _with_ends(sigma_max * (sigma_min / sigma_max) ** ramp, sigma_min, sigma_max)
+    return _grid(n, sigma_min, sigma_max, lambda ramp: sigma_max * (sigma_min / sigma_max) ** ramp)
 
 
 def seeded_noise(seed: int, numbers: Iterable[int], event_shape: Sequence[int]) -> Float[Tensor, "batch *event"]:
@@ -133,7 +131,7 @@ def _within(bounds: Callable[["Process"], tuple[float, float]], name: str, formu
                 f"{name} lies between {min(given):g} and {max(given):g}, expected {low:g} to {high:g}, the range of "
                 f"{type(self).__name__}"
             )
-        dtype = torch.promote_types(values.dtype, torch.float32)
+        dtype = working_dtype(values.dtype)
         answer = formula(self, values.to(dtype).clamp(low, high))
         return answer.to(values.dtype if values.is_floating_point() else dtype)
 
@@ -492,12 +490,12 @@ def _rows(values: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
     So numbers stay off the device of x, which would have to be waited for at each check.
     """
     given = values if isinstance(values, Tensor) else torch.empty(0, dtype=torch.float64)
-    like = given.new_empty(len(check_batch(x)), 0, dtype=torch.promote_types(given.dtype, torch.float32))
+    like = given.new_empty(len(check_batch(x)), 0, dtype=working_dtype(given.dtype))
     return check_sigma(values, like, name)
 
 
 def _beside(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.device, torch.promote_types(x.dtype, torch.float32))
+    return values.to(x.device, working_dtype(x.dtype))
 
 
 def _scaled(x: Tensor, factors: Tensor) -> Tensor:
@@ -510,17 +508,14 @@ def _solve_velocity(a, b, a_rate, b_rate):
     return b_rate / determinant, -b / determinant
 
 
-def _check_levels(n, sigma_min, sigma_max):
+def _grid(n: int, sigma_min: float, sigma_max: float, between: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return n levels, a function of a ramp from 0 to 1 with its ends freed from rounding, and 0 after them."""
     n = check_count(n, "n", 1)
     if not (0 < sigma_min <= sigma_max < math.inf):
         raise ValueError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}, expected 0 < sigma_min <= sigma_max")
     if n > 1 and sigma_min == sigma_max:
         raise ValueError(f"sigma_min and sigma_max are both {sigma_max}, but {n} decreasing levels were asked for")
-    return n
-
-
-def _with_ends(levels, sigma_min, sigma_max):
-    """Free the ends of a grid from rounding, and append 0."""
+    levels = between(torch.linspace(0, 1, n, dtype=torch.float64))
     levels[-1], levels[0] = sigma_min, sigma_max
     if not (levels.diff() < 0).all():
         raise ValueError(

@@ -55,9 +55,10 @@ class Noting:
 def midpoint(denoiser, x, sigmas):
     """A user's own method, which declares nothing and asks twice a step."""
     for start, end in itertools.pairwise(sigmas.tolist()):
-        half = x + (end - start) / 2 * (x - denoiser(x, start)) / start
+        asked = gt.samplers.Evaluation(x, start, denoiser(x, start))
+        half = x + (end - start) / 2 * (x - asked.denoised) / start
         x = x + (end - start) * (half - denoiser(half, (start + end) / 2)) / ((start + end) / 2)
-        yield gt.samplers.State(x, end, x)
+        yield gt.samplers.State(x, end, asked)
 
 
 SOLVERS = {
@@ -98,6 +99,7 @@ def test_the_error_is_the_distance_to_the_reference_per_entry(seed, nfe, skip):
 def test_a_sampler_with_history_is_given_what_the_jump_passed(nfe):
     seen = {}
 
+    @gt.samplers.sampler(takes=["history"])
     def remembering(denoiser, x, sigmas, *, history=()):
         seen["history"] = history
         yield from gt.samplers.euler(denoiser, x, sigmas)
@@ -118,6 +120,7 @@ def test_a_gaussian_that_a_sampler_has_already_is_kept(as_partial):
     model, other, x = gaussian(2, 1), gaussian(2, 2), noise(3, 2, 1)
     sampler, seen = gt.samplers.gaussian_exponential, {}
 
+    @gt.samplers.sampler(takes=["gaussian"])
     def plain(denoiser, x, sigmas, *, gaussian):
         seen["gaussian"] = gaussian
         yield from sampler(denoiser, x, sigmas, gaussian=gaussian)

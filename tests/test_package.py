@@ -201,6 +201,6 @@ def test_the_lock_is_exact_and_satisfies_the_package():
 
 
 def test_annotated_shapes_are_checked_while_the_tests_run():
-    """Proof that the import hook of conftest.py is at work: a state that has lost a row does not pass."""
+    """Proof that the import hook of conftest.py is at work: an answer that has lost a row does not pass."""
     with pytest.raises(jaxtyping.TypeCheckError, match="denoised"):
-        gt.samplers.State(torch.ones(2, 3), 1.0, denoised=torch.ones(1, 3))
+        gt.samplers.Evaluation(torch.ones(2, 3), 1.0, denoised=torch.ones(1, 3))

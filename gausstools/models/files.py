@@ -11,7 +11,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-__all__ = ["fill", "read", "read_settings", "write", "write_bytes"]
+from gausstools.denoiser import check_values, working_dtype
+
+__all__ = ["check_weights", "fill", "read", "read_settings", "write", "write_bytes"]
 
 
 def write(path: str | os.PathLike, kind: str, tensors: dict[str, Tensor], settings: dict | None = None) -> None:
@@ -100,9 +102,14 @@ def fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
     own = network.state_dict()
     cast = {name: value.to(own[name].dtype) if name in own else value for name, value in weights.items()}
     network.load_state_dict(cast, assign=True)
+    check_weights(network)
+
+
+def check_weights(network: nn.Module, whose: str = "its") -> None:
+    """Refuse a network of which a weight is NaN or infinite, since so would be its answers; raises ValueError."""
     for name, value in network.state_dict().items():
-        if bad := int((~value.isfinite()).sum()):
-            raise ValueError(f"its weight {name} holds {bad} values that are NaN or infinite, of {value.numel()}")
+        if not value.is_meta:
+            check_values(value.to(working_dtype(value.dtype)), f"{whose} weight {name}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gausstools.denoiser import check_count
+from gausstools.denoiser import check_choice, check_count
 
 __all__ = ["DDPMpp"]
 
@@ -80,9 +80,9 @@ class DDPMpp(nn.Module):
         resample_filter: Sequence[float | int] = (1, 1),
     ):
         super().__init__()
-        _check_choice(embedding_type, "embedding_type", "positional", "fourier")
-        _check_choice(encoder_type, "encoder_type", "standard", "residual")
-        _check_choice(decoder_type, "decoder_type", "standard")
+        check_choice(embedding_type, "embedding_type", "positional", "fourier")
+        check_choice(encoder_type, "encoder_type", "standard", "residual")
+        check_choice(decoder_type, "decoder_type", "standard")
         # The upper ends are far above any published network. They keep a hostile file from asking for too much.
         side = check_count(img_resolution, "img_resolution", 1, 4096)
         width = check_count(model_channels, "model_channels", 4, 4096)
@@ -350,8 +350,3 @@ def _initialise(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
     nn.init.xavier_uniform_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-
-
-def _check_choice(value: str, name: str, *choices: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected {' or '.join(map(repr, choices))}")

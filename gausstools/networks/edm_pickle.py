@@ -51,6 +51,8 @@ VALUES = {operation.name for operation in pickletools.opcodes if operation.arg a
 }
 OLD_FORMAT = (0x1950A86A20F9469CFC6C, 1001)  # of PyTorch: its magic number and version
 MARK = object()  # where a group of items begins on the stack
+CONSTANTS = {"MARK": MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}  # no file needs its sets
 LONGEST = 500_000  # operations; the published networks have a fifth of that
 DEEPEST = 10  # modules within modules; the published networks have four
 
@@ -136,18 +138,12 @@ def _read(file: io.BytesIO, size: int) -> object:
                     raise ValueError(f"{name} {value}")
             case "STOP":
                 pass
-            case "MARK":
-                stack.append(MARK)
             case name if name in VALUES:
                 stack.append(value)
-            case "NONE" | "NEWTRUE" | "NEWFALSE" as name:
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST" | "EMPTY_SET":  # no file needs its sets
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case name if name in CONSTANTS:
+                stack.append(CONSTANTS[name])
+            case name if name in EMPTY:
+                stack.append(EMPTY[name]())
             case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
                 stack.append(tuple([stack.pop() for _ in range(int(name[-1]))][::-1]))
             case "TUPLE":

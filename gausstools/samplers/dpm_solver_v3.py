@@ -39,7 +39,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -89,16 +88,15 @@ class ModelStatistics:
     bias: Float[Tensor, "levels *event"]
 
     def __post_init__(self):
-        levels = _check_levels(self.sigmas)
-        object.__setattr__(self, "sigmas", levels)
-        for name in ("linear", "scale", "bias"):
-            values = check_batch(getattr(self, name), name=name).detach().cpu().double()
-            if len(values) != len(levels) or values.shape != self.linear.shape:
+        tables = {name: check_batch(getattr(self, name), name=name) for name in ("linear", "scale", "bias")}
+        object.__setattr__(self, "sigmas", _check_levels(self.linear, self.sigmas))
+        for name, values in tables.items():
+            if values.shape != (len(self.sigmas), *self.event_shape):
                 raise ValueError(
-                    f"{name} has shape {tuple(values.shape)}, expected ({len(levels)}, *event) with one row for each "
-                    f"of sigmas and the event of linear, {tuple(self.linear.shape[1:])}"
+                    f"{name} has shape {tuple(values.shape)}, expected {(len(self.sigmas), *self.event_shape)}: one "
+                    "row for each of sigmas, of the event of linear"
                 )
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, values.detach().cpu().double())
 
     @property
     def event_shape(self) -> torch.Size:
@@ -147,8 +145,8 @@ class ModelStatistics:
         tensor([[0.7500, 0.7500],
                 [0.2500, 0.2500]], dtype=torch.float64)
         """
-        levels = _check_levels(sigmas)
         check_batch(data, name="data")
+        levels = _check_levels(data, sigmas)
         if len(data) < 2:
             raise ValueError(f"data has {len(data)} images, expected at least 2")
         check_count(batch_size, "batch_size", 1)
@@ -164,13 +162,12 @@ class ModelStatistics:
                 x, denoised, along_flow, diagonal = torch.cat(parts, 1).flatten(2).double().cpu()
                 linear.append(1 - diagonal.mean(0))
                 moments.append(_moments(torch.stack([x, denoised, along_flow])))
-        scale, bias = _regression(_Spline(-levels.log(), torch.stack(linear)), moments)
-        return cls(levels, *(values.reshape(-1, *data.shape[1:]) for values in (torch.stack(linear), scale, bias)))
+        tables = torch.stack(linear), *_regression(levels, torch.stack(linear), moments)
+        return cls(levels, *(values.reshape(-1, *data.shape[1:]) for values in tables))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the statistics as safetensors; an interrupted call leaves the old file, or none."""
-        tensors = {name: getattr(self, name) for name in ("sigmas", "linear", "scale", "bias")}
-        files.write(path, "ModelStatistics", tensors)
+        files.write(path, "ModelStatistics", vars(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ModelStatistics":
@@ -196,25 +193,18 @@ def dpm_v3(
     order: int = 3,
     corrector: bool = False,
     pseudo: bool = False,
-    history: Sequence[Evaluation] = (),
+    history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """DPM-Solver-v3: the polynomial in ``ln σ`` through the last values of what the statistics leave.
 
     Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only, and that step is of order 1.
         statistics: of this denoiser. Their levels reach over those of the grid, and of the history.
         order: 1, 2 or 3: how many values a step uses, where it has them.
-        corrector: take each step again once its end has been asked about. The states that are yielded are the
-            predicted ones, where the denoiser is asked.
+        corrector: take each step again once its end has been asked about.
         pseudo: the paper's pseudo-order, for few steps. It differs from order 3 on.
-        history: evaluations above ``sigmas[0]``, oldest first.
 
     Raises:
-        TypeError: if statistics is something else.
-        ValueError: for a grid that does not decrease or that leaves the levels of the statistics, another order, or a
-            history or x that does not fit.
+        ValueError: for a grid or a history that leaves the levels of the statistics.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2).double(), 1.0)
@@ -232,11 +222,11 @@ def dpm_v3(
     check_batch(x, statistics.event_shape)
     coefficients = _Coefficients(statistics)
     coefficients.check_range([evaluation.sigma for evaluation in past] + [level for step in steps for level in step])
-    past = [_Value(e.sigma, coefficients.rest(e)) for e in past]
+    past = [(e.sigma, coefficients.rest(e)) for e in past]
     step_before = None
     for start, end in steps:
         asked = Evaluation(x, start, denoiser(x, start))
-        value = _Value(start, coefficients.rest(asked))
+        value = start, coefficients.rest(asked)
         if step_before is not None and correctable(step_before[1], start, end):
             x, before, used = step_before
             x = coefficients.advance(x, before, start, [used[0], value, *used[1:]], pseudo)
@@ -246,23 +236,24 @@ def dpm_v3(
         else:
             step_before = (x, start, past[::-1]) if corrector else None
             x = coefficients.advance(x, start, end, past[::-1], pseudo)
-        yield State(x, end, asked.denoised)
+        yield State(x, end, asked)
 
 
 # ---- the statistics
 
 
-def _check_levels(sigmas: Tensor) -> Tensor:
-    if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or len(sigmas) < 2:
-        given = tuple(sigmas.shape) if isinstance(sigmas, Tensor) else type(sigmas).__name__
-        raise ValueError(f"sigmas is {given}, expected a 1-D tensor with at least 2 levels")
-    levels = sigmas.detach().cpu().double()
-    if not levels.isfinite().all() or not (levels.diff() < 0).all() or levels[-1] <= 0:
-        raise ValueError(
-            f"sigmas runs {levels[0]:g}, {levels[1]:g}, …, {levels[-1]:g}, expected finite levels, strictly decreasing "
-            "and > 0; a grid of samplers ends in 0, which [:-1] drops"
-        )
-    return levels
+def _check_levels(batch: Tensor, sigmas: Tensor) -> Tensor:
+    check_steps(batch, sigmas)
+    if sigmas[-1] == 0:
+        raise ValueError("sigmas ends in 0, expected levels above 0; a grid of samplers ends in 0, which [:-1] drops")
+    return sigmas.detach().cpu().double()
+
+
+def _spline(sigmas: Tensor, values: Tensor) -> Callable:
+    """Return the natural cubic spline in ``λ = −ln σ`` through values, ``(levels, …)``."""
+    from scipy.interpolate import CubicSpline  # takes longer to import than the rest of the samplers
+
+    return CubicSpline(-sigmas.log().numpy(), values.numpy(), bc_type="natural")
 
 
 def _asked(
@@ -321,12 +312,13 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     return means, torch.einsum("ind,jnd->ijd", centred, centred) / values.shape[1]
 
 
-def _regression(linear: "_Spline", moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _regression(levels: Tensor, linear: Tensor, moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return s and b, ``(levels, dim)`` each, from the moments of x, D and D′, of which f and f′ are sums."""
     means, covariances = map(torch.stack, zip(*moments, strict=True))
-    gain, one = 1 - linear.values, torch.ones_like(linear.values)
+    gain, one = 1 - linear, torch.ones_like(linear)
+    slopes = torch.from_numpy(_spline(levels, linear)(-levels.log().numpy(), 1))
     f = torch.stack([gain, -one, 0 * one], 1)
-    rate = torch.stack([-gain - linear.slopes, gain, -one], 1)
+    rate = torch.stack([-gain - slopes, gain, -one], 1)
     variance, shared = (torch.einsum("kid,kijd,kjd->kd", f, covariances, other) for other in (f, rate))
     parts = torch.einsum("kid,kiid->kd", f.square(), covariances)
     known = variance > _NOTHING * parts
@@ -334,50 +326,7 @@ def _regression(linear: "_Spline", moments: list[tuple[Tensor, Tensor]]) -> tupl
     return scale, ((rate - scale[:, None] * f) * means).sum(1)
 
 
-class _Spline:
-    """The natural cubic spline through values at knots, and its slopes there.
-
-    Args:
-        knots: ``(n,)``, increasing, n >= 2.
-        values: ``(n, dim)``.
-    """
-
-    def __init__(self, knots: Tensor, values: Tensor):
-        self.knots, self.values = knots, values
-        gaps = knots.diff()
-        rises = values.diff(dim=0) / gaps[:, None]
-        weights = 1 / gaps
-        inner = weights[:-1] + weights[1:]
-        ends = torch.ones(1, dtype=knots.dtype)
-        system = (
-            torch.diag(torch.cat([2 * ends, 2 * inner, 2 * ends]))
-            + torch.diag(torch.cat([ends, weights[1:]]), 1)
-            + torch.diag(torch.cat([weights[:-1], ends]), -1)
-        )
-        leaning = weights[:, None] * rises
-        wanted = 3 * torch.cat([rises[:1], leaning[:-1] + leaning[1:], rises[-1:]])
-        self.slopes = torch.linalg.solve(system, wanted)
-
-    def at(self, place: Tensor) -> Tensor:
-        """Return the values at places of any shape, ``(*places, dim)``."""
-        left = (torch.searchsorted(self.knots, place.contiguous(), right=True) - 1).clamp(0, len(self.knots) - 2)
-        gap = (self.knots[left + 1] - self.knots[left])[..., None]
-        t = (place - self.knots[left])[..., None] / gap
-        return (
-            (1 + 2 * t) * (1 - t) ** 2 * self.values[left]
-            + t**2 * (3 - 2 * t) * self.values[left + 1]
-            + gap * t * (1 - t) * ((1 - t) * self.slopes[left] - t * self.slopes[left + 1])
-        )
-
-
 # ---- the steps
-
-
-class _Value(NamedTuple):
-    """What the linear term leaves of an evaluation, ``f = (1−l)·x − D``, and where."""
-
-    sigma: float
-    rest: Tensor
 
 
 class _Coefficients:
@@ -386,8 +335,8 @@ class _Coefficients:
     def __init__(self, statistics: ModelStatistics):
         self.levels, self.event_shape = statistics.sigmas, statistics.event_shape
         table = torch.stack([statistics.linear, statistics.scale, statistics.bias], 1)
-        self.dim = self.event_shape.numel()
-        self.spline = _Spline(-self.levels.log(), table.flatten(1))
+        self.rates = _spline(self.levels, table.flatten(2))  # of λ, (3, dim)
+        self.integrals = self.rates.antiderivative()
 
     def check_range(self, levels: list[float]) -> None:
         highest, lowest = float(self.levels[0]), float(self.levels[-1])
@@ -399,46 +348,41 @@ class _Coefficients:
             )
 
     def rest(self, asked: Evaluation) -> Tensor:
-        return (1 - self._linear(asked.sigma).to(asked.x)) * asked.x - asked.denoised
+        """Return what the linear term leaves of an evaluation, ``f = (1−l)·x − D``."""
+        linear = torch.from_numpy(self.rates(-math.log(asked.sigma))[0]).reshape(self.event_shape)
+        return (1 - linear.to(asked.x)) * asked.x - asked.denoised
 
-    def advance(self, x: Tensor, start: float, end: float, values: list[_Value], pseudo: bool) -> Tensor:
-        """Return the state at end; the first of the values is that at start."""
-        factor, constant, weights = self._step(start, end, [value.sigma for value in values], pseudo)
-        x = factor.to(x) * x - constant.to(x)
-        for weight, value in zip(weights, values, strict=True):
-            x = x - weight.to(x) * value.rest
+    def advance(self, x: Tensor, start: float, end: float, values: list[tuple[float, Tensor]], pseudo: bool) -> Tensor:
+        """Return the state at end, by the values of f and their levels, of which the first is start."""
+        table = self._step(start, end, [sigma for sigma, _ in values], pseudo)
+        factor, constant, *weights = table.reshape(-1, *self.event_shape).to(x)
+        x = factor * x - constant
+        for weight, (_, rest) in zip(weights, values, strict=True):
+            x = x - weight * rest
         return x
 
-    def _step(self, start: float, end: float, nodes: list[float], pseudo: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return the step as an affine map: of the state, what is added to it, and of the values of f."""
+    def _step(self, start: float, end: float, nodes: list[float], pseudo: bool) -> Tensor:
+        """Return the step as an affine map: of the state, what is taken from it, and of the values of f."""
         places = [math.log(start / node) for node in nodes]  # of λ, from the start of the step
-        low, high = min(places), math.log(start / end)
-        knots = [knot for knot in (math.log(start) - self.levels.log()).tolist() if low < knot < high]
-        rule = Quadrature(sorted({*places, *knots, high}))
-        linear, scale, bias = self.spline.at(rule.points - math.log(start)).split(self.dim, -1)
+        base, low, high = -math.log(start), min(places), math.log(start / end)
+        rule = Quadrature(sorted({*places, high, *(knot for knot in self.rates.x - base if low < knot < high)}))
         first = int((rule.edges == 0).nonzero())
 
-        def from_start(rates):
-            at_points, at_edges = rule.running(rates)
-            return at_points - at_edges[first], at_edges - at_edges[first]
+        def integrals(places):
+            """``∫l`` and ``∫s`` from the start."""
+            return torch.from_numpy(self.integrals(base + places) - self.integrals(base)).unbind(-2)[:2]
 
-        (decay, decay_at), (growth, growth_at) = from_start(linear), from_start(scale)
-        shift, shift_at = from_start((-growth).exp() * bias)
-        kernel = rule.shares[first:, :, None] * (decay + growth - decay_at[-1]).exp()[first:]
+        decay, growth = integrals(rule.points.numpy())
+        shift, shift_at = rule.running((-growth).exp() * self.rates(base + rule.points.numpy())[..., 2, :])
+        shift, shift_at = shift - shift_at[first], shift_at - shift_at[first]
+        whole, _ = integrals(high)
+        kernel = rule.shares[first:, :, None] * (decay + growth - whole).exp()[first:]
         constant, weights = kernel * shift[first:], []
         for place, polynomial in zip(places, _basis(places, rule.points[first:], pseudo), strict=True):
-            edge = int((rule.edges == place).nonzero())
             under = kernel * polynomial[..., None]
-            constant = constant - under * shift_at[edge]
-            weights.append(self._shaped(under.sum((0, 1)) * (-growth_at[edge]).exp()))
-        return self._shaped((-decay_at[-1]).exp()), self._shaped(constant.sum((0, 1))), weights
-
-    def _linear(self, sigma: float) -> Tensor:
-        place = -torch.tensor(sigma, dtype=torch.float64).log()
-        return self._shaped(self.spline.at(place)[: self.dim])
-
-    def _shaped(self, values: Tensor) -> Tensor:
-        return values.reshape(self.event_shape)
+            constant = constant - under * shift_at[rule.edges == place]
+            weights.append(under.sum((0, 1)) * (-integrals(place)[1]).exp())
+        return torch.stack([(-whole).exp(), constant.sum((0, 1)), *weights])
 
 
 def _basis(nodes: list[float], points: Tensor, pseudo: bool) -> list[Tensor]:

@@ -57,7 +57,7 @@ def gaussian_exponential(
     order: int = 2,
     warm: bool = True,
     corrector: bool = False,
-    history: Sequence[Evaluation] = (),
+    history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """Solve the Gaussian's part of the flow exactly and extrapolate the rest: one network call a step.
 
@@ -125,7 +125,7 @@ def gaussian_exponential(
         retake = None if correct is None else (correct, y)
         y = predict.take(frame, y, past)
         x = frame.outside(y)
-        yield State(x, end, asked.denoised)
+        yield State(x, end, asked)
 
 
 class _Value(NamedTuple):

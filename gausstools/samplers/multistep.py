@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_count
+from gausstools.denoiser import Denoiser, check_choice, check_count
 from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
 
 __all__ = ["dpmpp", "ipndm", "unipc"]
@@ -36,26 +36,17 @@ def dpmpp(
     *,
     order: int = 2,
     weights: Literal["published", "exact"] = "published",
-    lower_order_final: bool = False,
-    history: Sequence[Evaluation] = (),
+    history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """DPM-Solver++, multistep: the polynomial in ``ln σ`` through the last answers (Lu et al. 2022, algorithm 2).
 
     Order 1 is Euler's method, order 2 the 2M of the paper, order 3 the 3M of its authors' code.
 
     Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
         order: 1, 2 or 3: how many answers a step uses, where it has them.
         weights: "published" are those of the authors' code and of diffusers. In 2M they take ``∫ t`` as half of
             ``∫ 1`` (the midpoint rule); in 3M they take half of ``∫ t²``, which leaves 3M of second order. "exact"
             integrates the polynomial exactly: the exponential Adams-Bashforth method, of third order with 3.
-        lower_order_final: bound the order by the number of steps left, as the authors advise below 15 steps.
-        history: evaluations above ``sigmas[0]``, oldest first.
-
-    Raises:
-        ValueError: for a grid that does not decrease, another order or weights, or a history that does not fit.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -64,21 +55,20 @@ def dpmpp(
     tensor([[1.0044, 1.0044]])
     """
     order = check_count(order, "order", 1, 3)
-    if weights not in ("published", "exact"):
-        raise ValueError(f"weights is {weights!r}, expected 'published' or 'exact'")
+    check_choice(weights, "weights", "published", "exact")
     steps = check_steps(x, sigmas)
     past = check_history(history, x, steps[0][0])
-    for left, (start, end) in _countdown(steps):
-        denoised = denoiser(x, start)
-        past = [*past, Evaluation(x, start, denoised)][-order:]
-        used = past[-_order_of_step(end, left if lower_order_final else order) :]
+    for start, end in steps:
+        asked = Evaluation(x, start, denoiser(x, start))
+        past = [*past, asked][-order:]
+        used = past[-1:] if end == 0 else past
         moments = _moments(start, end, len(used))
         if weights == "published" and len(used) == 2:
             moments[1] = moments[0] / 2
         if weights == "published" and len(used) == 3:
             moments[2] /= 2
         x = _advance(x, start, end, used, moments)
-        yield State(x, end, denoised)
+        yield State(x, end, asked)
 
 
 @sampler(takes=["history"])
@@ -90,29 +80,20 @@ def unipc(
     order: int = 2,
     variant: Literal["bh1", "bh2"] = "bh2",
     corrector: bool = True,
-    lower_order_final: bool = False,
-    history: Sequence[Evaluation] = (),
+    history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """UniPC in data prediction: a predictor, and a corrector that costs no call (Zhao et al. 2023, section 3).
 
     The answer at a predicted state also tells how the step that led there should have gone. The corrector takes that
     step again with it, and the next step starts from the corrected state; the answer is kept, not asked for again. So
-    a method of order p reaches p + 1. The states that are yielded are the predicted ones, where the denoiser is asked.
+    a method of order p reaches p + 1. The x at ``sigmas[0]`` is taken as it is: the first to be corrected is the next.
 
     Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``. It is taken as it is: the first to be corrected is the next.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
         order: 1 to 4: how many answers a prediction uses, where it has them.
         variant: "bh1" or "bh2": the paper's B(h), ``h`` or ``1 − e^{−h}``. Half of it stands for ``∫ t`` where that is
             the one moment left to match: in a prediction of order 2 and a correction of order 1. ``h`` grows without
             bound, so "bh1" is for short steps; a grid of a few levels down to 0.002 wants "bh2".
         corrector: False leaves the predictor alone.
-        lower_order_final: bound the order by the number of steps left.
-        history: evaluations above ``sigmas[0]``, oldest first.
-
-    Raises:
-        ValueError: for a grid that does not decrease, another order or variant, or a history that does not fit.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -121,8 +102,7 @@ def unipc(
     tensor([[1.0015, 1.0015]])
     """
     order = check_count(order, "order", 1, 4)
-    if variant not in ("bh1", "bh2"):
-        raise ValueError(f"variant is {variant!r}, expected 'bh1' or 'bh2'")
+    check_choice(variant, "variant", "bh1", "bh2")
     steps = check_steps(x, sigmas)
     past = check_history(history, x, steps[0][0])
 
@@ -133,16 +113,16 @@ def unipc(
         return _advance(x, start, end, evaluations, moments)
 
     step_before = None
-    for left, (start, end) in _countdown(steps):
+    for start, end in steps:
         asked = Evaluation(x, start, denoiser(x, start))
         if corrector and step_before is not None and correctable(step_before[1], start, end):
             x, above, used = step_before
             x = advance(x, above, start, [*used, asked], len(used) == 1)
         past = [*past, asked][-order:]
-        used = past[-_order_of_step(end, left if lower_order_final else order) :]
+        used = past[-1:] if end == 0 else past
         step_before = x, start, used
         x = advance(x, start, end, used, len(used) == 2)
-        yield State(x, end, asked.denoised)
+        yield State(x, end, asked)
 
 
 @sampler(takes=["history"])
@@ -152,26 +132,15 @@ def ipndm(
     sigmas: Float[Tensor, " levels"],
     *,
     order: int = 4,
-    variable_step: bool = False,
-    history: Sequence[Evaluation] = (),
+    history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """iPNDM: Adams-Bashforth on the slope ``ε = (x − D)/σ`` (Zhang & Chen 2022, after the PNDM of Liu et al. 2022).
 
     Unlike PNDM it needs no Runge-Kutta start: the first steps are of lower order.
 
     Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
-        order: 1 to 4: how many slopes a step uses, where it has them.
-        variable_step: False takes the classical weights (3/2, −1/2), (23, −16, 5)/12, …, made for equal steps: on
-            another smooth grid the order is 2 at most. True takes those of the actual levels, of full order on any
-            grid: the ρAB-DEIS of Zhang & Chen. A step to 0, which can be many times as long as those before it, is
-            then of order 1: the polynomial cannot be followed that far.
-        history: evaluations above ``sigmas[0]``, oldest first.
-
-    Raises:
-        ValueError: for a grid that does not decrease, another order, or a history that does not fit.
+        order: 1 to 4: how many slopes a step uses, where it has them. Their weights (3/2, −1/2), (23, −16, 5)/12, …
+            are those of equal steps: on another smooth grid the order is 2 at most.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -183,26 +152,12 @@ def ipndm(
     steps = check_steps(x, sigmas)
     past = check_history(history, x, steps[0][0])
     for start, end in steps:
-        denoised = denoiser(x, start)
-        past = [*past, Evaluation(x, start, denoised)][-order:]
-        if variable_step:
-            used = past[-_order_of_step(end, order) :]
-            nodes = [(e.sigma - start) / (end - start) for e in used]
-        else:
-            used, nodes = past, [1.0 - age for age in range(len(past), 0, -1)]
-        weights = _weights(nodes, [1 / (k + 1) for k in range(len(nodes))])
-        for weight, e in zip(weights, used, strict=True):
+        asked = Evaluation(x, start, denoiser(x, start))
+        past = [*past, asked][-order:]
+        weights = _weights([1.0 - age for age in range(len(past), 0, -1)], [1 / (k + 1) for k in range(len(past))])
+        for weight, e in zip(weights, past, strict=True):
             x = x + (end - start) * weight * ((e.x - e.denoised) / e.sigma)
-        yield State(x, end, denoised)
-
-
-def _countdown(steps):
-    """Pair each step with how many are left, itself included."""
-    return zip(range(len(steps), 0, -1), steps, strict=True)
-
-
-def _order_of_step(end: float, bound: int) -> int:
-    return 1 if end == 0 else bound
+        yield State(x, end, asked)
 
 
 def _moments(start: float, end: float, count: int) -> list[float]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser
-from gausstools.samplers.path import State, check_steps, sampler
+from gausstools.samplers.path import Evaluation, State, check_steps, sampler
 
 __all__ = ["ddim", "euler", "heun"]
 
@@ -19,14 +19,6 @@ def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Te
 
     ``x(b) = D + (b/a)·(x(a) − D)``, exact where D is constant along the path; a step to 0 lands on D.
 
-    Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
-
-    Raises:
-        ValueError: for a grid that does not decrease, holds NaN or has fewer than 2 levels.
-
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
     >>> *_, last = euler(prior, 80 * torch.ones(1, 2), gt.karras_sigmas(200))
@@ -34,9 +26,9 @@ def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Te
     tensor([[0.9871, 0.9871]])
     """
     for start, end in check_steps(x, sigmas):
-        denoised = denoiser(x, start)
-        x = denoised + (end / start) * (x - denoised)
-        yield State(x, end, denoised)
+        asked = Evaluation(x, start, denoiser(x, start))
+        x = asked.denoised + (end / start) * (x - asked.denoised)
+        yield State(x, end, asked)
 
 
 @sampler(calls_a_step=2)
@@ -46,14 +38,6 @@ def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Ten
     Karras et al. 2022, algorithm 1. It averages the slopes ``(x − D)/σ`` at both ends of Euler's step. With n levels
     above 0 that is 2n − 1 calls.
 
-    Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only.
-
-    Raises:
-        ValueError: for a grid that does not decrease, holds NaN or has fewer than 2 levels.
-
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
     >>> *_, last = heun(prior, 80 * torch.ones(1, 2), gt.karras_sigmas(200))
@@ -61,13 +45,13 @@ def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Ten
     tensor([[1.0002, 1.0002]])
     """
     for start, end in check_steps(x, sigmas):
-        denoised = denoiser(x, start)
-        slope = (x - denoised) / start
-        predicted = denoised + (end / start) * (x - denoised)
+        asked = Evaluation(x, start, denoiser(x, start))
+        slope = (x - asked.denoised) / start
+        predicted = asked.denoised + (end / start) * (x - asked.denoised)
         if end > 0:
             predicted = x + (end - start) * (slope + (predicted - denoiser(predicted, end)) / end) / 2
         x = predicted
-        yield State(x, end, denoised)
+        yield State(x, end, asked)
 
 
 @sampler()
@@ -87,17 +71,11 @@ def ddim(
 
     where no ᾱ is left: the method does not know the process, so x goes in and comes out in VE, as everywhere. At η = 0
     it is Euler's method in σ, step by step. At η = 1 it is the ancestral sampler of DDPM with its smaller variance.
+    :meth:`gausstools.Process.sigma` gives the noise levels of a process's timesteps.
 
     Args:
-        denoiser: any denoiser.
-        x: ``(batch, *event)``, the state at ``sigmas[0]``.
-        sigmas: ``(steps + 1,)``, decreasing; 0 may stand at the end only. :meth:`gausstools.Process.sigma` gives the
-            levels of a process's timesteps.
         eta: from 0, deterministic, to 1, ancestral: the factor η of the noise that is drawn anew.
         generator: where z is drawn from, on the device of x; None takes torch's own.
-
-    Raises:
-        ValueError: for a grid that does not decrease, or eta outside [0, 1].
 
     >>> import torch, gausstools as gt
     >>> prior, levels = gt.Gaussian.isotropic(torch.zeros(2), 1.0), gt.karras_sigmas(200)
@@ -111,9 +89,9 @@ def ddim(
     if isinstance(eta, bool) or not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta!r}, expected a number from 0, deterministic, to 1")
     for start, end in check_steps(x, sigmas):
-        denoised = denoiser(x, start)
+        asked = Evaluation(x, start, denoiser(x, start))
         fresh = eta * end * (1 - (end / start) ** 2) ** 0.5
-        x = denoised + (end**2 - fresh**2) ** 0.5 / start * (x - denoised)
+        x = asked.denoised + (end**2 - fresh**2) ** 0.5 / start * (x - asked.denoised)
         if fresh > 0:
             x = x + fresh * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        yield State(x, end, denoised)
+        yield State(x, end, asked)

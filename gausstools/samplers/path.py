@@ -9,40 +9,19 @@ since the flow passes through every level above (:func:`gausstools.samplers.gaus
 """
 
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, check_batch
+from gausstools.denoiser import Denoiser, Sigma, check_batch, check_shape, working_dtype
 from gausstools.models.gaussian import Gaussian
 
 __all__ = ["Counted", "Declared", "Evaluation", "State", "declared", "gaussian_history", "sampler"]
-
-
-@dataclass(frozen=True)
-class State:
-    """Where a sampler stands after a step.
-
-    Args:
-        x: ``(batch, *event)``, the state at noise level sigma.
-        sigma: the noise level that the step reached.
-        denoised: ``(batch, *event)``, what the denoiser answered at the step's start.
-
-    >>> import torch, gausstools as gt
-    >>> prior = gt.Gaussian.isotropic(torch.zeros(1), 1.0)
-    >>> first, *_, last = gt.samplers.heun(prior, torch.tensor([[80.0]]), gt.karras_sigmas(18))
-    >>> round(first.sigma, 2), last.sigma, last.x
-    (57.59, 0.0, tensor([[1.0447]]))
-    """
-
-    x: Float[Tensor, "batch *event"]
-    sigma: float
-    denoised: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +42,34 @@ class Evaluation:
     x: Float[Tensor, "batch *event"]
     sigma: float
     denoised: Float[Tensor, "batch *event"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a sampler stands after a step, and the evaluation that led there.
+
+    Args:
+        x: ``(batch, *event)``, the state at noise level sigma.
+        sigma: the noise level that the step reached.
+        asked: what the denoiser was asked at the step's start.
+
+    >>> import torch, gausstools as gt
+    >>> prior = gt.Gaussian.isotropic(torch.zeros(1), 1.0)
+    >>> first, *_, last = gt.samplers.heun(prior, torch.tensor([[80.0]]), gt.karras_sigmas(18))
+    >>> round(first.sigma, 2), last.sigma, last.x
+    (57.59, 0.0, tensor([[1.0447]]))
+    >>> first.asked.sigma, first.denoised                # 80/(1 + 80²)
+    (80.0, tensor([[0.0125]]))
+    """
+
+    x: Float[Tensor, "batch *event"]
+    sigma: float
+    asked: Evaluation
+
+    @property
+    def denoised(self) -> Float[Tensor, "batch *event"]:
+        """What the denoiser answered at the step's start, ``(batch, *event)``."""
+        return self.asked.denoised
 
 
 class Counted:
@@ -122,7 +129,8 @@ def sampler(*, calls_a_step: int = 1, takes: Sequence[str] = ()) -> Callable[[Ca
     >>> import torch
     >>> @sampler()
     ... def mine(denoiser, x, sigmas):
-    ...     yield State(denoiser(x, float(sigmas[0])), 0.0, x)
+    ...     asked = Evaluation(x, 2.0, denoiser(x, 2.0))
+    ...     yield State(asked.denoised, 0.0, asked)
     >>> next(mine(lambda x, sigma: x / sigma, torch.zeros(1, 2), torch.tensor([2.0, 0.0]))).x
     tensor([[0., 0.]])
     >>> next(mine(lambda x, sigma: x / 0, torch.zeros(1, 2), torch.tensor([2.0, 0.0])))
@@ -134,10 +142,10 @@ def sampler(*, calls_a_step: int = 1, takes: Sequence[str] = ()) -> Callable[[Ca
     def declare(method: Callable) -> Callable:
         @functools.wraps(method)
         def run(denoiser, x, sigmas, **options):
-            half = isinstance(x, Tensor) and x.is_floating_point() and x.dtype.itemsize < 4
-            for number, state in enumerate(method(_asked(denoiser, x), x.float() if half else x, sigmas, **options), 1):
-                if half:
-                    state = State(state.x.to(x.dtype), state.sigma, state.denoised.to(x.dtype))
+            dtype = check_shape(x).dtype
+            states = method(_asked(denoiser, x), x.to(working_dtype(dtype)), sigmas, **options)
+            for number, state in enumerate(states, 1):
+                state = State(state.x.to(dtype), state.sigma, _in_dtype(state.asked, dtype))
                 if number == len(sigmas) - 1:
                     check_batch(state.x, name="the last state, to which the denoiser's answers led,")
                 yield state
@@ -167,7 +175,7 @@ def _asked(denoiser: Denoiser, x: Tensor) -> Denoiser:
 def declared(sampler: Callable) -> Declared:
     """Return what a sampler declares, less what ``functools.partial`` has given it already.
 
-    A generator function that declares nothing is taken to ask once a step, and to take what its keywords are called.
+    A generator function that declares nothing is taken to ask once a step.
 
     >>> import functools, torch, gausstools as gt
     >>> known = functools.partial(gt.samplers.gaussian_exponential, gaussian=gt.Gaussian.isotropic(torch.zeros(1), 1.0))
@@ -177,11 +185,7 @@ def declared(sampler: Callable) -> Declared:
     if isinstance(sampler, functools.partial):
         inner = declared(sampler.func)
         return replace(inner, takes=inner.takes.difference(sampler.keywords))
-    if hasattr(sampler, "declared"):
-        return sampler.declared
-    keywords = inspect.signature(sampler).parameters.keys()
-    # One that is told the Gaussian knows what a jump along it has passed.
-    return Declared(takes=frozenset({"gaussian"} & keywords or {"history"} & keywords))
+    return getattr(sampler, "declared", Declared())
 
 
 def gaussian_history(
@@ -248,16 +252,16 @@ def correctable(above: float, start: float, end: float) -> bool:
     return end == 0 or math.log(start / end) > 1e-3 * math.log(above / start)
 
 
-def check_history(history: Sequence[Evaluation], x: Tensor, sigma: float) -> list[Evaluation]:
+def check_history(history: Sequence[Evaluation | State], x: Tensor, sigma: float) -> list[Evaluation]:
     """Return the evaluations in the dtype of x if they lie above sigma, oldest first, on batches as x, else raise.
 
     Raises:
-        TypeError: if one is no :class:`Evaluation`.
+        TypeError: if one is neither an :class:`Evaluation` nor a :class:`State`.
         ValueError: if their levels do not decrease to above sigma, a shape differs from that of x, or a dtype has more
             digits.
     """
-    found = []
-    for evaluation in history:
+    evaluations = [entry.asked if isinstance(entry, State) else entry for entry in history]
+    for evaluation in evaluations:
         if not isinstance(evaluation, Evaluation):
             raise TypeError(f"history holds {type(evaluation).__name__}, expected gausstools.samplers.Evaluation")
         for name in ("x", "denoised"):
@@ -267,10 +271,13 @@ def check_history(history: Sequence[Evaluation], x: Tensor, sigma: float) -> lis
                     f"history holds {name} of shape {tuple(value.shape)} in {value.dtype}, expected those of x: "
                     f"{tuple(x.shape)} in {x.dtype}"
                 )
-        found.append(Evaluation(evaluation.x.to(x.dtype), evaluation.sigma, evaluation.denoised.to(x.dtype)))
-    levels = [evaluation.sigma for evaluation in found]
+    levels = [evaluation.sigma for evaluation in evaluations]
     if not all(above > below for above, below in itertools.pairwise([*levels, sigma])):
         raise ValueError(
             f"history has the levels {levels}, expected them to decrease, oldest first, to above {sigma:g}"
         )
-    return found
+    return [_in_dtype(evaluation, x.dtype) for evaluation in evaluations]
+
+
+def _in_dtype(evaluation: Evaluation, dtype: torch.dtype) -> Evaluation:
+    return replace(evaluation, x=evaluation.x.to(dtype), denoised=evaluation.denoised.to(dtype))

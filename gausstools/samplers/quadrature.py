@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.polynomial import legendre
 from torch import Tensor
 
 __all__ = ["Quadrature"]
@@ -38,7 +39,7 @@ class Quadrature:
         ]
         self.edges = torch.cat([*cuts, torch.tensor(edges[-1:], dtype=torch.float64)])
         half = self.edges.diff()[:, None] / 2
-        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+        nodes, weights = legendre.leggauss(_NODES)
         self.points = self.edges[:-1, None] + half * (1 + torch.from_numpy(nodes))  # (pieces, nodes)
         self.shares = half * torch.from_numpy(weights)
         self._half, self._partial = half, torch.from_numpy(_partial_sums(nodes))
@@ -53,8 +54,5 @@ class Quadrature:
 
 def _partial_sums(nodes: np.ndarray) -> np.ndarray:
     """Return the matrix that integrates the polynomial through values at the nodes from −1 to each node."""
-    degrees = np.arange(len(nodes))
-    legendre = np.polynomial.legendre.legvander(nodes, len(nodes))
-    integrals = (legendre[:, 1:] - np.roll(legendre, 1, axis=1)[:, :-1]) / (2 * degrees + 1)
-    integrals[:, 0] = nodes + 1
-    return integrals @ np.linalg.inv(legendre[:, :-1])
+    through = np.linalg.inv(legendre.legvander(nodes, len(nodes) - 1))  # (degrees, nodes)
+    return legendre.legval(nodes, legendre.legint(through, lbnd=-1)).T
