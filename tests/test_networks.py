@@ -404,11 +404,7 @@ def edit(path, **changes):
         ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "a latent model, with vqvae"),
         ("scheduler/scheduler_config.json", {"_class_name": "ScoreSdeVeScheduler"}, "a ScoreSdeVeScheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "alphas_cumprod"),
-        (
-            "scheduler/scheduler_config.json",
-            {"_class_name": "LCMScheduler"},
-            "LCMScheduler, which is for distilled networks",
-        ),
+        ("scheduler/scheduler_config.json", {"_class_name": "LCMScheduler"}, "LCMScheduler is for distilled networks"),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "prediction_type": "v_prediction"},

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,7 +26,6 @@ WEIGHTS = "diffusion_pytorch_model"
 PLACES = ("", "unet/")  # where a network lies: alone, or within a pipeline
 CONDITIONS = ("class_embed_type", "num_class_embeds")
 CONSISTENCY = {"CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "LCMScheduler", "TCDScheduler"}
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
 MOST_STEPS = 10**6  # of a table: what a file asks for is allocated before anything is known of it
 LATENT = ("vae", "vqvae", "movq")  # parts of a pipeline whose network does not work on images
 
@@ -56,7 +56,7 @@ class DiffusersDenoiser(nn.Module):
         event_shape: Sequence[int],
     ):
         super().__init__()
-        check_choice(predicts, "predicts", *PREDICTIONS)
+        check_choice(predicts, "predicts", "epsilon", "sample", "v_prediction")
         self.network = network
         self.process = process
         self.predicts = predicts
@@ -217,7 +217,33 @@ def _read_network(home: Path, config: dict) -> nn.Module:
     return network
 
 
-def _read_process(folder: Path) -> tuple[DDPM, Prediction]:
+def process_of(scheduler: Any) -> tuple[DDPM, Prediction]:
+    """Return the table of noise levels that a scheduler's network was trained on, and what the network predicts.
+
+    Raises:
+        ValueError: if it has no such table, or its network is no denoiser at the steps of the table.
+    """
+    kind, config, table = type(scheduler).__name__, scheduler.config, getattr(scheduler, "alphas_cumprod", None)
+    predicts = config.get("prediction_type")
+    if table is None or predicts not in ("epsilon", "sample", "v_prediction"):
+        raise ValueError(
+            f"{kind} with prediction type {predicts!r} has no table of steps that is known, expected a scheduler with "
+            "a table alphas_cumprod, such as DDPMScheduler, and 'epsilon', 'sample' or 'v_prediction'"
+        )
+    if kind in CONSISTENCY:
+        raise ValueError(f"{kind} is for distilled networks, whose answer is no posterior mean, expected a denoiser's")
+    # Euler's "continuous" works for v alone.
+    continuous = config.get("timestep_type") == "continuous" and predicts == "v_prediction"
+    if continuous or config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"{kind} with {'timestep_type=continuous' if continuous else 'use_flow_sigmas'} tells its network a noise "
+            "level, expected a scheduler that tells it the step of its table"
+        )
+    # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
+    return DDPM(table[table > 0].cpu()), predicts
+
+
+def _read_process(folder: Path) -> tuple[DDPM, str]:
     """The noise levels that the network was trained on, and what it predicts."""
     home = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     config = _read(home / "scheduler_config.json")
@@ -230,26 +256,9 @@ def _read_process(folder: Path) -> tuple[DDPM, Prediction]:
         if config.get("num_train_timesteps", 0) > MOST_STEPS:
             raise ValueError(f"num_train_timesteps is above {MOST_STEPS}")
         scheduler = scheduler.from_config(config)
-        table = getattr(scheduler, "alphas_cumprod", None)
-        # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
-        process = None if table is None else DDPM(table[table > 0].cpu())
     except Exception as error:  # whatever the settings in the file make of it
         raise ValueError(f"{home} holds a {kind} that diffusers cannot build: {error}") from error
-    config, predicts = scheduler.config, scheduler.config.get("prediction_type")
-    # Euler's "continuous" works for v alone.
-    continuous = config.get("timestep_type") == "continuous" and predicts == "v_prediction"
-    if process is None or predicts not in PREDICTIONS:
-        wrong = (
-            f"with prediction type {predicts!r} has no table of steps that is known, expected a scheduler with a table "
-            f"alphas_cumprod, such as DDPMScheduler, and one of {', '.join(map(repr, PREDICTIONS))}"
-        )
-    elif kind in CONSISTENCY:
-        wrong = "is for distilled networks, whose answer is no posterior mean, expected a denoiser's"
-    elif continuous or config.get("use_flow_sigmas"):
-        wrong = (
-            f"with {'timestep_type=continuous' if continuous else 'use_flow_sigmas'} tells its network a noise level, "
-            "expected one that tells it the step of its table"
-        )
-    else:
-        return process, predicts
-    raise ValueError(f"{home} holds a {kind}, which {wrong}")
+    try:
+        return process_of(scheduler)
+    except ValueError as error:
+        raise ValueError(f"{home} holds a {error}") from error
