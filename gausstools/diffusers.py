@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from gausstools.denoiser import Denoiser, check_batch, check_choice, check_count, check_shape, working_dtype
 from gausstools.models import Gaussian, files
 from gausstools.models.base import ScoreModel
-from gausstools.networks import hub
+from gausstools.networks import DiffusersDenoiser, hub
 from gausstools.networks.imports import import_diffusers
-from gausstools.noise import FlowMatching
+from gausstools.noise import FlowMatching, karras_sigmas
 from gausstools.teleportation import teleport
 
 diffusers = import_diffusers("gausstools.diffusers bridges to")
@@ -427,6 +427,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         *,
         latents: Float[Tensor, "batch *event"] | None = None,
         grid: Literal["cut", "karras"] = "cut",
+        sampler: Callable | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
     ) -> Any:
@@ -439,6 +440,9 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             sigma_skip: VE noise level to jump to; None for an ordinary run.
             latents: ``(batch, *event)``, the standard normal noise to start from instead of drawn one.
             grid: as for :func:`teleport_latents`.
+            sampler: one of :mod:`gausstools.samplers` in place of the scheduler, with num_inference_steps steps on the
+                Karras grid from sigma_skip to the network's lowest level, and then 0. For networks with a table of
+                steps. Noise is added by no step.
             output_type: "pil", "np" ``(batch, height, width, channels)`` or "pt" ``(batch, channels, height, width)``;
                 the latter in [0, 1].
 
@@ -459,15 +463,17 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         gaussian, counted = self.gaussian.to(device), []
         counter = self.unet.register_forward_hook(lambda *_: counted.append(1))
         try:
-            if sigma_skip is None:
+            if sampler is not None:
+                x = self._sample(sampler, gaussian, latents, num_inference_steps, sigma_skip)
+            elif sigma_skip is None:
                 scheduler = copy.deepcopy(self.scheduler)
                 scheduler.set_timesteps(num_inference_steps, device=device)
+                x = self._run(scheduler, latents.to(dtype), generator)
             else:
                 jump = teleport_latents(
                     self.scheduler, gaussian, latents, sigma_skip, num_inference_steps, grid=grid, device=device
                 )
-                scheduler, latents = jump.scheduler, jump.latents
-            x = self._run(scheduler, latents.to(dtype), generator)
+                x = self._run(jump.scheduler, jump.latents.to(dtype), generator)
         finally:
             counter.remove()
         self.nfe = len(counted)
@@ -531,6 +537,18 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(self.unet(scaled, t).sample, t, x, **extra).prev_sample
         return x
+
+    def _sample(
+        self, sampler: Callable, gaussian: Gaussian, latents: Tensor, steps: int, sigma_skip: float | None
+    ) -> Tensor:
+        process, predicts = hub.process_of(self.scheduler)
+        denoiser = DiffusersDenoiser(self.unet, process, predicts, gaussian.event_shape)
+        lowest, highest = process.levels
+        start = highest if sigma_skip is None else _check_skip(sigma_skip, highest, "the table of the network")
+        # The sampler computes in the Gaussian's precision, the network in its own.
+        x = gaussian.flow(latents.to(gaussian.mean) * highest, highest, start)
+        *_, last = sampler(denoiser, x, karras_sigmas(steps, lowest, start))
+        return last.x.to(latents)
 
 
 # ---- reading a scheduler

@@ -748,6 +748,8 @@ def test_what_is_pushed_to_the_hub_holds_the_gaussian(tmp_path, monkeypatch, gau
         ({"latents": torch.zeros(2, 1, 3, 3)}, r"latents has shape \(2, 1, 3, 3\)"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"output_type": "jpeg"}, "output_type is 'jpeg', expected 'pil', 'np' or 'pt'"),
+        ({"sampler": gt.samplers.euler, "sigma_skip": 1e4}, "sigma_skip is 10000.0, expected .* between 0 and 157.4"),
+        ({"sampler": gt.samplers.euler, "sigma_skip": math.nan}, "sigma_skip is nan"),
     ],
 )
 def test_teleport_pipeline_names_bad_input(change, message, gaussian):
@@ -758,24 +760,26 @@ def test_teleport_pipeline_names_bad_input(change, message, gaussian):
         TeleportPipeline(tiny_unet(8), TABLE["DDIM"], gaussian)
 
 
-def test_no_image_is_made_of_nan(tmp_path, gaussian):
+@pytest.mark.parametrize("sampler", [None, gt.samplers.euler])
+def test_no_image_is_made_of_nan(sampler, tmp_path, gaussian):
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
     broken = pipe.unet.register_forward_hook(lambda module, args, answer: type(answer)(sample=answer.sample * math.nan))
-    with pytest.raises(ValueError, match=r"the run ended in NaN .*UNet2DModel"):
-        pipe(1, num_inference_steps=2)
+    message = "the run ended in NaN .*UNet2DModel" if sampler is None else "NaN"
+    with pytest.raises(ValueError, match=message):
+        pipe(1, num_inference_steps=2, sampler=sampler)
     broken.remove()
     nn.init.constant_(pipe.unet.conv_in.bias, math.nan)
     pipe.save_pretrained(tmp_path)
-    named = r"weight conv_in.bias holds .* values that are NaN or infinite"
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=r"weight conv_in.bias holds .* values that are NaN or infinite"):
         TeleportPipeline.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=named):
-        pipe(1, num_inference_steps=2)
+    with pytest.raises(ValueError, match=r"weight conv_in.bias holds|values that are NaN"):
+        pipe(1, num_inference_steps=2, sampler=sampler)
 
 
+@pytest.mark.parametrize("sampler", [None, gt.samplers.euler])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_teleport_pipeline_in_half_precision(dtype, gaussian):
-    noise, run = draw_noise(), {"num_inference_steps": 6, "sigma_skip": 6.0, "output_type": "pt"}
+def test_teleport_pipeline_in_half_precision(sampler, dtype, gaussian):
+    noise, run = draw_noise(), {"num_inference_steps": 6, "sigma_skip": 6.0, "output_type": "pt", "sampler": sampler}
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
     expected = pipe(latents=noise, **run).images
     pipe.unet.to(dtype)
@@ -783,6 +787,24 @@ def test_teleport_pipeline_in_half_precision(dtype, gaussian):
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.05)
     assert pipe.gaussian.mean.dtype == torch.float32
+
+
+def test_teleport_pipeline_takes_a_sampler(gaussian):
+    """The network is wrapped as gausstools.pretrained wraps one."""
+    pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
+    noise = draw_noise()
+    images = pipe(
+        num_inference_steps=8, sigma_skip=6.0, latents=noise, sampler=gt.samplers.heun, output_type="pt"
+    ).images
+    assert pipe.nfe == 2 * 9 - 1 - 2
+    denoiser = gt.networks.DiffusersDenoiser(pipe.unet, gt.DDPM.linear(), "epsilon", EVENT)
+    x = gaussian.flow(157.4074 * noise, 157.4074, 6.0)
+    with torch.no_grad():
+        *_, last = gt.samplers.heun(denoiser, x, gt.karras_sigmas(8, 0.0100005, 6.0))
+    torch.testing.assert_close(images, (last.x / 2 + 0.5).clamp(0, 1), rtol=1e-3, atol=1e-3)
+    pipe.scheduler = copy.deepcopy(OTHERS["Flow"])
+    with pytest.raises(ValueError, match="has no table of steps"):
+        pipe(sampler=gt.samplers.heun)
 
 
 LATENT = (4, 8, 8)

@@ -34,6 +34,7 @@ MULTISTEP = [
         for corrector in (False, True)
     ],
     *[(partial(ipndm, order=order), min(order, 2)) for order in (1, 2, 3, 4)],  # its weights are for equal steps
+    *[(partial(ipndm, order=order, variable_step=True), order) for order in (1, 2, 3, 4)],
 ]
 
 
@@ -102,7 +103,11 @@ def test_ipndm_has_its_full_order_on_equal_steps(order, seed):
     def run(model, start, grid):
         above = grid[0] + (grid[0] - grid[1]) * torch.arange(3, -1, -1)
         history = gt.samplers.gaussian_history(model, start, above)
-        return list(ipndm(model, start, grid, order=order, history=history))
+        constant, variable = (
+            list(ipndm(model, start, grid, order=order, variable_step=flag, history=history)) for flag in (False, True)
+        )
+        torch.testing.assert_close(constant[-1].x, variable[-1].x, rtol=1e-12, atol=1e-12)
+        return constant
 
     halved = [torch.linspace(10, 5, n + 1, dtype=DOUBLE) for n in (40, 80)]
     assert observed_order(run, seed, halved, 5.0) == pytest.approx(order, abs=0.35)
@@ -171,19 +176,19 @@ def test_a_denoiser_polynomial_in_log_sigma_is_solved_exactly(sampler, degree, g
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-@given(data=st.data())
+@given(grid=grids(), data=st.data())
 @settings(max_examples=10)
-def test_a_slope_polynomial_in_sigma_is_solved_exactly_by_equal_steps(order, data):
+def test_a_slope_polynomial_in_sigma_is_solved_exactly_by_variable_steps(order, grid, data):
     slope = np.polynomial.Polynomial(data.draw(st.lists(st.floats(-1, 1), min_size=order, max_size=order)))
 
     def denoiser(x, sigma):
         return x - sigma * slope(sigma)
 
-    grid = torch.linspace(8, 0, 9, dtype=DOUBLE)
+    grid = torch.cat([grid[grid > 0], grid[grid > 0][-1:] / 2])
     x = torch.ones(1, 1, dtype=DOUBLE)
-    history = [gt.samplers.Evaluation(x, level, denoiser(x, level)) for level in (11.0, 10.0, 9.0)]
+    history = [gt.samplers.Evaluation(x, level, denoiser(x, level)) for level in (90.0, 70.0, 60.0)]
     path = slope.integ()
-    for state in ipndm(denoiser, x, grid, order=order, history=history):
+    for state in ipndm(denoiser, x, grid, order=order, variable_step=True, history=history):
         expected = 1 + path(state.sigma) - path(grid[0].item())
         assert state.x.item() == pytest.approx(expected, rel=1e-9, abs=1e-9 * max(1, abs(path(grid[0].item()))))
 
@@ -260,55 +265,63 @@ def assert_same_path(theirs, ours, rtol=1e-9, atol=1e-9):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-@given(grid=grids())
+@given(grid=grids(), lower_order_final=st.booleans())
 @settings(max_examples=10)
-def test_dpmpp_is_that_of_diffusers(order, grid):
+def test_dpmpp_is_that_of_diffusers(order, grid, lower_order_final):
     model, noise = texture()
     scheduler = diffusers.DPMSolverMultistepScheduler(
         solver_order=order,
         prediction_type="sample",
-        lower_order_final=False,
+        lower_order_final=lower_order_final,
         final_sigmas_type="zero" if grid[-1] == 0 else "sigma_min",
     )
     start = grid[0] * noise
-    ours = dpmpp(model, start, grid, order=order)
+    ours = dpmpp(model, start, grid, order=order, lower_order_final=lower_order_final)
     # It rounds its state to float32.
     assert_same_path(solved_by(scheduler, grid, start, model), ours, rtol=1e-5, atol=1e-4)
 
 
-@given(grid=grids())
+@given(grid=grids(), lower_order_final=st.booleans())
 @settings(max_examples=10)
-def test_dpmpp_with_exact_weights_is_what_diffusers_calls_heun(grid):
+def test_dpmpp_with_exact_weights_is_what_diffusers_calls_heun(grid, lower_order_final):
     model, noise = texture()
     scheduler = diffusers.DPMSolverMultistepScheduler(
         solver_order=2,
         solver_type="heun",
         prediction_type="sample",
-        lower_order_final=False,
+        lower_order_final=lower_order_final,
         final_sigmas_type="zero" if grid[-1] == 0 else "sigma_min",
     )
     start = grid[0] * noise
-    ours = dpmpp(model, start, grid, order=2, weights="exact")
+    ours = dpmpp(model, start, grid, order=2, weights="exact", lower_order_final=lower_order_final)
     assert_same_path(solved_by(scheduler, grid, start, model), ours, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-@given(grid=grids(), corrector=st.booleans())
+@given(grid=grids(), lower_order_final=st.booleans(), corrector=st.booleans())
 @settings(max_examples=10)
-def test_unipc_is_that_of_diffusers(order, variant, grid, corrector):
-    if grid[-1] == 0 and (variant == "bh1" or order > 2):  # its last step would hold ∞·0, or others be of lower order
+def test_unipc_is_that_of_diffusers(order, variant, grid, lower_order_final, corrector):
+    if grid[-1] == 0 and (variant == "bh1" or not lower_order_final):  # its last step would hold ∞·0
         grid = torch.cat([grid[:-1], grid[-2:-1] / 2])
     model, noise = texture()
     scheduler = diffusers.UniPCMultistepScheduler(
         solver_order=order,
         solver_type=variant,
         prediction_type="sample",
-        lower_order_final=bool(grid[-1] == 0),
+        lower_order_final=lower_order_final,
         disable_corrector=[] if corrector else list(range(20)),
     )
     start = grid[0] * noise
-    ours = unipc(model, start, grid, order=order, variant=variant, corrector=corrector)
+    ours = unipc(
+        model,
+        start,
+        grid,
+        order=order,
+        variant=variant,
+        corrector=corrector,
+        lower_order_final=lower_order_final,
+    )
     assert_same_path(solved_by(scheduler, grid, start, model), ours)
 
 

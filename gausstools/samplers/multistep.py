@@ -36,6 +36,7 @@ def dpmpp(
     *,
     order: int = 2,
     weights: Literal["published", "exact"] = "published",
+    lower_order_final: bool = False,
     history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """DPM-Solver++, multistep: the polynomial in ``ln σ`` through the last answers (Lu et al. 2022, algorithm 2).
@@ -47,6 +48,7 @@ def dpmpp(
         weights: "published" are those of the authors' code and of diffusers. In 2M they take ``∫ t`` as half of
             ``∫ 1`` (the midpoint rule); in 3M they take half of ``∫ t²``, which leaves 3M of second order. "exact"
             integrates the polynomial exactly: the exponential Adams-Bashforth method, of third order with 3.
+        lower_order_final: bound the order by the number of steps left, as the authors advise below 15 steps.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -58,10 +60,10 @@ def dpmpp(
     check_choice(weights, "weights", "published", "exact")
     steps = check_steps(x, sigmas)
     past = check_history(history, x, steps[0][0])
-    for start, end in steps:
+    for left, (start, end) in _countdown(steps):
         asked = Evaluation(x, start, denoiser(x, start))
         past = [*past, asked][-order:]
-        used = past[-1:] if end == 0 else past
+        used = past[-_order_of_step(end, left if lower_order_final else order) :]
         moments = _moments(start, end, len(used))
         if weights == "published" and len(used) == 2:
             moments[1] = moments[0] / 2
@@ -80,6 +82,7 @@ def unipc(
     order: int = 2,
     variant: Literal["bh1", "bh2"] = "bh2",
     corrector: bool = True,
+    lower_order_final: bool = False,
     history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """UniPC in data prediction: a predictor, and a corrector that costs no call (Zhao et al. 2023, section 3).
@@ -94,6 +97,7 @@ def unipc(
             the one moment left to match: in a prediction of order 2 and a correction of order 1. ``h`` grows without
             bound, so "bh1" is for short steps; a grid of a few levels down to 0.002 wants "bh2".
         corrector: False leaves the predictor alone.
+        lower_order_final: bound the order by the number of steps left.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -113,13 +117,13 @@ def unipc(
         return _advance(x, start, end, evaluations, moments)
 
     step_before = None
-    for start, end in steps:
+    for left, (start, end) in _countdown(steps):
         asked = Evaluation(x, start, denoiser(x, start))
         if corrector and step_before is not None and correctable(step_before[1], start, end):
             x, above, used = step_before
             x = advance(x, above, start, [*used, asked], len(used) == 1)
         past = [*past, asked][-order:]
-        used = past[-1:] if end == 0 else past
+        used = past[-_order_of_step(end, left if lower_order_final else order) :]
         step_before = x, start, used
         x = advance(x, start, end, used, len(used) == 2)
         yield State(x, end, asked)
@@ -132,6 +136,7 @@ def ipndm(
     sigmas: Float[Tensor, " levels"],
     *,
     order: int = 4,
+    variable_step: bool = False,
     history: Sequence[Evaluation | State] = (),
 ) -> Iterator[State]:
     """iPNDM: Adams-Bashforth on the slope ``ε = (x − D)/σ`` (Zhang & Chen 2022, after the PNDM of Liu et al. 2022).
@@ -139,8 +144,11 @@ def ipndm(
     Unlike PNDM it needs no Runge-Kutta start: the first steps are of lower order.
 
     Args:
-        order: 1 to 4: how many slopes a step uses, where it has them. Their weights (3/2, −1/2), (23, −16, 5)/12, …
-            are those of equal steps: on another smooth grid the order is 2 at most.
+        order: 1 to 4: how many slopes a step uses, where it has them.
+        variable_step: False takes the classical weights (3/2, −1/2), (23, −16, 5)/12, …, made for equal steps: on
+            another smooth grid the order is 2 at most. True takes those of the actual levels, of full order on any
+            grid: the ρAB-DEIS of Zhang & Chen. A step to 0, which can be many times as long as those before it, is
+            then of order 1: the polynomial cannot be followed that far.
 
     >>> import torch, gausstools as gt
     >>> prior = gt.Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -154,10 +162,24 @@ def ipndm(
     for start, end in steps:
         asked = Evaluation(x, start, denoiser(x, start))
         past = [*past, asked][-order:]
-        weights = _weights([1.0 - age for age in range(len(past), 0, -1)], [1 / (k + 1) for k in range(len(past))])
-        for weight, e in zip(weights, past, strict=True):
+        if variable_step:
+            used = past[-_order_of_step(end, order) :]
+            nodes = [(e.sigma - start) / (end - start) for e in used]
+        else:
+            used, nodes = past, [1.0 - age for age in range(len(past), 0, -1)]
+        weights = _weights(nodes, [1 / (k + 1) for k in range(len(nodes))])
+        for weight, e in zip(weights, used, strict=True):
             x = x + (end - start) * weight * ((e.x - e.denoised) / e.sigma)
         yield State(x, end, asked)
+
+
+def _countdown(steps):
+    """Pair each step with how many are left, itself included."""
+    return zip(range(len(steps), 0, -1), steps, strict=True)
+
+
+def _order_of_step(end: float, bound: int) -> int:
+    return 1 if end == 0 else bound
 
 
 def _moments(start: float, end: float, count: int) -> list[float]:
