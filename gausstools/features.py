@@ -1,7 +1,8 @@
 """How far samples are from a data set: the Fréchet distance in the features of a small classifier that is shipped.
 
-Images are sent through a classifier up to the layer before its last. Over a set of them these features have a mean and
-a covariance, and between two sets, as if both were Gaussians p and q, lies the Fréchet distance (Dowson & Landau 1982)
+Images are sent through a classifier up to the layer before its last, and the numbers there are an image's features.
+Over a set of images they have a mean and a covariance, and between two sets, as if both were Gaussians p and q, lies
+the Fréchet distance (Dowson & Landau 1982)
 
 ``d = |μ_p − μ_q|² + tr(Σ_p + Σ_q − 2(Σ_p^½ Σ_q Σ_p^½)^½)``.
 
@@ -197,8 +198,8 @@ def frechet(
         images: ``(n, channels, height, width)`` in [-1, 1], or an iterable of such batches, read once. A batch may be a
             pair of images and labels. More of them than there are features; each counts as an independent draw. They
             are taken as they are: clamp samples first, as a file of images does.
-        reference: the Gaussian of features to compare with, such as ``shipped.features("mnist")``, taken as exact; or
-            images like the others, whose number then adds to the bias and the error.
+        reference: the Gaussian of features to compare with, such as ``shipped.feature_statistics("mnist")``, taken as
+            exact; or images like the others, whose number then adds to the bias and the error.
         features: maps a batch of images to ``(batch, features)``: ``load("mnist").features``, for example.
 
     Raises:
@@ -207,9 +208,9 @@ def frechet(
 
     >>> import gausstools as gt
     >>> digits, classifier = gt.datasets.load("digits"), load("digits")
-    >>> near = frechet(digits.images[:400], gt.shipped.features("digits"), classifier.features)
+    >>> near = frechet(digits.images[:400], gt.shipped.feature_statistics("digits"), classifier.features)
     >>> upside_down = digits.images[:400].flip(2)
-    >>> near.value < 0.05 * frechet(upside_down, gt.shipped.features("digits"), classifier.features).value
+    >>> near.value < 0.05 * frechet(upside_down, gt.shipped.feature_statistics("digits"), classifier.features).value
     True
     """
     ours = _grouped(images, features, "images")
@@ -248,7 +249,7 @@ def frechet_difference(
 
     >>> import gausstools as gt
     >>> digits, classifier = gt.datasets.load("digits").images[:400], load("digits")
-    >>> softer, reference = digits.mul(0.99), gt.shipped.features("digits")
+    >>> softer, reference = digits.mul(0.99), gt.shipped.feature_statistics("digits")
     >>> paired = frechet_difference(softer, digits, reference, classifier.features)
     >>> paired.error < 0.5 * frechet(digits, reference, classifier.features).error
     True

@@ -28,13 +28,13 @@ class DataUnavailable(OSError):
 
 
 def locate(
-    data_set: str, folder: tuple[str, Path] | None, subfolder: str, names: list[str], remote: tuple[str, str]
+    data_set: str, data_dir: str | os.PathLike | None, subfolder: str, names: list[str], remote: tuple[str, str]
 ) -> Path:
     """Return the path of a data set's file: in the folder, or without one in the cache, downloaded if need be.
 
     Args:
         data_set: its name, for messages.
-        folder: how the user named a folder, and the folder; None if there is none.
+        data_dir: the folder; None takes the one that the environment variable ``GAUSSTOOLS_DATA`` names, if any.
         subfolder: where in the folder the file may also be.
         names: under which the file may be there; the first that exists is taken.
         remote: address and md5 of the file that is downloaded.
@@ -42,23 +42,24 @@ def locate(
     Raises:
         DataUnavailable: if it is not to be had.
     """
-    if folder is None:
-        return fetch(data_set, *remote)
-    named, path = folder
+    named, folder = "data_dir", data_dir
+    if data_dir is None:
+        named, folder = "GAUSSTOOLS_DATA", os.environ.get("GAUSSTOOLS_DATA")
+        if not folder:
+            return fetch(data_set, *remote)
+    path = Path(folder).expanduser()
     if not path.is_dir():
         raise DataUnavailable(f"{named} is {path}, which is no folder; expected one with the files of {data_set}")
     candidates = [place / name for place in (path / subfolder, path) for name in names]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    pickled = next(
-        (place for place in (path / "cifar-10-batches-py", path) if (place / "data_batch_1").is_file()), None
-    )
-    if pickled and data_set == "CIFAR-10":
-        raise DataUnavailable(
-            f"{pickled} holds CIFAR-10's pickled version, which gausstools does not read because unpickling runs code; "
-            f"get the binary version, {remote[0]}"
-        )
+    for place in (path / "cifar-10-batches-py", path):
+        if data_set == "CIFAR-10" and (place / "data_batch_1").is_file():
+            raise DataUnavailable(
+                f"{place} holds CIFAR-10's pickled version, which gausstools does not read because unpickling runs "
+                f"code; get the binary version, {remote[0]}"
+            )
     otherwise = "give another folder, or none to download" if named == "data_dir" else "correct it, or unset it"
     raise DataUnavailable(
         f"{named} is {path}, which does not hold {data_set}: there is neither "
