@@ -259,7 +259,7 @@ def evaluation_points(
     order = torch.randperm(len(data), generator=generator)
     chosen = data[order[torch.arange(points) % len(data)].to(data.device)]
     noise = torch.randn(chosen.shape, generator=generator).to(chosen)
-    return chosen + along_batch(check_sigma(sigma, chosen), chosen) * noise
+    return (chosen + along_batch(check_sigma(sigma, chosen), chosen) * noise).to(chosen.dtype)
 
 
 def crossings(

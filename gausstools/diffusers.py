@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from gausstools.denoiser import Denoiser, check_batch, check_count
+from gausstools.denoiser import Denoiser, check_batch, check_count, check_shape
 from gausstools.models import Gaussian
 from gausstools.models.base import ScoreModel
 from gausstools.networks import DiffusersDenoiser, hub
@@ -340,7 +340,7 @@ class HybridDenoiser(nn.Module):
             self.calls += 1
             return self.network(*args, **kwargs)
         self.saved += 1
-        answer = self._answer(sample, signal, noise)
+        answer = self._answer(check_shape(sample, name="sample"), signal, noise)
         if not given.get("return_dict", True):
             return (answer,)
         return diffusers.models.unets.unet_2d.UNet2DOutput(sample=answer)
@@ -552,7 +552,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
     ) -> Tensor:
         process, predicts = hub.process_of(self.scheduler)
         denoiser = DiffusersDenoiser(self.unet, process, predicts, gaussian.event_shape)
-        lowest, highest = process.sigma(torch.tensor([0.0, len(process.alphas_cumprod) - 1.0])).tolist()
+        lowest, highest = process.levels
         start = highest if sigma_skip is None else _check_skip(sigma_skip, highest, "the table of the network")
         # The sampler computes in the Gaussian's precision, the network in its own.
         x = gaussian.flow(latents.to(gaussian.mean) * highest, highest, start)

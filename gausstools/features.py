@@ -103,7 +103,9 @@ class Classifier(nn.Module):
         return self._trunk(images).to(images.dtype)
 
     def _trunk(self, images: Tensor) -> Tensor:
-        return self.trunk(check_batch(images, self.event_shape, "images").to(self.head.weight))
+        if not len(check_batch(images, self.event_shape, "images")):
+            raise ValueError("images are none, expected at least one")
+        return self.trunk(images.to(self.head.weight))
 
     def accuracy(
         self, images: Float[Tensor, "batch channels height width"], labels: Integer[Tensor, " batch"]
@@ -316,7 +318,8 @@ def train(
     >>> losses[2] < losses[0]
     True
     """
-    check_batch(images, classifier.event_shape, "images")
+    if not len(check_batch(images, classifier.event_shape, "images")):
+        raise ValueError("images are none, expected at least one")
     check_count(epochs, "epochs", 1)
     check_count(batch_size, "batch_size", 2)
     check_count(shift, "shift", 0, min(images.shape[2:]) - 1)

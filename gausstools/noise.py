@@ -90,13 +90,13 @@ def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0
 def seeded_noise(seed: int, numbers: Iterable[int], event_shape: Sequence[int]) -> Float[Tensor, "batch *event"]:
     """Return standard normal noise whose row for number i follows from the seed and i alone.
 
-    So image i of a run is the same image in whatever batch, and on whatever device, it is drawn.
+    So image i of a run is the same image in whatever batch, and on whatever device, it is drawn. Two pairs of a seed
+    and a number give the same noise with a chance of 2⁻³², because torch's generator keeps 32 bits of a seed.
 
     Args:
         seed: of the run, >= 0.
         numbers: of the images, each >= 0.
-        event_shape: of one image. Two different pairs of seed and number begin alike with a chance of 2⁻³², since that
-            many streams is what torch's generator has.
+        event_shape: of one image.
 
     Returns:
         ``(batch, *event)``, float32, on the CPU.
@@ -127,7 +127,8 @@ def _within(bounds: Callable[["Process"], tuple[float, float]], name: str, formu
         values, (low, high) = torch.as_tensor(values), bounds(self)
         given = values.detach().flatten().tolist()
         # Rounding in float32 must not refuse a process's own ends.
-        if not all(low * (1 - _SLACK) <= value <= high * (1 + _SLACK) and value < math.inf for value in given):
+        least, most = low - _SLACK * abs(low), high + _SLACK * abs(high)
+        if not all(least <= value <= most and math.isfinite(value) for value in given):
             raise ValueError(
                 f"{name} lies between {min(given):g} and {max(given):g}, expected {low:g} to {high:g}, the range of "
                 f"{type(self).__name__}"
@@ -143,8 +144,8 @@ class Process(abc.ABC):
     """A noising process ``x_t = a(t)·x0 + b(t)·n``, and its translation to and from VE.
 
     A subclass gives ``signal`` (a), ``noise`` (b), their rates, ``time``, the inverse of ``sigma = b/a``, and ``span``,
-    its first and last time. Times are floats or ``(batch,)`` tensors; each method returns a tensor, and raises
-    ValueError, with the range, for a time outside the span or a noise level that no time in it has.
+    its first and last time, if it has such. Times are floats or ``(batch,)`` tensors; each method returns a tensor, and
+    raises ValueError, with the range, for a time outside the span or a noise level that no time in it has.
 
     >>> process = FlowMatching()
     >>> process.from_ve(torch.ones(1, 2), 3.0)           # σ = 3 is reached at t = 3/4, where a = 1/4
@@ -155,7 +156,7 @@ class Process(abc.ABC):
     ((0.0, 1.0), (0.0, inf))
     """
 
-    span: tuple[float, float] = (0.0, math.inf)
+    span: tuple[float, float] = (-math.inf, math.inf)
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -167,7 +168,10 @@ class Process(abc.ABC):
     def levels(self) -> tuple[float, float]:
         """The VE noise levels ``b/a`` at the ends of the span."""
         ends = torch.tensor(self.span, dtype=torch.float64)
-        return tuple(math.inf if end == math.inf else self.sigma(end).item() for end in ends)
+        limits = (0.0, math.inf)
+        return tuple(
+            self.sigma(end).item() if end.isfinite() else limit for end, limit in zip(ends, limits, strict=True)
+        )
 
     @abc.abstractmethod
     def signal(self, t: Tensor) -> Tensor:
@@ -291,6 +295,8 @@ class VE(Process):
     >>> VE().sigma(torch.tensor([0.5, 80.0]))
     tensor([ 0.5000, 80.0000])
     """
+
+    span: ClassVar = (0.0, math.inf)
 
     def signal(self, t):
         """Return 1."""

@@ -327,6 +327,26 @@ def test_times_and_levels_outside_a_process_are_refused_with_its_range(process):
                 ask(torch.tensor([sigma]))
 
 
+def test_a_process_of_ones_own_may_have_any_times():
+    class InLogSigma(gt.VE):
+        """VE in the time ln σ."""
+
+        span = (-math.inf, math.inf)
+
+        def noise(self, t):
+            return t.exp()
+
+        def time(self, sigma):
+            return sigma.log()
+
+    process = InLogSigma()
+    assert process.levels == (0.0, math.inf)
+    assert process.sigma(torch.tensor([-2.0])).item() == pytest.approx(math.exp(-2))
+    assert process.from_ve(torch.ones(1, 2), 0.5)[1].item() == pytest.approx(math.log(0.5))
+    with pytest.raises(ValueError, match="expected -inf to inf, the range of InLogSigma"):
+        process.signal(torch.tensor([-math.inf]))
+
+
 def test_an_end_that_float32_rounds_is_still_one():
     for process in PROCESSES[1:]:
         ends = torch.tensor([end for end in process.levels if 0 < end < math.inf] or [1.0]) * (1 + 1e-6)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import check_batch, check_count
+from gausstools.denoiser import check_batch, check_count, working_dtype
 
 __all__ = ["eigenpairs"]
 
@@ -38,13 +38,14 @@ def eigenpairs(
     (tensor([3., 2.]), tensor([1, 2]))
     """
     rank = len(matrix) if rank is None else check_count(rank, "rank", 0, len(matrix))
-    check_batch(matrix, matrix.shape[:1], "matrix")
+    given = check_batch(matrix, matrix.shape[:1], "matrix").dtype
+    matrix = matrix.to(working_dtype(given))
     pairs = _krylov(matrix, rank) if rank > 0 and 6 * (rank + OVERSAMPLING) <= len(matrix) else None
     if pairs is None:
         values, vectors = torch.linalg.eigh(matrix)
         pairs = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
     values, vectors = pairs
-    return values, oriented(vectors)
+    return values.to(given), oriented(vectors).to(given)
 
 
 def _krylov(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:

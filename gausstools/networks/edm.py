@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from gausstools.denoiser import Sigma, along_batch, check_batch, check_sigma, working_dtype
+from gausstools.denoiser import Sigma, along_batch, check_batch, check_shape, check_sigma, working_dtype
 from gausstools.models import files
 from gausstools.networks.unet import UNet
 
@@ -95,6 +95,10 @@ class EDM(nn.Module):
         >>> untrained.loss(torch.zeros(1, 2), torch.tensor([1.0]), torch.ones(1, 2))     # (1/2)²·(1 + 1)
         tensor(0.5000)
         """
+        check_shape(x0, self.event_shape, "x0")
+        if not len(x0) or noise.shape != x0.shape or sigma.shape != x0.shape[:1]:
+            shapes = ", ".join(str(tuple(values.shape)) for values in (x0, sigma, noise))
+            raise ValueError(f"x0, sigma and noise have shapes {shapes}, expected images, (batch,) and that of x0")
         x0, noise, sigma = (values.to(working_dtype(values.dtype)) for values in (x0, noise, sigma))
         level = along_batch(sigma, x0)
         missed = self._denoise(x0 + level * noise, sigma) - x0

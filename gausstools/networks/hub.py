@@ -1,13 +1,8 @@
 """Unconditional networks of diffusers, as VE denoisers.
 
 They were trained on a table of discrete steps, with images noised as ``x_t = √ᾱ_t·x0 + √(1 − ᾱ_t)·n``. Between the
-steps :class:`gausstools.DDPM` gives a fractional t, which these networks take. Beyond the ends of the table, which runs
-from σ_0 to σ_T (0.01 to 157 in Ho et al. 2020):
-
-* below, the network is asked for the noise at σ_0, and that much of it is taken away which is there,
-  ``D(x, σ) = x − σ·ε(x)`` with ``ε(x) = (x − D(x, σ_0))/σ_0``. So ``D(x, σ) → x`` as σ → 0;
-* above, the image is little but noise: it is scaled down to the variance that the network knows,
-  ``D(x, σ) = D(x·√((1+σ_T²)/(1+σ²)), σ_T)``. So D stays what it is at σ_T, next to the mean of the data.
+steps :class:`gausstools.DDPM` gives a fractional t, which these networks take; what they answer beyond the ends of the
+table stands in :meth:`gausstools.Process.denoiser`.
 """
 
 import json

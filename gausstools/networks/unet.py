@@ -96,5 +96,7 @@ class UNet(nn.Module):
         self, x: Float[Tensor, "batch channels height width"], c_noise: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Return F, the shape of ``x``, for scaled images and ``c_noise = ln(σ)/4``, ``(batch,)``."""
+        if not len(x):
+            return x  # which torch would not fold
         folded = nn.functional.pixel_unshuffle(x, self.fold)
         return nn.functional.pixel_shuffle(self.unet(folded, TIME * c_noise).sample, self.fold)

@@ -45,7 +45,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_batch, check_count
+from gausstools.denoiser import Denoiser, check_batch, check_count, check_sigma
 from gausstools.models import files
 from gausstools.noise import seeded_noise
 from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
@@ -152,6 +152,7 @@ class ModelStatistics:
         if len(data) < 2:
             raise ValueError(f"data has {len(data)} images, expected at least 2")
         check_count(batch_size, "batch_size", 1)
+        check_sigma(levels[0], data, "sigmas")
         derivative = _Derivative(denoiser)
         linear, moments = [], []
         with torch.no_grad():
