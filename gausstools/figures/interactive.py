@@ -204,6 +204,9 @@ def denoiser(
         at: the noisy point, ``(2,)``.
         sigma_max, sigma_min: ends of the slider of σ, the lower above 0.
 
+    Raises:
+        TypeError, ValueError: as :func:`flow`.
+
     >>> cloud = PointCloud(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
     >>> plane = Panel(x=(-2, 2), y=(-2, 2), equal=True)
     >>> denoiser(cloud, [0.5, 1.0], plane, name="two-points", sigma_max=2.0).name
@@ -275,10 +278,11 @@ def _parts(model: Gaussian | Mixture) -> list[Gaussian]:
 
 def _still(kind: str, models: Sequence[Model], at: np.ndarray, sigmas: np.ndarray, index: int) -> list[Layer]:
     """Return what the script draws at its start: of the second model, behind the first, in the Gaussian's colour."""
-    layers, names = [], {Gaussian: "Gaussian", Mixture: "mixture", PointCloud: "point cloud"}
+    names = {Gaussian: "Gaussian", Mixture: "mixture", PointCloud: "point cloud"}
+    layers = []
     for i, model in reversed(list(enumerate(models))):
         whose = f", {names[type(model)]}" if len(models) > 1 else ""
-        color, arrow, answer = ("gaussian",) * 3 if i else ("path", "data", "denoised")
+        color, arrow, answer = ("gaussian", "gaussian", "gaussian") if i else ("path", "data", "denoised")
         model, x = copy.deepcopy(model).double(), torch.tensor(at)[None]
         trail = []
         if kind == "flow":
@@ -286,7 +290,8 @@ def _still(kind: str, models: Sequence[Model], at: np.ndarray, sigmas: np.ndarra
             x = path[index : index + 1]
             trail = [Line(path, color, label="path" + whose), Points(x, color, 9)]
         denoised = model(x, sigmas[index])
-        layers += [] if i else _weighed(model, x, sigmas[index])
+        if i == 0:
+            layers += _weighed(model, x, sigmas[index])
         layers += [*trail, Arrows(x, denoised - x, arrow), Points(denoised, answer, 9, label="denoised" + whose)]
     return [*layers, Points(at, "data", 14, label="start" if kind == "flow" else "noisy point", hollow=True)]
 
