@@ -37,7 +37,7 @@ def drawn(name: str, num: int, skipped: int, folder: Path) -> Tensor:
 
 def row(name: str, skipped: int, images: Tensor, without: Tensor) -> dict:
     """Compare the images after a jump with the training images, and with those without a jump."""
-    reference, features = gt.shipped.features(name), gt.features.load(name).features
+    reference, features = gt.shipped.feature_statistics(name), gt.features.load(name).features
     distance = frechet(images, reference, features)
     difference = frechet_difference(images, without, reference, features)
     moved = (images - without).flatten(1).square().mean(1).sqrt()

@@ -1,7 +1,8 @@
 """How far samples are from a data set: the Fréchet distance in the features of a small classifier that is shipped.
 
-Images are sent through a classifier up to the layer before its last. Over a set of them these features have a mean and
-a covariance, and between two sets, as if both were Gaussians p and q, lies the Fréchet distance (Dowson & Landau 1982)
+Images are sent through a classifier up to the layer before its last, and the numbers there are an image's features.
+Over a set of images they have a mean and a covariance, and between two sets, as if both were Gaussians p and q, lies
+the Fréchet distance (Dowson & Landau 1982)
 
 ``d = |μ_p − μ_q|² + tr(Σ_p + Σ_q − 2(Σ_p^½ Σ_q Σ_p^½)^½)``.
 
@@ -19,6 +20,8 @@ other, and if the same images are left out of both sets, the jackknife knows tha
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -68,20 +71,15 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         self.event_shape = torch.Size(event_shape)
-        for value, name in ((classes, "classes"), (width, "width"), (features, "features"), (fold, "fold")):
+        sizes = {"classes": classes, "width": width, "features": features, "fold": fold}
+        for name, value in sizes.items():
             check_count(value, name, 1)
         if len(self.event_shape) != 3 or any(side % fold or side < 4 * fold for side in self.event_shape[1:]):
             raise ValueError(
                 f"event_shape is {tuple(event_shape)}, expected (channels, height, width) with sides divisible by the "
                 f"fold, {fold}, and at least {4 * fold}"
             )
-        self.config = {
-            "event_shape": list(event_shape),
-            "classes": classes,
-            "width": width,
-            "features": features,
-            "fold": fold,
-        }
+        self.config = {"event_shape": list(event_shape), **sizes}
         self.trunk = nn.Sequential(
             nn.PixelUnshuffle(fold),
             *_convolution(self.event_shape[0] * fold**2, width),
@@ -202,8 +200,8 @@ def frechet(
         images: ``(n, channels, height, width)`` in [-1, 1], or an iterable of such batches, read once. A batch may be a
             pair of images and labels. More of them than there are features; each counts as an independent draw. They
             are taken as they are: clamp samples first, as a file of images does.
-        reference: the Gaussian of features to compare with, such as ``shipped.features("mnist")``, taken as exact; or
-            images like the others, whose number then adds to the bias and the error.
+        reference: the Gaussian of features to compare with, such as ``shipped.feature_statistics("mnist")``, taken as
+            exact; or images like the others, whose number then adds to the bias and the error.
         features: maps a batch of images to ``(batch, features)``: ``load("mnist").features``, for example.
 
     Raises:
@@ -212,9 +210,9 @@ def frechet(
 
     >>> import gausstools as gt
     >>> digits, classifier = gt.datasets.load("digits"), load("digits")
-    >>> near = frechet(digits.images[:400], gt.shipped.features("digits"), classifier.features)
+    >>> near = frechet(digits.images[:400], gt.shipped.feature_statistics("digits"), classifier.features)
     >>> upside_down = digits.images[:400].flip(2)
-    >>> near.value < 0.05 * frechet(upside_down, gt.shipped.features("digits"), classifier.features).value
+    >>> near.value < 0.05 * frechet(upside_down, gt.shipped.feature_statistics("digits"), classifier.features).value
     True
     """
     ours = _grouped(images, features, "images")
@@ -253,7 +251,7 @@ def frechet_difference(
 
     >>> import gausstools as gt
     >>> digits, classifier = gt.datasets.load("digits").images[:400], load("digits")
-    >>> softer, reference = digits.mul(0.99), gt.shipped.features("digits")
+    >>> softer, reference = digits.mul(0.99), gt.shipped.feature_statistics("digits")
     >>> paired = frechet_difference(softer, digits, reference, classifier.features)
     >>> paired.error < 0.5 * frechet(digits, reference, classifier.features).error
     True
@@ -280,7 +278,7 @@ def gaussian(images: Tensor | np.ndarray | Iterable, features: Features) -> Gaus
     >>> gaussian(torch.rand(50, 3, 8, 8), lambda x: x.mean((2, 3))).event_shape        # the mean colour as features
     torch.Size([3])
     """
-    return Gaussian.from_moments(_union(_grouped(images, features, "images")))
+    return Gaussian.from_moments(reduce(_joined, _grouped(images, features, "images")))
 
 
 def train(
@@ -407,7 +405,7 @@ def _target(
     """Return the Gaussian to compare with, and the groups of images behind it: none if it is taken as exact."""
     if not isinstance(reference, Gaussian):
         groups = _grouped(reference, features, "reference")
-        return Gaussian.from_moments(_union(groups)), groups
+        return Gaussian.from_moments(reduce(_joined, groups)), groups
     expected = ours[0].event_shape
     if reference.event_shape != expected:
         raise ValueError(
@@ -419,7 +417,7 @@ def _target(
 
 def _distances(ours: list[Moments], target: Gaussian, theirs: list[Moments]) -> list[Tensor]:
     """Return the distance; those without each group of ours; and, if there are any, without each of theirs."""
-    whole = Gaussian.from_moments(_union(ours))
+    whole = Gaussian.from_moments(reduce(_joined, ours))
     sides = [[frechet_distance(whole, target)], [frechet_distance(part, target) for part in _without_each(ours)]]
     if theirs:
         sides.append([frechet_distance(whole, part) for part in _without_each(theirs)])
@@ -447,18 +445,16 @@ def _groups_of(start: int, count: int) -> Tensor:
     return torch.from_numpy(order[start % GROUPS :][:count])
 
 
-def _union(groups: Iterable[Moments]) -> Moments:
+def _joined(one: Moments, other: Moments) -> Moments:
     whole = Moments()
-    for group in groups:
-        whole.merge(group)
+    whole.merge(one)
+    whole.merge(other)
     return whole
 
 
-def _without_each(groups: list[Moments], others: Sequence[Moments] = ()) -> Iterator[Gaussian]:
-    """Yield the Gaussian of the others and all groups but one, for each of them."""
-    if len(groups) == 1:
-        yield Gaussian.from_moments(_union(others))
-        return
-    halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
-    for kept, left_out in (halves, halves[::-1]):  # so that a union serves many
-        yield from _without_each(left_out, [_union([*others, *kept])])
+def _without_each(groups: Sequence[Moments]) -> Iterator[Gaussian]:
+    """Yield the Gaussian of all groups but one, for each of them: of what stands before it and what behind it."""
+    before = accumulate(groups, _joined, initial=Moments())
+    behind = [*accumulate(groups[:0:-1], _joined, initial=Moments())]
+    for one, other in zip(before, reversed(behind), strict=False):
+        yield Gaussian.from_moments(_joined(one, other))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gausstools.models.gaussian import Gaussian
 
-__all__ = ["features", "floor", "jumps", "names", "path", "published", "residuals", "solvers", "statistics"]
+__all__ = ["feature_statistics", "floor", "jumps", "names", "path", "published", "residuals", "solvers", "statistics"]
 
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "data", _HERE.parent / "data")  # where it is installed, and in a clone of the repository
@@ -68,8 +68,8 @@ def statistics(name: str) -> Gaussian:
     return Gaussian.load(path(f"{_known(name, 'statistics')}-statistics.safetensors"))
 
 
-def features(name: str, split: str = "train") -> Gaussian:
-    """Return the Gaussian of a data set's images in the features of its shipped classifier.
+def feature_statistics(name: str, split: str = "train") -> Gaussian:
+    """Return the Gaussian of the features that a data set's images have in its shipped classifier.
 
     It is what :func:`gausstools.features.frechet` compares samples with, in the features of
     ``gausstools.features.load(name)``.
@@ -78,7 +78,7 @@ def features(name: str, split: str = "train") -> Gaussian:
         name: "digits", "mnist" or "cifar10".
         split: the images of which split, "train" or "test"; ``data/classifiers.md`` says how many they are.
 
-    >>> features("digits").event_shape
+    >>> feature_statistics("digits").event_shape
     torch.Size([32])
     """
     if split not in ("train", "test"):
@@ -89,8 +89,8 @@ def features(name: str, split: str = "train") -> Gaussian:
 def floor(name: str) -> dict:
     """Return how far real images that a classifier never saw are from those that it was trained on, in its features.
 
-    It is the :class:`gausstools.features.Distance` of the test images to ``features(name)``: ``value``, ``error``,
-    ``extrapolated`` and ``images``. Samples no better and no worse than real images come out near it.
+    It is the :class:`gausstools.features.Distance` of the test images to ``feature_statistics(name)``: ``value``,
+    ``error``, ``extrapolated`` and ``images``. Samples no better and no worse than real images come out near it.
 
     Args:
         name: "digits", "mnist" or "cifar10".

@@ -377,7 +377,7 @@ for name, choice in chosen.items():
 
 # %%
 classifier = gt.features.load("digits")
-reference = shipped.features("digits")
+reference = shipped.feature_statistics("digits")
 noise_set = start("digits", SET_SIZE)
 sets = {0: finish(gt.samplers.heun, "digits", noise_set, SIGMAS)}
 for steps in tqdm(SETS, desc="digits"):

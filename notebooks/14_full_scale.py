@@ -191,7 +191,7 @@ plt.show()
 
 # %%
 classifier = features.load("cifar10")
-training = shipped.features("cifar10")
+training = shipped.feature_statistics("cifar10")
 found = {
     k: features.frechet(images, training, classifier.features)
     for k, images in sets.items()

@@ -158,7 +158,8 @@ def test_without_a_folder_the_files_come_from_their_address(tmp_path, monkeypatc
         monkeypatch.setattr(images, "_MNIST_URL", url)
         monkeypatch.setattr(images, "_CIFAR10_URL", url)
         digest = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in site.iterdir()}
-        monkeypatch.setattr(images, "_MNIST_MD5", digest)
+        served = {split: {file: digest[file] for file in files} for split, files in images._MNIST_FILES.items()}
+        monkeypatch.setattr(images, "_MNIST_FILES", served)
         with pytest.raises(DataUnavailable, match=r"CIFAR-10 .* another checksum than md5 c32a1d4a"):
             gt.datasets.load("cifar10")
         monkeypatch.setattr(images, "_CIFAR10_MD5", digest["cifar-10-binary.tar.gz"])

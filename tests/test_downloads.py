@@ -167,6 +167,9 @@ def test_a_full_disk_is_named_and_its_space_given_back(server, tmp_path, monkeyp
         def __exit__(self, *_):
             self.file.close()
 
+        def truncate(self, size):
+            self.file.truncate(size)
+
         def write(self, chunk):
             self.file.write(chunk[:10])
             raise OSError(errno.ENOSPC, "No space left on device")

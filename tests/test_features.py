@@ -358,7 +358,7 @@ def test_a_shipped_classifier_answers_each_image_by_itself(name):
     classifier = features.load(name)
     images = gt.shipped.statistics(name).sample(5, generator=torch.Generator().manual_seed(0))
     found = classifier.features(images)
-    assert found.shape == (5, *gt.shipped.features(name).event_shape)
+    assert found.shape == (5, *gt.shipped.feature_statistics(name).event_shape)
     assert (found >= 0).all()
     torch.testing.assert_close(found, torch.cat([classifier.features(image[None]) for image in images]))
     with pytest.raises(ValueError, match=r"images has shape \(5, .*\), expected \(batch, "):
@@ -372,7 +372,7 @@ def test_images_in_any_precision_are_answered_in_kind_and_compared_in_float32(dt
     single = images.float()
     assert torch.equal(classifier.features(images), classifier.features(single).to(dtype))
     assert torch.equal(classifier(images), classifier(single).to(dtype))
-    reference = gt.shipped.features("digits")
+    reference = gt.shipped.feature_statistics("digits")
     assert frechet(images, reference, classifier.features) == frechet(single, reference, classifier.features)
     channels = frechet(images[:, :, :2, :2], single[:, :, :2, 2:4], pixels)
     assert channels == pytest.approx(frechet(single[:, :, :2, :2], single[:, :, :2, 2:4], pixels), rel=1e-9)
@@ -386,15 +386,16 @@ def test_the_shipped_classifiers_read_digits_as_their_card_says(digits, wheel):
 def test_shipped_moments_and_floor_are_those_of_the_images(digits):
     classifier = features.load("digits")
     for data in digits:
-        found, expected = gt.shipped.features("digits", data.split), features.gaussian(data.images, classifier.features)
+        found = gt.shipped.feature_statistics("digits", data.split)
+        expected = features.gaussian(data.images, classifier.features)
         torch.testing.assert_close(found.mean.double(), expected.mean, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found.covariance.double(), expected.covariance, rtol=1e-3, atol=1e-3)
-    floor = frechet(digits[1].images, gt.shipped.features("digits"), classifier.features)
+    floor = frechet(digits[1].images, gt.shipped.feature_statistics("digits"), classifier.features)
     assert gt.shipped.floor("digits") == pytest.approx(floor._asdict(), rel=1e-3)
 
 
 def test_real_digits_of_mnist_lie_near_its_moments_and_gaussian_ones_do_not(wheel):
-    classifier, reference = features.load("mnist"), gt.shipped.features("mnist")
+    classifier, reference = features.load("mnist"), gt.shipped.feature_statistics("mnist")
     real = frechet(wheel[0][:2000], reference, classifier.features)
     drawn = gt.shipped.statistics("mnist").sample(1000, generator=torch.Generator().manual_seed(0))
     assert real.value < 0.05 * frechet(drawn, reference, classifier.features).value
@@ -404,7 +405,7 @@ def test_real_digits_of_mnist_lie_near_its_moments_and_gaussian_ones_do_not(whee
 
 @pytest.mark.parametrize("name", ["cifar10", "digits", "mnist"])
 def test_the_floor_is_the_distance_of_the_two_shipped_moments(name):
-    test, training = (gt.shipped.features(name, split) for split in ("test", "train"))
+    test, training = (gt.shipped.feature_statistics(name, split) for split in ("test", "train"))
     floor = gt.shipped.floor(name)
     assert floor["value"] == pytest.approx(float(gt.theory.frechet_distance(test, training)), rel=1e-3)
     assert floor["extrapolated"] < floor["value"]
@@ -412,8 +413,8 @@ def test_the_floor_is_the_distance_of_the_two_shipped_moments(name):
 
 def test_names_and_splits_that_are_not_shipped_are_refused():
     with pytest.raises(ValueError, match="no features-test of 'faces' are shipped; there are those of cifar10, digits"):
-        gt.shipped.features("faces", "test")
+        gt.shipped.feature_statistics("faces", "test")
     with pytest.raises(ValueError, match="split is 'all', expected 'train' or 'test'"):
-        gt.shipped.features("digits", "all")
+        gt.shipped.feature_statistics("digits", "all")
     with pytest.raises(ValueError, match="no floor of 'faces' is shipped; there are those of cifar10, digits"):
         gt.shipped.floor("faces")

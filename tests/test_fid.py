@@ -78,7 +78,8 @@ def answer(capsys, *arguments, **options):
 
 def test_all_ways_to_bring_images_give_one_distance_that_of_the_library(folder, npz, digits, tmp_path, capsys):
     images = torch.from_numpy(digits).permute(0, 3, 1, 2).float() / 127.5 - 1
-    expected = features.frechet(images, gt.shipped.features("digits"), features.load("digits").features)._asdict()
+    reference, classifier = gt.shipped.feature_statistics("digits"), features.load("digits")
+    expected = features.frechet(images, reference, classifier.features)._asdict()
     np.savez(tmp_path / "first.npz", digits.transpose(0, 3, 1, 2))  # channels first, under numpy's own name
     (tmp_path / "npzs").mkdir()
     for start in range(0, 360, 100):  # as `sample --format npz` leaves them

@@ -72,7 +72,7 @@ def fid(
         shipped = named and data_dir is None and reference in gt.shipped.names(f"features-{split}")
     if kind == "small" and shipped:
         _check_shapes(ours.event_shape, load(reference).event_shape)
-        theirs = gt.shipped.features(reference, split)
+        theirs = gt.shipped.feature_statistics(reference, split)
     else:
         theirs = _data_set(reference, split, data_dir, batch_size) if named else _open(Path(reference), **reading)
         _check_shapes(ours.event_shape, theirs.event_shape)

@@ -7,8 +7,6 @@ waits for it.
 
 import errno
 import os
-import re
-import sys
 from pathlib import Path
 
 __all__ = ["DataUnavailable"]
@@ -30,13 +28,13 @@ class DataUnavailable(OSError):
 
 
 def locate(
-    data_set: str, folder: tuple[str, Path] | None, subfolder: str, names: list[str], remote: tuple[str, str]
+    data_set: str, data_dir: str | os.PathLike | None, subfolder: str, names: list[str], remote: tuple[str, str]
 ) -> Path:
     """Return the path of a data set's file: in the folder, or without one in the cache, downloaded if need be.
 
     Args:
         data_set: its name, for messages.
-        folder: how the user named a folder, and the folder; None if there is none.
+        data_dir: the folder; None takes the one that the environment variable ``GAUSSTOOLS_DATA`` names, if any.
         subfolder: where in the folder the file may also be.
         names: under which the file may be there; the first that exists is taken.
         remote: address and md5 of the file that is downloaded.
@@ -44,23 +42,24 @@ def locate(
     Raises:
         DataUnavailable: if it is not to be had.
     """
-    if folder is None:
-        return fetch(data_set, *remote)
-    named, path = folder
+    named, folder = "data_dir", data_dir
+    if data_dir is None:
+        named, folder = "GAUSSTOOLS_DATA", os.environ.get("GAUSSTOOLS_DATA")
+        if not folder:
+            return fetch(data_set, *remote)
+    path = Path(folder).expanduser()
     if not path.is_dir():
         raise DataUnavailable(f"{named} is {path}, which is no folder; expected one with the files of {data_set}")
     candidates = [place / name for place in (path / subfolder, path) for name in names]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    pickled = next(
-        (place for place in (path / "cifar-10-batches-py", path) if (place / "data_batch_1").is_file()), None
-    )
-    if pickled and data_set == "CIFAR-10":
-        raise DataUnavailable(
-            f"{pickled} holds CIFAR-10's pickled version, which gausstools does not read because unpickling runs code; "
-            f"get the binary version, {remote[0]}"
-        )
+    for place in (path / "cifar-10-batches-py", path):
+        if data_set == "CIFAR-10" and (place / "data_batch_1").is_file():
+            raise DataUnavailable(
+                f"{place} holds CIFAR-10's pickled version, which gausstools does not read because unpickling runs "
+                f"code; get the binary version, {remote[0]}"
+            )
     otherwise = "give another folder, or none to download" if named == "data_dir" else "correct it, or unset it"
     raise DataUnavailable(
         f"{named} is {path}, which does not hold {data_set}: there is neither "
@@ -80,7 +79,6 @@ def fetch(data_set: str, url: str, md5: str) -> Path:
         import pooch
     except ImportError as error:
         raise ImportError(f"{data_set} is downloaded with pooch: pip install 'gausstools[data]'") from error
-    import requests
 
     cache = _cache()
     path = cache / url.rpartition("/")[2]
@@ -90,7 +88,7 @@ def fetch(data_set: str, url: str, md5: str) -> Path:
         with filelock.FileLock(cache / f".{path.name}.lock"):
             while not (path.is_file() and pooch.file_hash(str(path), "md5") == md5):
                 resumed = part.exists()
-                _stream(url, part)
+                _go_on(url, part)
                 # A kill before this line leaves the part, to go on with; after it, the whole.
                 if pooch.file_hash(str(part), "md5") == md5:
                     os.replace(part, path)
@@ -98,16 +96,18 @@ def fetch(data_set: str, url: str, md5: str) -> Path:
                 part.unlink()
                 # What was resumed may have been the beginning of another file. Of the whole, a second try says no more.
                 if not resumed:
-                    raise ValueError("another checksum")
-    except requests.RequestException as error:
-        raise _unavailable(data_set, url, _reason(error), cache) from error
-    except ValueError as error:
-        raise _unavailable(data_set, url, f"what came has another checksum than md5 {md5}", cache) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise ValueError(f"what came has another checksum than md5 {md5}")
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors too
+        reason = _reason(error)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             part.unlink(missing_ok=True)
-            raise _unavailable(data_set, url, f"there is no space left in {cache}", cache) from error
-        raise _unavailable(data_set, url, str(error), cache) from error
+            reason = f"there is no space left in {cache}"
+        raise DataUnavailable(
+            f"{data_set} is not on this machine and could not be downloaded from {url}: {reason}. There are three ways "
+            "to get it: (1) run this again where there is a network, or copy the file from a machine with one to "
+            f"{cache}; (2) name a folder that has it, load(..., data_dir=FOLDER); (3) name that folder once and for "
+            "all in the environment variable GAUSSTOOLS_DATA"
+        ) from error
     return path
 
 
@@ -117,36 +117,34 @@ def _cache() -> Path:
     return Path(pooch.os_cache("gausstools"))
 
 
-def _stream(url: str, part: Path) -> None:
-    """Write what an address gives to a file that may hold its beginning already."""
+def _go_on(url: str, part: Path) -> None:
+    """Let pooch write what an address gives to a file that may hold its beginning already."""
+    import pooch
     import requests
-    from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     # Bytes as they are: a server that compresses what is compressed already would change their number.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT, READ)) as answer:
-        if answer.status_code == 416:  # there is nothing after what we have: it is the whole, or something else
-            return
-        answer.raise_for_status()
-        kind = answer.headers.get("Content-Type", "")
-        if "html" in kind:
+
+    def check(answer, **_):
+        kind, start = answer.headers.get("Content-Type", ""), answer.headers.get("Content-Range", "")
+        if answer.status_code in (200, 206) and "html" in kind:
             raise requests.RequestException(f"the server sent a web page ({kind}) instead of the file")
-        start = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-        goes_on = answer.status_code == 206 and start and int(start[1]) == have
-        if answer.status_code == 206 and not goes_on:
+        if answer.status_code == 206 and not start.startswith(f"bytes {have}-"):
             raise requests.RequestException(f"the server sent another part than asked for, from byte {have}")
-        have = have if goes_on else 0
-        length = answer.headers.get("Content-Length")
-        size = have + int(length) if length else None
-        bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=url.rpartition("/")[2], file=sys.stderr)
-        with open(part, "ab" if goes_on else "wb") as file, bar:
-            for chunk in answer.iter_content(2**18):
-                file.write(chunk)
-                bar.update(len(chunk))
-    have = part.stat().st_size
-    if size is not None and have < size:
-        raise requests.ConnectionError(f"the connection ended after {have} of {size} bytes")
+        if answer.status_code == 200:  # it sends all, whatever was asked for
+            file.truncate(0)
+
+    options = {"headers": headers, "hooks": {"response": check}, "timeout": (CONNECT, READ)}
+    try:
+        with open(part, "ab") as file:
+            pooch.HTTPDownloader(progressbar=True, chunk_size=2**18, **options)(url, file, None)
+    except requests.HTTPError as error:
+        if error.response.status_code != 416:  # there is nothing after what we have: it is the whole, or something else
+            raise
+    finally:
+        if part.exists() and not part.stat().st_size:
+            part.unlink()
 
 
 def _reason(error: Exception) -> str:
@@ -159,13 +157,4 @@ def _reason(error: Exception) -> str:
         return f"the server did not answer within {CONNECT:g} s"
     if isinstance(error, requests.ConnectionError) and error.request is not None:  # it never came to an answer
         return "the server could not be reached; is there a network?"
-    return str(error) if type(error) is requests.RequestException else f"{type(error).__name__}: {error}"
-
-
-def _unavailable(data_set: str, url: str, reason: str, cache: Path) -> DataUnavailable:
-    return DataUnavailable(
-        f"{data_set} is not on this machine and could not be downloaded from {url}: {reason}. There are three ways to "
-        f"get it: (1) run this again where there is a network, or copy the file from a machine with one to {cache}; "
-        "(2) name a folder that has it, load(..., data_dir=FOLDER); (3) name that folder once and for all in the "
-        "environment variable GAUSSTOOLS_DATA"
-    )
+    return str(error)

@@ -1,5 +1,6 @@
 """A folder of images as a data set that is read in batches, as often as needed, and never held in memory as a whole."""
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,8 +93,8 @@ class ImageFolder:
             ValueError: if there are fewer images than shares.
         """
         index = check_count(index, "index", 0, check_count(count, "count", 1, len(self)) - 1)
-        part = object.__new__(type(self))
-        part.__dict__.update(self.__dict__, files=self.files[index::count])
+        part = copy.copy(self)
+        part.files = self.files[index::count]
         return part
 
     def _read(self, file: Path) -> np.ndarray:

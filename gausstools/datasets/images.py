@@ -7,7 +7,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -114,10 +113,8 @@ def _mnist_5000(split: str, _: str | os.PathLike | None) -> _Raw:
 
 def _mnist(split: str, data_dir: str | os.PathLike | None) -> _Raw:
     images, labels = (
-        downloads.locate(
-            "MNIST", _folder(data_dir), "mnist", [name.removesuffix(".gz"), name], (_MNIST_URL + name, _MNIST_MD5[name])
-        )
-        for name in _MNIST_FILES[split]
+        downloads.locate("MNIST", data_dir, "mnist", [name.removesuffix(".gz"), name], (_MNIST_URL + name, md5))
+        for name, md5 in _MNIST_FILES[split].items()
     )
     return *formats.read_mnist(images, labels), _NUMERALS
 
@@ -125,16 +122,8 @@ def _mnist(split: str, data_dir: str | os.PathLike | None) -> _Raw:
 def _cifar10(split: str, data_dir: str | os.PathLike | None) -> _Raw:
     names = [f"data_batch_{k}.bin" for k in range(1, 6)] if split == "train" else ["test_batch.bin"]
     archive = (_CIFAR10_URL + _CIFAR10_FILE, _CIFAR10_MD5)
-    found = downloads.locate("CIFAR-10", _folder(data_dir), "cifar-10-batches-bin", [names[0], _CIFAR10_FILE], archive)
+    found = downloads.locate("CIFAR-10", data_dir, "cifar-10-batches-bin", [names[0], _CIFAR10_FILE], archive)
     return *formats.read_cifar10(found, names), _CIFAR10_CLASSES
-
-
-def _folder(data_dir: str | os.PathLike | None) -> tuple[str, Path] | None:
-    """Return the folder that the user names, and how."""
-    if data_dir is not None:
-        return "data_dir", Path(data_dir).expanduser()
-    named = os.environ.get("GAUSSTOOLS_DATA")
-    return ("GAUSSTOOLS_DATA", Path(named).expanduser()) if named else None
 
 
 _LOADERS = {"digits": _digits, "mnist": _mnist, "mnist-5000": _mnist_5000, "cifar10": _cifar10}
@@ -147,15 +136,15 @@ _DIGITS_TRAIN = 1437
 _MNIST_5000_TRAIN = 400  # of each class
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-_MNIST_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-_MNIST_MD5 = {
-    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+_MNIST_FILES = {  # with their md5
+    "train": {
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    },
+    "test": {
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
 }
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/"
 _CIFAR10_FILE = "cifar-10-binary.tar.gz"

@@ -10,15 +10,16 @@ from gausstools.figures.svg import as_array
 __all__ = ["draw_covariance", "image_grid", "vector_field"]
 
 
-def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, float] = (-1, 1), gap: int = 1) -> None:
+def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, float] = (-1, 1)) -> None:
     """Draw images ``(n, channels, height, width)`` as a grid without axes, row by row; 1 channel is grey, 3 are RGB.
+
+    A white pixel stands between images.
 
     Args:
         ax: where.
         images: with values in ``limits``; what lies outside is clipped.
         columns: images in a row; a last row that is not full ends in white.
         limits: the values drawn as black and as white.
-        gap: white pixels between images.
 
     >>> import torch
     >>> from matplotlib.figure import Figure
@@ -37,9 +38,9 @@ def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, f
     tiles = ((_finite(images=images) - low) / (high - low)).clip(0, 1).transpose(0, 2, 3, 1)
     count, height, width, channels = tiles.shape
     rows = -(-count // columns)
-    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), dtype=tiles.dtype)
+    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), dtype=tiles.dtype)
     for i, tile in enumerate(tiles):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
         sheet[top : top + height, left : left + width] = tile
     ax.imshow(sheet.squeeze(-1) if channels == 1 else sheet, vmin=0, vmax=1)
     ax.set_axis_off()

@@ -3,7 +3,6 @@
 The ground is opaque so that a page in dark mode shows the same colours as the same page in light mode.
 """
 
-import matplotlib
 import seaborn
 
 __all__ = ["COLORS", "LEVELS", "set_style"]
@@ -31,26 +30,25 @@ def set_style() -> None:
 
     Figures are in inches on a text column of 7; 144 dots per inch keep them sharp on the page.
 
+    >>> import matplotlib
     >>> with matplotlib.rc_context():                    # which ends with the block; without it, the style stays
     ...     set_style()
     ...     matplotlib.rcParams["figure.figsize"]
     [7.0, 3.2]
     """
-    seaborn.set_theme(context="notebook", style="ticks", palette=_PALETTE)
-    matplotlib.rcParams.update(
-        {
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "axes.titlesize": "medium",
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 144,
-            "figure.facecolor": "white",
-            "figure.figsize": (7, 3.2),
-            "font.size": 10,
-            "image.cmap": "gray",
-            "image.interpolation": "nearest",
-            "legend.frameon": False,
-            "lines.linewidth": 1.6,
-            "savefig.facecolor": "white",
-        }
-    )
+    own = {
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlesize": "medium",
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 144,
+        "figure.facecolor": "white",
+        "figure.figsize": (7, 3.2),
+        "font.size": 10,
+        "image.cmap": "gray",
+        "image.interpolation": "nearest",
+        "legend.frameon": False,
+        "lines.linewidth": 1.6,
+        "savefig.facecolor": "white",
+    }
+    seaborn.set_theme(context="notebook", style="ticks", palette=_PALETTE, rc=own)

@@ -295,9 +295,9 @@ def test_the_living_picture_begins_as_the_still_one(alone, browser):
 # ---- manners
 
 
-def leaf():
+def leaf(start=5):
     steps = [[Points([[k / 10, 0]], size=9), Line([[0, 0], [k / 10, 1]])] for k in range(-20, 21)]
-    return interactive.frames(steps, range(-20, 21), PLANE, name="leaf", control="step", start=5, seconds=1)
+    return interactive.frames(steps, range(-20, 21), PLANE, name="leaf", control="step", start=start)
 
 
 def test_figures_on_one_page_leave_each_other_alone(alone):
@@ -347,7 +347,7 @@ def test_reduced_motion_steps(alone):
 
 
 def test_playing_ends_at_the_last_frame(alone):
-    page = alone(leaf(), reduced_motion="no-preference")
+    page = alone(leaf(start=34), reduced_motion="no-preference")
     figure = page.locator(FIGURE)
     figure.get_by_role("button").click()
     figure.get_by_text("step: 20").wait_for()
