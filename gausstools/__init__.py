@@ -30,6 +30,7 @@ _HOME = {
     "NearestNeighbour": "models.far_field",
     "PointCloud": "models.pointcloud",
     "Process": "noise",
+    "Spectrum": "models.spectrum",
     "VE": "noise",
     "VP": "noise",
     "choose_skip": "teleportation",

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.spectrum import gain
 from gausstools.theory import misfit
 
 __all__ = [
@@ -37,50 +38,56 @@ __all__ = [
 class Unexplained(NamedTuple):
     """Fractions of unexplained variance, 0 (the model is the network) upwards, with their standard errors.
 
+    Args:
+        score: of the score.
+        denoiser: of the denoiser.
+        score_error: standard error of ``score``; NaN for a single point.
+        denoiser_error: standard error of ``denoiser``; NaN for a single point.
+        points: how many points were averaged.
+        misfit: of a Gaussian: why it and the network cannot both be right about these points; empty if nothing says so.
+
     >>> Unexplained(score=0.016, denoiser=0.004, score_error=0.001, denoiser_error=0.0002, points=2048).score
     0.016
     """
 
     score: float
-    """Of the score."""
     denoiser: float
-    """Of the denoiser."""
     score_error: float
-    """Standard error of ``score``; NaN for a single point."""
     denoiser_error: float
-    """Standard error of ``denoiser``; NaN for a single point."""
     points: int
-    """How many points were averaged."""
     misfit: str = ""
-    """Of a Gaussian: why it and the network cannot both be right about these points; empty if nothing says so."""
 
 
 class Residual(NamedTuple):
     """One entry of a table of residuals: which model, at which noise level, and what it leaves unexplained.
+
+    Args:
+        model: name of the model.
+        sigma: noise level.
+        unexplained: the fractions.
 
     >>> Residual("gaussian", 2.0, Unexplained(0.016, 0.004, 0.001, 0.0002, 2048)).sigma
     2.0
     """
 
     model: str
-    """Name of the model."""
     sigma: float
-    """Noise level."""
     unexplained: Unexplained
-    """The fractions."""
 
 
 class ByRank(NamedTuple):
     """Fractions of unexplained variance by a Gaussian cut off at each rank.
+
+    Args:
+        score: ``(ranks,)``, of the score: entry r with the r leading eigenpairs.
+        denoiser: ``(ranks,)``, of the denoiser, in the same way.
 
     >>> ByRank(score=torch.tensor([0.9, 0.11, 0.102, 0.1]), denoiser=torch.tensor([0.5, 0.4, 0.2, 0.1])).smallest()
     (2, 3)
     """
 
     score: Float[Tensor, " ranks"]
-    """Of the score: entry r with the r leading eigenpairs."""
     denoiser: Float[Tensor, " ranks"]
-    """Of the denoiser, in the same way."""
 
     def smallest(self, excess: float = 0.05) -> tuple[int, int]:
         """Return the ranks from which on score and denoiser leave at most ``1 + excess`` times what all ranks leave.
@@ -202,24 +209,16 @@ def unexplained_by_rank(
     tensor([1.0000, 0.5200, 0.1500, 0.0000], dtype=torch.float64)
     """
     levels = _check_points(x, sigma, batch_size)
-    if discarded not in ("tail", "drop"):
-        raise ValueError(f"discarded is {discarded!r}, expected 'tail' or 'drop'")
-    order = gaussian.variances.argsort(descending=True, stable=True)
-    variances, basis = gaussian.variances[order].double(), gaussian.basis[:, order]
-    basis = basis.to(torch.promote_types(basis.dtype, torch.float32))
-    # What lies beyond each rank, the directions off the basis included.
-    beyond = variances.flip(0).cumsum(0).flip(0)
-    beyond = torch.cat([beyond, beyond.new_zeros(1)]) + gaussian.tail.double() * (gaussian.dim - gaussian.rank)
-    count = gaussian.dim - torch.arange(gaussian.rank + 1, device=beyond.device)
-    tails = beyond / count.clamp(min=1) if discarded == "tail" else torch.zeros_like(beyond)
+    spectrum = gaussian.spectrum.decreasing()
+    basis, variances, tails = spectrum.basis, spectrum.variances.double(), spectrum.tails(discarded)
     missed, lengths = [], []
     for part, level in _parts(x, levels, batch_size):
         denoised = _answer(network, part, level, "network")
         noise = torch.as_tensor(level, dtype=torch.float64, device=x.device).reshape(-1, 1) ** 2
         answer, place = ((points - gaussian.mean).flatten(1).to(basis) for points in (denoised, part))
         inner, coordinates = (answer @ basis).double(), (place @ basis).double()
-        kept = (inner - variances / (variances + noise) * coordinates).square()
-        shrink = tails / (tails + noise)
+        kept = (inner - gain(variances, noise) * coordinates).square()
+        shrink = gain(tails, noise)
         left = [
             _remainders(a, b, (u.double() * v.double()).sum(1))
             for a, b, u, v in (

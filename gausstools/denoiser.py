@@ -8,7 +8,7 @@ the other.
 import math
 import numbers
 import operator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -20,21 +20,9 @@ Sigma = float | int | Tensor
 """A noise level: a number, or a tensor with one value for all or one per row of the batch."""
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """Any callable that maps a noised batch and its noise level to the posterior mean of the clean batch.
-
-    Shapes: ``x`` is ``(batch, *event)`` and ``sigma`` a float or ``(batch,)``, in the units of ``x``; the result has
-    the shape of ``x``.
-
-    >>> prior = lambda x, sigma: x / (1 + sigma**2)      # the posterior mean under a standard normal
-    >>> isinstance(prior, Denoiser)
-    True
-    """
-
-    def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return ``E[x0 | x0 + sigma·n = x]``."""
-        ...
+Denoiser = Callable[[Tensor, Sigma], Tensor]
+"""Any callable that maps a noised batch, ``(batch, *event)``, and its noise level, a float or ``(batch,)`` in the units
+of the batch, to the posterior mean ``E[x0 | x0 + sigma·n = x]``, in the shape of the batch."""
 
 
 def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:

@@ -237,7 +237,7 @@ def choose_skip(
 
     change, above, left_above = torch.zeros_like(x), levels[0], None
     residual, predicted, lowest, doubts = [], [], (levels[0], change), []
-    largest = max([*gaussian.variances.tolist(), *gaussian.tail.expand(gaussian.dim - gaussian.rank)[:1].tolist()])
+    largest = float(gaussian.spectrum.values.max())
     for sigma in levels:
         state = gaussian.flow(x, levels[0], sigma).to(dtype).to(x)
         left = ask(state, sigma) - gaussian(state, sigma)
@@ -296,8 +296,7 @@ def guided(unconditional: Gaussian, conditional: Gaussian, scale: float) -> Gaus
     if not math.isfinite(scale):
         raise ValueError(f"scale is {scale}, expected a finite number")
     unconditional, conditional = _gaussian(unconditional), _gaussian(conditional)
-    parts = ("variances", "basis", "tail")
-    pairs = [(getattr(unconditional, part), getattr(conditional, part)) for part in parts]
+    pairs = zip(unconditional.spectrum, conditional.spectrum, strict=True)
     if not all(ours.shape == theirs.shape and torch.equal(ours, theirs) for ours, theirs in pairs):
         raise ValueError(
             "the two Gaussians have different covariances, expected one that they share: fit them with "

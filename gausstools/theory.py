@@ -13,7 +13,6 @@ All terms are >= 0, so that none is lost in the difference of larger ones. Outsi
 ``μ_p − μ_q`` both are isotropic about one mean, which leaves a matrix O of that span's size. All is done in float64.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma
-from gausstools.models.base import ratio
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.spectrum import gain, posterior_variance
 
 __all__ = [
     "Estimate",
@@ -173,7 +172,7 @@ def denoising_loss(
 
     def loss(variance, second_moment):
         missed = torch.where(variance == 0, 1, level**2 / (variance + level**2))
-        return missed.square() * second_moment + (level * _gain(variance, level)).square()
+        return missed.square() * second_moment + (level * gain(variance, level**2)).square()
 
     inside = loss(pair.q, pair.overlap.square() @ pair.p + pair.shift.square()).sum()
     return Estimate((inside + pair.rest * loss(pair.q_tail, pair.p_tail)).item(), 0.0)
@@ -246,15 +245,10 @@ def rank_residuals(gaussian: Gaussian, sigma: float, full: float) -> Float[Tenso
         raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
     if not 0 <= full < 1:
         raise ValueError(f"full is {full}, expected a fraction from 0 to below 1")
-    variances, noise = gaussian.variances.double().sort(descending=True).values, level**2
-    tail, off = gaussian.tail.double(), gaussian.dim - gaussian.rank
-    beyond = variances.flip(0).cumsum(0).flip(0)
-    beyond = torch.cat([beyond, beyond.new_zeros(1)]) + tail * off
-    count = gaussian.dim - torch.arange(gaussian.rank + 1, device=beyond.device)
-    tails = (beyond / count.clamp(min=1))[:, None]
-    missed = (variances - tails) ** 2 / ((variances + noise) * (tails + noise) ** 2)
-    missed = missed.triu().sum(1) + off * ((tail - tails) ** 2 / ((tail + noise) * (tails + noise) ** 2))[:, 0]
-    return full + (1 - full) * missed / ((1 / (variances + noise)).sum() + off / (tail + noise))
+    spectrum, noise = gaussian.spectrum.to(torch.float64).decreasing(), level**2
+    tails = spectrum.tails()[:, None]
+    missed = spectrum.counts * (spectrum.values - tails) ** 2 / ((spectrum.values + noise) * (tails + noise) ** 2)
+    return full + (1 - full) * missed.triu().sum(1) / spectrum.trace(lambda v: 1 / (v + noise))
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,7 +315,7 @@ class LinearDynamics:
     def gains(self, times: Float[Tensor, " times"]) -> Float[Tensor, "times rank"]:
         """Return ``u_kᵀ W(t) u_k`` of each mode k at each time t >= 0, ``(T, rank)`` in float64."""
         modes = self.data.basis.double().T
-        start, final = (modes * self._start(modes)).sum(1), _gain(self.data.variances.double(), self.sigma)
+        start, final = (modes * self._start(modes)).sum(1), self._gain(self.data.variances.double())
         return final + (start - final) * torch.exp(-_times(times, final)[:, None] * self.rates)
 
     def denoiser(self, time: float) -> Denoiser:
@@ -331,14 +325,18 @@ class LinearDynamics:
         """
         time = _times(torch.tensor([time], dtype=torch.float64), self.data.mean).item()
 
+        spectrum = self.data.spectrum
+        bias = (self.data.mean.double() + math.exp(-2 * self.rate * time) * self._bias_error).flatten()
+
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            learned = spectrum.apply(lambda v: -self._gain(v) * (-self._rate(v) * time).expm1(), rows)
+            return bias.to(rows) + learned + self._start(spectrum.apply(lambda v: (-self._rate(v) * time).exp(), rows))
+
         def denoise(x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-            centred = self.data._question(x, sigma)[0]
+            answer = self.data.by_rows(ask, x, sigma).reshape(x.shape)
             if (check_sigma(sigma, x) != check_sigma(self.sigma, x)).any():
                 raise ValueError(f"sigma is {sigma}, but this linear denoiser has learned at {self.sigma:g} alone")
-            learned = self.data._spectral(lambda v: -_gain(v, self.sigma) * (-self._rate(v) * time).expm1(), centred)
-            kept = self._start(self.data._spectral(lambda v: (-self._rate(v) * time).exp(), centred))
-            bias = math.exp(-2 * self.rate * time) * self._bias_error
-            return self.data._return(learned + kept, x) + bias.to(x)
+            return answer
 
         return denoise
 
@@ -347,22 +345,28 @@ class LinearDynamics:
 
         It is ``|b−μ|² + σ² tr W* + tr((W−W*)(Σ+σ²I)(W−W*)ᵀ)``, exactly.
         """
-        variances, count = _spectrum(self.data)
-        final, times = _gain(variances, self.sigma), _times(times, variances)
+        spectrum = self.data.spectrum.to(torch.float64)
+        variances, rank = spectrum.values, spectrum.rank
+        final, times = self._gain(variances), _times(times, variances)
         # |(W0 − W*)u_k|² for each mode, and |(W0 − W*)(I − UUᵀ)|² for all directions off the span together.
-        error = count * (torch.zeros_like(final) if isinstance(self.weight, Tensor) else self.weight - final).square()
         if isinstance(self.weight, Tensor):
-            modes = self.data.basis.double().T
+            modes = spectrum.basis.T
             off = self.weight.to(final) - final[-1] * torch.eye(self.data.dim).to(final)
-            error[:-1] = (self._start(modes) - final[:-1, None] * modes).square().sum(1)
-            error[-1] = (off - (off @ modes.T) @ modes).square().sum()
+            error = torch.empty_like(final)
+            error[:rank] = (self._start(modes) - final[:rank, None] * modes).square().sum(1)
+            error[rank:] = (off - (off @ modes.T) @ modes).square().sum()
+        else:
+            error = spectrum.counts * (self.weight - final).square()
         decay = torch.exp(-2 * times[:, None] * self._rate(variances))
         bias = torch.exp(-4 * self.rate * times) * self._bias_error.square().sum()
-        return bias + self.sigma**2 * (count * final).sum() + decay @ (error * (variances + self.sigma**2))
+        return bias + self.sigma**2 * spectrum.trace(self._gain) + decay @ (error * (variances + self.sigma**2))
 
     def _start(self, rows: Tensor) -> Tensor:
         """Return ``W0 v`` for each row v."""
         return rows @ self.weight.to(rows).T if isinstance(self.weight, Tensor) else self.weight * rows
+
+    def _gain(self, variances: Tensor) -> Tensor:
+        return gain(variances, self.sigma**2)
 
     def _rate(self, variances: Tensor) -> Tensor:
         return 2 * self.rate * (variances + self.sigma**2)
@@ -392,8 +396,9 @@ def _compare(p: Gaussian, q: Gaussian, names: tuple[str, str] = ("p", "q")) -> _
     if p.event_shape != q.event_shape:
         shapes = f"shape {tuple(p.event_shape)} and {tuple(q.event_shape)}"
         raise ValueError(f"{' and '.join(names)} have events of {shapes}, expected one shape")
-    p, q = (copy.deepcopy(model).to(p.mean.device, torch.float64) for model in (p, q))
-    vectors = torch.cat([p.basis, q.basis, (p.mean - q.mean).reshape(-1, 1)], 1)
+    shift = (p.mean.double() - q.mean.to(p.mean.device, torch.float64)).reshape(-1, 1)
+    p, q = (model.spectrum.to(p.mean.device, torch.float64) for model in (p, q))
+    vectors = torch.cat([p.basis, q.basis, shift], 1)
     if vectors.shape[1] < p.dim:
         vectors = torch.linalg.qr(vectors).Q.T @ vectors
     size = len(vectors)
@@ -404,23 +409,10 @@ def _compare(p: Gaussian, q: Gaussian, names: tuple[str, str] = ("p", "q")) -> _
     return _Pair(*variances, of_q.T @ of_p, (of_q.T @ shift)[:, 0], p.dim - size, p.tail, q.tail)
 
 
-def _spectrum(model: Gaussian) -> tuple[Tensor, Tensor]:
-    """Return the variances and the tail, ``(rank + 1,)`` in float64, and how many directions have each."""
-    variances = torch.cat([model.variances, model.tail.reshape(1)]).double()
-    count = torch.ones_like(variances)
-    count[-1] = model.dim - model.rank
-    return variances, count
-
-
 def _own_loss(model: Gaussian, levels: Tensor) -> Tensor:
     """Return ``σ² Σ_k λ_k/(λ_k+σ²)`` at each of the levels, ``(n,)`` in float64."""
-    (variances, count), noise = _spectrum(model), levels.to(model.mean.device, torch.float64)[:, None] ** 2
-    return (noise * _gain(variances, noise.sqrt()) * count).sum(1)
-
-
-def _gain(variance: Tensor, level: float | Tensor) -> Tensor:
-    """Return ``λ/(λ+σ²)``, and its limit 0 where both are 0."""
-    return ratio(variance, variance + level**2)
+    noise = levels.to(model.mean.device, torch.float64)[:, None] ** 2
+    return model.spectrum.to(torch.float64).trace(lambda v: posterior_variance(v, noise))
 
 
 def _excess(quotient: Tensor) -> Tensor:

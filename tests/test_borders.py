@@ -225,6 +225,7 @@ def ask(call, drawn=False, digits=8, **arguments):
 
 X, DATA, SQUARES = (POINTS, batch), (POINTS, data), (IMAGES, images)
 SIGMA, SKIP = (2.0, level), (2.0, level)
+KINDS = ("gaussian", "mixture", "cloud")
 GRID = (tensors(8.0, 3.0, 1.0), grid)
 P, N, K = (1.5, positive), (1.5, number), (3, count)
 VALUES = (tensors(1.0, 0.5, 0.25), rows)
@@ -385,6 +386,15 @@ CALLS = {
     "models.gaussian.Gaussian.isotropic": [
         ask(lambda w, mean, variance: gt.Gaussian.isotropic(mean, variance), mean=EVENT, variance=P)
     ],
+    "models.spectrum.Spectrum.checked": [
+        ask(
+            lambda w, variances, basis, tail: gt.Spectrum.checked(variances, basis, tail, POINTS[0].to(w.dtype)),
+            variances=(tensors(2.0), parameters),
+            basis=(tensors([0.75**0.5], [0.5]), lambda base: _nonsense(base)),
+            tail=P,
+        )
+    ],
+    "models.spectrum.Spectrum.truncate": [ask(lambda w, rank: w.gaussian.spectrum.truncate(rank), rank=(1, count))],
     "models.gaussian.Gaussian.truncate": [ask(lambda w, rank: w.gaussian.truncate(rank), rank=(1, count))],
     "models.gaussian.Gaussian.with_mean": [ask(lambda w, mean: w.gaussian.with_mean(mean), mean=EVENT)],
     "models.gaussian.Gaussian.noised": [ask(lambda w, s: w.gaussian.noised(s), s=(2.0, levels))],
@@ -404,15 +414,16 @@ CALLS = {
     ],
     "models.pointcloud.PointCloud": [ask(lambda w, data: gt.PointCloud(data), data=DATA)],
     **{
-        f"models.{home}.{method}": [ask(lambda w, x, s, f=f: f(w)(x, s), x=X, s=SIGMA)]
-        for home, kind in (
-            ("gaussian.Gaussian", "gaussian"),
-            ("mixture.Mixture", "mixture"),
-            ("pointcloud.PointCloud", "cloud"),
+        f"models.{home}.{method}": [
+            ask(lambda w, x, s, kind=kind, method=method: getattr(getattr(w, kind), method)(x, s), x=X, s=SIGMA)
+            for kind in kinds
+        ]
+        for home, kinds, methods in (
+            ("base.ScoreModel", KINDS, ("forward", "score", "log_prob", "posterior_variance")),
+            ("mixture.Mixture", ["mixture"], ["posterior"]),
+            ("pointcloud.PointCloud", ["cloud"], ["posterior"]),
         )
-        for method in ("forward", "score", "log_prob", "posterior_variance", "posterior")
-        if (method, kind) != ("posterior", "gaussian")
-        for f in [lambda w, kind=kind, method=method: getattr(getattr(w, kind), method)]
+        for method in methods
     },
     "models.base.ScoreModel.sample": [
         ask(
@@ -421,14 +432,14 @@ CALLS = {
             n=K,
             s=(2.0, one_level),
         )
-        for kind in ("gaussian", "mixture", "cloud")
+        for kind in KINDS
     ],
     "models.far_field.FarField": [ask(lambda w, x, s: gt.FarField(w.cloud, 1)(x, s), x=X, s=(9.0, level))],
-    "models.far_field.FarField.score": [ask(lambda w, x, s: gt.FarField(w.cloud, 2).score(x, s), x=X, s=(9.0, level))],
     "models.far_field.NearestNeighbour": [ask(lambda w, x, s: gt.NearestNeighbour(w.cloud)(x, s), x=X, s=SIGMA)],
     "models.far_field.NearestNeighbour.index": [ask(lambda w, x: gt.NearestNeighbour(w.cloud).index(x), x=X)],
-    "models.far_field.NearestNeighbour.score": [
-        ask(lambda w, x, s: gt.NearestNeighbour(w.cloud).score(x, s), x=X, s=SIGMA)
+    "models.far_field._Limit.score": [
+        ask(lambda w, x, s: gt.FarField(w.cloud, 2).score(x, s), x=X, s=(9.0, level)),
+        ask(lambda w, x, s: gt.NearestNeighbour(w.cloud).score(x, s), x=X, s=SIGMA),
     ],
     "models.moments.Moments.of": [ask(lambda w, data: moments(gt.Moments.of(data)), data=DATA)],
     "models.moments.Moments.update": [ask(lambda w, data: moments(updated(data)), data=DATA)],
@@ -679,11 +690,13 @@ NAME = "takes a name"
 DRAWING = "draws what it is given: no number comes of it"
 COMMAND = "a command line, whose options have tests of their own"
 PART = "is told nothing but other objects of this table"
+SPECTRUM = [
+    f"Spectrum.{method}"
+    for method in ("apply", "decreasing", "dense", "join", "quadratic", "split", "tails", "to", "trace")
+]
 
 NOT_ASKED = {
-    "denoiser.Denoiser": "a protocol",
     "models.base.ScoreModel": "abstract",
-    **{f"models.base.ScoreModel.{m}": "abstract" for m in ("forward", "score", "log_prob", "posterior_variance")},
     "noise.Process": "abstract",
     **{f"noise.Process.{m}": "abstract" for m in ("signal", "noise", "signal_rate", "noise_rate", "time")},
     **dict.fromkeys(("noise.VE", "noise.FlowMatching", "models.moments.Moments"), "takes nothing"),
@@ -691,6 +704,14 @@ NOT_ASKED = {
     **dict.fromkeys(("samplers.path.Counted", "samplers.path.declared", "samplers.path.sampler"), PART),
     **dict.fromkeys(("models.mixture.Mixture.to_gaussian", "models.pointcloud.PointCloud.to_gaussian"), PART),
     **{f"models.{m}.extra_repr": PART for m in ("gaussian.Gaussian", "mixture.Mixture", "pointcloud.PointCloud")},
+    "models.spectrum.Spectrum": "a record: what it is given is looked at by Spectrum.checked",
+    **{
+        f"models.spectrum.{f}": "a formula: it holds for what a Spectrum has been checked to hold"
+        for f in ("flow_factor", "gain", "posterior_variance", "ratio", "spread", *SPECTRUM)
+    },
+    **dict.fromkeys(("models.base.ScoreModel.by_rows", "models.base.ScoreModel.validate"), "what all others ask by"),
+    **dict.fromkeys(("models.pointcloud.PointCloud.chunks", "models.pointcloud.PointCloud.peak"), PART),
+    "models.mixture.Mixture.spectrum": "takes the number of a component",
     "models.em.fit": "asked through Mixture.fit",
     "models.batches.unlabelled_batches": "hands on what it is given; asked through gather",
     **dict.fromkeys(("samplers.path.State", "samplers.path.Evaluation", "samplers.path.Declared"), RECORDS),

@@ -165,7 +165,7 @@ def test_rank_d_is_full(case):
 def test_the_order_of_components_changes_nothing(case, random):
     order = random.sample(range(len(case.model)), len(case.model))
     shuffled = gt.Mixture(case.model.weights[order], [case.model[k] for k in order])
-    same(shuffled, gt.Mixture(case.model.weights, case.model.components), case, rtol=1e-8)
+    same(shuffled, gt.Mixture(case.model.weights, case.model), case, rtol=1e-8)
     close(shuffled.posterior(case.x, case.sigma), case.model.posterior(case.x, case.sigma)[:, order], rtol=1e-8)
 
 
@@ -177,9 +177,7 @@ def test_components_without_weight_have_no_effect(case, other):
         gt.Gaussian.isotropic(case.x[0], 1.0),
         gt.Gaussian(torch.ones(shape, dtype=DOUBLE), torch.ones(dim, dtype=DOUBLE), torch.eye(dim, dtype=DOUBLE)),
     ]
-    haunted = gt.Mixture(
-        torch.cat([torch.zeros(3, dtype=DOUBLE), case.model.weights]), [*ghosts, *case.model.components]
-    )
+    haunted = gt.Mixture(torch.cat([torch.zeros(3, dtype=DOUBLE), case.model.weights]), [*ghosts, *case.model])
     same(haunted, case.model, case)
     assert (haunted.posterior(case.x, case.sigma)[:, :3] == 0).all()
     close(haunted.covariance, case.model.covariance, scale=case.scale**2)
@@ -188,10 +186,10 @@ def test_components_without_weight_have_no_effect(case, other):
 
 @given(mixtures(singular=True))
 def test_components_come_back_as_they_were(case):
-    for k, (component, mean) in enumerate(zip(case.model.components, case.means, strict=True)):
+    for k, (component, mean) in enumerate(zip(case.model, case.means, strict=True)):
         close(component.covariance, case.covariances[k], scale=case.scale**2)
         close(component.mean, mean)
-    again = gt.Mixture(case.model.weights, case.model.components)
+    again = gt.Mixture(case.model.weights, case.model)
     for name, tensor in case.model.named_buffers():
         assert torch.equal(dict(again.named_buffers())[name], tensor), name
     assert len(case.model) == len(case.weights)
@@ -473,7 +471,7 @@ def test_one_dimension_and_no_rows():
 @settings(max_examples=15)
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path_factory, case):
     path = tmp_path_factory.mktemp("model") / "mixture.safetensors"
-    for model in (case.model, gt.Mixture(case.model.weights, case.model.components).float()):
+    for model in (case.model, gt.Mixture(case.model.weights, case.model).float()):
         model.save(path)
         loaded = gt.Mixture.load(path)
         for name, tensor in model.named_buffers():
@@ -499,14 +497,14 @@ def test_files_that_do_not_hold_a_mixture_are_refused(tmp_path):
     [
         ("weights", lambda w: w[:1], r"weights have shape \(1,\), expected \(2,\)"),
         ("weights", lambda w: w * 2, "weights sum to 2"),
-        ("means", lambda m: m[:1], "do not fit together: means of shape"),
+        ("means", lambda m: m[:1], "do not fit together: .*means of shape"),
         ("means", lambda m: m[:, :2], "do not fit together"),
         ("means", lambda m: m * torch.nan, "NaN"),
         ("directions", lambda d: d[:-1], "do not fit together"),
         ("directions", lambda d: d * 2, "not orthonormal"),
         ("variances", lambda v: -v, "variances hold"),
         ("tails", lambda t: t[0], "do not fit together"),
-        ("ranks", lambda r: r + 1, r"do not fit together: .*, ranks \[2, 4\]"),
+        ("ranks", lambda r: r + 1, r"do not fit together: .*\[2, 4\]"),
         ("ranks", lambda r: r.double(), "do not fit together"),
         ("ranks", lambda r: torch.tensor([-1, 5]), "do not fit together"),
         ("ranks", lambda r: r[0], "do not fit together"),

@@ -80,7 +80,6 @@ def noised(sigma, rows=3, dtype=torch.float32):
 
 
 def test_it_is_a_denoiser_at_rest(denoiser):
-    assert isinstance(denoiser, gt.Denoiser)
     assert isinstance(denoiser, nn.Module)
     assert denoiser.event_shape == EVENT
     assert not any(module.training for module in denoiser.modules())

@@ -28,7 +28,7 @@ class derived(property):
         """Return the value for a model."""
         if model is None:
             return self
-        tensors = list(model._buffers.values())
+        tensors = list(model.buffers())
         # A kept value would lack the way back to a tensor that is being optimised. Inference tensors have no version.
         if any(tensor.requires_grad or tensor.is_inference() for tensor in tensors):
             return self.fget(model)
@@ -51,6 +51,10 @@ class ScoreModel(nn.Module):
     Answers have the dtype of the points. They are computed in float32 at least, because variances and squared distances
     leave the range of float16 and the digits of bfloat16. So a model's tensors are float32 or float64 even after
     ``.half()``, which decides in which dtype it samples.
+
+    A kind of model is its ``mean`` and some functions of rows around it, ``(b, D)``, at levels ``(1 or b, 1)``:
+    ``_offset``, which is D − μ, ``_score``, ``_log_density`` and ``_posterior_variance``. Also ``_draw(n, sigma,
+    generator)``, draws around the mean, and ``_smallest_variance()``, that of clean data in any direction.
 
     >>> import gausstools as gt
     >>> cloud = gt.PointCloud(torch.tensor([[-1.0], [1.0]]))
@@ -80,26 +84,50 @@ class ScoreModel(nn.Module):
         """D, the number of entries of one data point."""
         return self.mean.numel()
 
-    # ---- what each of them answers
+    # ---- what each of them answers, by the formula of its kind
 
     def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return the denoiser ``E[x0 | x_σ = x]``."""
-        raise NotImplementedError
+        """Return the denoiser ``E[x0 | x_σ = x]``.
+
+        At σ = 0 it is the limit: ``x`` itself, moved to the nearest place where clean data can be.
+
+        Args:
+            x: ``(batch, *event)``, in the model's dtype or in half precision.
+            sigma: noise level >= 0, a float or ``(batch,)``.
+        """
+        mean = self.mean.flatten()
+        return self.by_rows(lambda rows, level: mean + self._offset(rows, level), x, sigma).reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return ``∇ log p(x; σ)``."""
-        raise NotImplementedError
+        """Return ``∇ log p(x; σ)``, accurate at small σ too.
+
+        Raises:
+            ValueError: at σ = 0 where there is no density: for a Gaussian or a component of a mixture without variance
+                in some direction, and for every point cloud.
+        """
+        return self.by_rows(self._score, x, sigma, density=True).reshape(x.shape)
 
     def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, " batch"]:
-        """Return the log density of ``x0 + σ·n`` at ``x``, in nats."""
-        raise NotImplementedError
+        """Return the log density of ``x0 + σ·n`` at ``x``, in nats, ``(batch,)``.
+
+        Raises:
+            ValueError: at σ = 0 where there is no density, as for the score.
+        """
+        return self.by_rows(self._log_density, x, sigma, density=True)
 
     def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
         """Return the total variance of the clean data given the noised, the trace of ``Cov[x0 | x_σ = x]``.
 
         It is what the denoiser cannot know: its squared error at ``x``, expected. It equals ``σ²·div D``.
+
+        >>> import gausstools as gt
+        >>> gt.Gaussian.isotropic(torch.zeros(3), 4.0).posterior_variance(torch.ones(1, 3), 2.0)     # 3 · 4·4/(4+4)
+        tensor([6.])
+        >>> pair = gt.PointCloud(torch.tensor([[-1.0], [1.0]]))
+        >>> pair.posterior_variance(torch.zeros(1, 1), sigma=1.0)                    # it can be either: variance 1
+        tensor([1.])
         """
-        raise NotImplementedError
+        return self.by_rows(self._posterior_variance, x, sigma)
 
     def sample(
         self, n: int, sigma: float = 0.0, *, generator: torch.Generator | None = None
@@ -121,10 +149,6 @@ class ScoreModel(nn.Module):
             raise ValueError(f"sigma has shape ({len(level)},), expected one number for all draws")
         return as_asked(self._return(self._draw(n, level.item(), generator), (n, *self.event_shape)), self.dtype)
 
-    def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
-        """Return n draws around the mean, ``(n, D)``."""
-        raise NotImplementedError
-
     # ---- files
 
     def save(self, path: str | os.PathLike) -> None:
@@ -143,7 +167,13 @@ class ScoreModel(nn.Module):
         odd = set(cls._SAVED) ^ tensors.keys()
         if odd:
             raise ValueError(f"{path} is no complete {cls.__name__}: missing or unknown are {', '.join(sorted(odd))}")
-        return cls._restore(**tensors)
+        try:
+            return cls._restore(**tensors)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            given = ", ".join(
+                f"{tensor.dtype} {name} of shape {tuple(tensor.shape)}" for name, tensor in tensors.items()
+            )
+            raise ValueError(f"the tensors in {path} do not fit together: {given} ({error})") from error
 
     _SAVED: tuple[str, ...] = ()
 
@@ -176,7 +206,7 @@ class ScoreModel(nn.Module):
 
     # ---- the border: every question comes in here, and every answer goes out
 
-    def _by_rows(
+    def by_rows(
         self, ask: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Sigma, *, density: bool = False
     ) -> Tensor:
         """Return ``ask(rows, level)`` for all rows, in the dtype of x, asked in parts that bound the memory.
@@ -189,7 +219,7 @@ class ScoreModel(nn.Module):
             density: whether a density is asked for. It must exist, and its logarithm and score may be too large for the
                 dtype, which the others are not, float16 apart.
         """
-        rows, level = self._question(x, sigma)
+        rows, level = self.validate(x, sigma)
         if density:
             self._check_density(level)
         size = self._rows_at_once()
@@ -203,8 +233,13 @@ class ScoreModel(nn.Module):
         """Return how many rows may be asked about at once, for the memory that it takes."""
         return 2**62
 
-    def _question(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
-        """Return the points, centred at the mean, ``(batch, D)``, and the noise levels, ``(1 or batch, 1)``."""
+    def validate(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
+        """Return the points around the mean, ``(batch, D)``, and the noise levels, ``(1 or batch, 1)``, if they fit.
+
+        Raises:
+            TypeError: for points that are no floating-point tensor, or in another dtype that is not half precision.
+            ValueError: for another event's shape, NaN or infinity, lengths or levels out of range.
+        """
         check_shape(x, self.event_shape)
         dtype = working_dtype(self.mean.dtype)
         if x.dtype != dtype and torch.finfo(x.dtype).bits >= 32:
@@ -221,10 +256,6 @@ class ScoreModel(nn.Module):
                 "sigma is 0, or as good as 0, and the covariance singular: there is no density. Use sigma > "
                 f"{tiny**0.5:.1g}, or a tail"
             )
-
-    def _smallest_variance(self) -> float:
-        """Return the variance of clean data in the direction where it is smallest."""
-        raise NotImplementedError
 
     def _return(self, centred: Tensor, like: Tensor | tuple[int, ...]) -> Tensor:
         """Return rows around the mean in the event's shape, and in the dtype of a tensor that they answer."""
@@ -251,10 +282,16 @@ def check_lengths(rows: Tensor, name: str) -> Tensor:
 
 
 def as_asked(answer: Tensor, dtype: torch.dtype, *, look: bool = False) -> Tensor:
-    """Return an answer in the dtype of its question; float16 is looked at for overflow, another one if told so."""
+    """Return an answer in the dtype of its question; float16 is looked at for overflow, another one if told so.
+
+    Whole numbers stay what they are.
+    """
+    if not answer.is_floating_point():
+        return answer
     return in_dtype(answer, dtype) if look or torch.finfo(dtype).max < 1e38 else answer.to(dtype)
 
 
-def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator, and 0 where both are 0: the limit in a direction without variance."""
-    return numerator / torch.where(denominator == 0, 1, denominator)
+def resolved(noise: Tensor, scale: Tensor) -> Tensor:
+    """Return σ² no smaller than what rounding resolves at a scale of squared lengths: there the nearest point wins."""
+    precision = torch.finfo(noise.dtype)
+    return noise.maximum(precision.eps**2 * scale + precision.tiny)

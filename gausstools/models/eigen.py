@@ -1,9 +1,12 @@
 """Eigenpairs of a covariance: all of them, or the leading ones several times faster.
 
 The leading pairs come from a block Krylov space (Musco & Musco 2015): a random block, sharpened by a few products,
-spans with its images under Σ a space whose Rayleigh–Ritz values converge from below to the largest eigenvalues. The
-block is wider than the number of pairs asked for, so repeated eigenvalues are all found.
+spans with its images under Σ a space whose Rayleigh–Ritz values converge from below to the largest eigenvalues. Σ is
+there a small matrix T, and needs no images of the older blocks: it is symmetric, and each product gives its last
+columns. The block is wider than the number of pairs asked for, so repeated eigenvalues are all found.
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -40,7 +43,14 @@ def eigenpairs(
     rank = len(matrix) if rank is None else check_count(rank, "rank", 0, len(matrix))
     given = check_batch(matrix, matrix.shape[:1], "matrix").dtype
     matrix = matrix.to(working_dtype(given))
-    pairs = _krylov(matrix, rank) if rank > 0 and 6 * (rank + OVERSAMPLING) <= len(matrix) else None
+    pairs = None
+    if rank > 0 and 6 * (rank + OVERSAMPLING) <= len(matrix):
+        block = random(len(matrix), rank + OVERSAMPLING, matrix)
+        for _ in range(3):
+            block = matrix @ orthonormal(block)
+        # A spectrum that is too flat for a space of half the dimensions is solved as a whole.
+        *found, done = krylov(lambda columns: matrix @ columns, block, rank, len(matrix) // (2 * block.shape[1]))
+        pairs = found if done else None
     if pairs is None:
         values, vectors = torch.linalg.eigh(matrix)
         pairs = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
@@ -48,26 +58,53 @@ def eigenpairs(
     return values.to(given), oriented(vectors).to(given)
 
 
-def _krylov(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
-    """Return the leading pairs, or None if the spectrum is too flat for a space of half the dimensions."""
+def krylov(
+    product: Callable[[Tensor], Tensor],
+    block: Tensor,
+    rank: int,
+    products: int,
+    agreed: Callable[[bool], bool] = bool,
+) -> tuple[Tensor, Tensor, bool]:
+    """Return the leading pairs of a matrix Σ, and whether they have converged.
+
+    Args:
+        product: returns ``Σ·block``.
+        block: ``(dim, columns)``, where to begin.
+        rank: how many pairs, 1 or more.
+        products: at most, 1 or more.
+        agreed: is told after each whether the values have converged, and decides.
+    """
+    space, small, history, done = block[:, :0], block.new_empty(0, 0), [], False
+    while not done and len(history) < products:
+        block = _new_directions(block[:, : len(space) - space.shape[1]], space)
+        image = product(block)
+        space = torch.cat([space, block], 1)
+        columns, old = space.T @ image, len(small)
+        small = torch.cat([torch.cat([small, columns[:old]], 1), columns.T], 0)
+        small[old:, old:] = (columns[old:] + columns[old:].T) / 2
+        values, vectors = torch.linalg.eigh(small)
+        history.append(values.flip(0)[:rank])
+        done = agreed(len(history) > 2 and _converged(*history[-3:])) or space.shape[1] == len(space)
+        block = image
+    return history[-1], space @ vectors.flip(1)[:, :rank], done
+
+
+def _new_directions(block: Tensor, space: Tensor) -> Tensor:
+    """Return as many orthonormal columns, orthogonal to the space, whose span with it holds the block."""
+    scale = block.norm(dim=0).max()
+    block, triangle = torch.linalg.qr(block - space @ (space.T @ block))
+    # Of data of low rank, the rest is rounding; it may lie in few dimensions, and random directions do not.
+    lost = triangle.diagonal().abs() <= 1e-12 * scale
+    block[:, lost] = random(len(block), int(lost.sum()), block)
+    for _ in range(1 + bool(lost.any())):  # once is not enough for orthogonality to rounding
+        block = orthonormal(block - space @ (space.T @ block))
+    return block
+
+
+def random(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Return random directions, the same ones on every process."""
     generator = torch.Generator().manual_seed(0)
-    block = torch.randn(len(matrix), rank + OVERSAMPLING, generator=generator, dtype=matrix.dtype).to(matrix.device)
-    for _ in range(3):
-        block = matrix @ orthonormal(block)
-    space = image = block[:, :0]
-    history = []
-    while 2 * (space.shape[1] + block.shape[1]) <= len(matrix):
-        for _ in range(2):  # once is not enough for orthogonality to rounding
-            block = orthonormal(block - space @ (space.T @ block))
-        space, image = torch.cat([space, block], 1), torch.cat([image, matrix @ block], 1)
-        small = space.T @ image
-        values, vectors = torch.linalg.eigh((small + small.T) / 2)
-        values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
-        history.append(values)
-        if len(history) > 2 and converged(*history[-3:]):
-            return values, space @ vectors
-        block = image[:, -block.shape[1] :]
-    return None
+    return torch.randn(rows, columns, generator=generator, dtype=like.dtype).to(like.device)
 
 
 def oriented(vectors: Tensor) -> Tensor:
@@ -76,7 +113,7 @@ def oriented(vectors: Tensor) -> Tensor:
     return vectors * largest.sign()
 
 
-def converged(first: Tensor, second: Tensor, third: Tensor) -> bool:
+def _converged(first: Tensor, second: Tensor, third: Tensor) -> bool:
     """Whether increments that shrink geometrically leave less than the tolerance, in each eigenvalue."""
     before, last = second - first, third - second
     rounding = len(third) * torch.finfo(third.dtype).eps * third[0]

@@ -24,8 +24,29 @@ from gausstools.models.pointcloud import PointCloud
 __all__ = ["FarField", "NearestNeighbour"]
 
 
+class _Limit:
+    """A limit of a point cloud's denoiser, from what it says of D − μ."""
+
+    def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return what stands for ``E[x0 | x_σ = x]``."""
+        mean = self.cloud.mean.flatten()
+
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            return in_dtype(mean + self._offset(rows, level), rows.dtype)  # near the data a series has no bound
+
+        return self.cloud.by_rows(ask, x, sigma).reshape(x.shape)
+
+    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        """Return ``(D(x, σ) − x)/σ²`` for this D."""
+
+        def ask(rows: Tensor, level: Tensor) -> Tensor:
+            return (self._offset(rows, level) - rows) / level**2
+
+        return self.cloud.by_rows(ask, x, sigma, density=True).reshape(x.shape)
+
+
 @dataclass(frozen=True)
-class FarField:
+class FarField(_Limit):
     """The denoiser of a point cloud, expanded to an order in ``1/σ``; its error is ``O(σ^−(order+1))`` at fixed z.
 
     Order 0 is the mean field, which points at the mean; order 1 knows the covariance; order 2 the third moments too.
@@ -48,30 +69,12 @@ class FarField:
         """Check the order."""
         check_count(self.order, "order", 0, 2)
 
-    def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return the expansion of ``E[x0 | x_σ = x]``, for sigma > 0."""
-
-        mean = self.cloud.mean.flatten()
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return in_dtype(mean + self._offset(rows, level), rows.dtype)  # near the data it grows without bound
-
-        return self.cloud._by_rows(ask, x, sigma).reshape(x.shape)
-
-    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return ``(D(x, σ) − x)/σ²`` for this D."""
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return (self._offset(rows, level) - rows) / level**2
-
-        return self.cloud._by_rows(ask, x, sigma, density=True).reshape(x.shape)
-
     def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
         """Return ``D − μ`` for rows around the mean, ``(b, D)``, at levels ``(1 or b, 1)``."""
         if (level == 0).any():
             raise ValueError("sigma is 0, expected sigma > 0: the expansion is one in 1/σ")
         answer, noise = torch.zeros_like(rows), level.T**2
-        for points, half_norms in self.cloud._chunks() if self.order else ():
+        for points, half_norms in self.cloud.chunks() if self.order else ():
             first = points @ rows.T / noise
             second = (first.square() - 2 * half_norms / noise) / 2 if self.order == 2 else 0.0
             answer = answer + (first + second).T @ points
@@ -79,7 +82,7 @@ class FarField:
 
 
 @dataclass(frozen=True)
-class NearestNeighbour:
+class NearestNeighbour(_Limit):
     """The denoiser of a point cloud as σ → 0: the nearest point of the data, at any σ.
 
     >>> nearest = NearestNeighbour(PointCloud(torch.tensor([[-1.0], [1.0]])))
@@ -96,22 +99,10 @@ class NearestNeighbour:
         >>> NearestNeighbour(PointCloud(torch.tensor([[-1.0], [1.0]]))).index(torch.tensor([[0.3]]))
         tensor([1])
         """
+        return self.cloud.by_rows(lambda rows, _: self._nearest(rows), x, 1.0)
 
-        rows, _ = self.cloud._question(x, 1.0)
-        return torch.cat([self._nearest(part) for part in rows.split(self.cloud._rows_at_once())])
-
-    def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return the nearest point of the data; sigma is only checked."""
-        mean, points = self.cloud.mean.flatten(), self.cloud.points
-        return self.cloud._by_rows(lambda rows, _: mean + points[self._nearest(rows)], x, sigma).reshape(x.shape)
-
-    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return ``(y − x)/σ²`` for the nearest point y."""
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return (self.cloud.points[self._nearest(rows)] - rows) / level**2
-
-        return self.cloud._by_rows(ask, x, sigma, density=True).reshape(x.shape)
+    def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
+        return self.cloud.points[self._nearest(rows)]
 
     def _nearest(self, rows: Tensor) -> Tensor:
-        return self.cloud._peak(rows, rows.new_ones(1, 1))[1]
+        return self.cloud.peak(rows, rows.new_ones(1, 1))[1]

@@ -1,18 +1,18 @@
 """The Gaussian score model, solved.
 
 For data with mean μ and covariance ``Σ = U diag(λ) Uᵀ + tail·(I − UUᵀ)``, everything along the noising path
-``x_σ = x0 + σ·n`` is a function of Σ that acts on each eigendirection by itself (Wang & Vastola 2024):
+``x_σ = x0 + σ·n`` is a function of Σ, and acts on each eigendirection by itself (Wang & Vastola 2024):
 
 * denoiser  ``D(x, σ) = μ + Σ (Σ + σ²I)⁻¹ (x − μ)``, per direction ``λ/(λ+σ²)``;
 * score     ``−(Σ + σ²I)⁻¹ (x − μ)``, per direction ``−1/(λ+σ²)``;
 * flow      ``μ + (Σ + σ²I)^{1/2} (Σ + σ_T²I)^{-1/2} (x_T − μ)``, per direction ``√((σ²+λ)/(σ_T²+λ))``.
 
-So each is one call of :meth:`Gaussian._spectral` with its function of λ: two products with U, and no inverse.
+So each is a call of :meth:`gausstools.models.Spectrum.apply` with its function of λ.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -20,10 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma, working_dtype
-from gausstools.models.base import ScoreModel, as_asked, check_event, ratio
+from gausstools.models.base import ScoreModel, as_asked, check_event
 from gausstools.models.batches import labelled_batches
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.moments import Moments
+from gausstools.models.spectrum import Spectrum, flow_factor, gain, posterior_variance
 
 __all__ = ["Gaussian"]
 
@@ -59,21 +60,8 @@ class Gaussian(ScoreModel):
     def __init__(self, mean: Tensor, variances: Tensor, basis: Tensor, tail: float | Tensor = 0.0):
         super().__init__()
         mean = check_event(mean)
-        rounding = torch.finfo(basis.dtype).eps if isinstance(basis, Tensor) and basis.is_floating_point() else 0.0
-        like = {"dtype": working_dtype(mean.dtype), "device": mean.device}
-        variances, basis, tail = (torch.as_tensor(value, **like) for value in (variances, basis, tail))
-        if variances.ndim != 1 or basis.shape != (mean.numel(), len(variances)):
-            raise ValueError(
-                f"variances have shape {tuple(variances.shape)} and basis {tuple(basis.shape)}, expected (rank,) and "
-                f"({mean.numel()}, rank) for events of shape {tuple(mean.shape)}"
-            )
-        if tail.numel() != 1:
-            raise ValueError(f"tail has shape {tuple(tail.shape)}, expected one number")
-        for name, values in (("variances", variances), ("tail", tail)):
-            if not (values.isfinite() & (values >= 0)).all():
-                raise ValueError(f"{name} hold {values.min():g}, expected finite numbers >= 0")
-        _check_orthonormal(basis, rounding)
-        own = {"mean": mean, "variances": variances, "basis": basis, "tail": tail.reshape(())}
+        spectrum = Spectrum.checked(variances, basis, tail, mean.to(working_dtype(mean.dtype)))
+        own = {"mean": mean, **spectrum._asdict()}
         own = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in own.items()}
         self._hold(mean.dtype, **own)
 
@@ -208,15 +196,7 @@ class Gaussian(ScoreModel):
         >>> model.truncate(1).tail, model.truncate(1, "drop").tail
         (tensor(1.5000), tensor(0.))
         """
-        rank = check_count(rank, "rank", 0, self.rank)
-        if discarded not in ("tail", "drop"):
-            raise ValueError(f"discarded is {discarded!r}, expected 'tail' or 'drop'")
-        order = self.variances.argsort(descending=True, stable=True)
-        kept, left = order[:rank], order[rank:]
-        tail = 0.0
-        if discarded == "tail" and rank < self.dim:
-            tail = (self.variances[left].sum() + self.tail * (self.dim - self.rank)) / (self.dim - rank)
-        return type(self)(self.mean, self.variances[kept], self.basis[:, kept], tail).to(self.dtype)
+        return type(self)(self.mean, *self.spectrum.truncate(rank, discarded)).to(self.dtype)
 
     def with_mean(self, mean: Tensor) -> "Gaussian":
         """Return N(mean, Σ): the same covariance around another mean, ``(*event)``.
@@ -249,6 +229,11 @@ class Gaussian(ScoreModel):
     # ---- what it is
 
     @property
+    def spectrum(self) -> Spectrum:
+        """Σ as an object, of the same tensors."""
+        return Spectrum(self.variances, self.basis, self.tail)
+
+    @property
     def rank(self) -> int:
         """Number of eigenpairs that are kept."""
         return len(self.variances)
@@ -256,12 +241,12 @@ class Gaussian(ScoreModel):
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """Σ as a dense matrix, ``(D, D)`` over the flattened event."""
-        return self._spectral(lambda variance: variance, torch.eye(self.dim).to(self.mean))
+        return self.spectrum.dense()
 
     @property
     def total_variance(self) -> Float[Tensor, ""]:
         """The trace of Σ: the mean squared distance of a sample from the mean."""
-        return self.variances.sum() + self.tail * (self.dim - self.rank)
+        return self.spectrum.trace()
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""
@@ -269,73 +254,27 @@ class Gaussian(ScoreModel):
 
     # ---- what it answers
 
-    def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return the denoiser ``E[x0 | x_σ = x] = μ + Σ(Σ+σ²I)⁻¹(x−μ)``.
+    def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return ``D − μ = Σ(Σ+σ²I)⁻¹(x−μ)``."""
+        return self.spectrum.apply(lambda v: gain(v, level**2), rows)
 
-        At σ = 0 it is the limit: ``x`` itself, projected onto the support of a singular Σ.
+    def _score(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return ``−(Σ+σ²I)⁻¹(x−μ)``."""
+        return self.spectrum.apply(lambda v: -1 / (v + level**2), rows)
 
-        Args:
-            x: ``(batch, *event)``, in the model's dtype or in half precision.
-            sigma: noise level >= 0, a float or ``(batch,)``.
-        """
-        mean = self.mean.flatten()
+    def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return ``−½ [(x−μ)ᵀ(Σ+σ²I)⁻¹(x−μ) + ln det(Σ+σ²I) + D ln 2π]``."""
+        mahalanobis = self.spectrum.quadratic(lambda v: 1 / (v + level**2), rows)
+        log_determinant = self.spectrum.trace(lambda v: (v + level**2).log())
+        return -0.5 * (mahalanobis + log_determinant + self.dim * math.log(2 * math.pi))
 
-        def ask(centred: Tensor, level: Tensor) -> Tensor:
-            return mean + self._spectral(lambda v: ratio(v, v + level**2), centred)
-
-        return self._by_rows(ask, x, sigma).reshape(x.shape)
-
-    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return ``∇ log p(x; σ) = −(Σ+σ²I)⁻¹(x−μ)``, accurate at small σ too.
-
-        Raises:
-            ValueError: at σ = 0 where Σ is singular, since there is no density.
-        """
-
-        def ask(centred: Tensor, level: Tensor) -> Tensor:
-            return self._spectral(lambda v: -1 / (v + level**2), centred)
-
-        return self._by_rows(ask, x, sigma, density=True).reshape(x.shape)
-
-    def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, " batch"]:
-        """Return the log density of ``x`` under N(μ, Σ+σ²I), in nats, ``(batch,)``.
-
-        Raises:
-            ValueError: at σ = 0 where Σ is singular, since there is no density.
-        """
-
-        def ask(centred: Tensor, level: Tensor) -> Tensor:
-            inside = centred @ self.basis
-            spread = self.variances + level**2
-            mahalanobis = (inside**2 / spread).sum(1)
-            log_determinant = spread.log().sum(1)
-            if self.rank < self.dim:
-                outside = centred - inside @ self.basis.T
-                spread = (self.tail + level**2)[:, 0]
-                mahalanobis = mahalanobis + (outside**2).sum(1) / spread
-                log_determinant = log_determinant + (self.dim - self.rank) * spread.log()
-            return -0.5 * (mahalanobis + log_determinant + self.dim * math.log(2 * math.pi))
-
-        return self._by_rows(ask, x, sigma, density=True)
-
-    def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
-        """Return the trace of ``Cov[x0 | x_σ = x] = σ²Σ(Σ+σ²I)⁻¹``: for a Gaussian the same at every x.
-
-        >>> Gaussian.isotropic(torch.zeros(3), 4.0).posterior_variance(torch.ones(1, 3), 2.0)      # 3 · 4·4/(4+4)
-        tensor([6.])
-        """
-
-        def ask(centred: Tensor, level: Tensor) -> Tensor:
-            noise = level**2
-            inside = (self.variances * ratio(noise, self.variances + noise)).sum(1)
-            outside = (self.tail * ratio(noise, self.tail + noise))[:, 0] * (self.dim - self.rank)
-            return (inside + outside).expand(len(centred))
-
-        return self._by_rows(ask, x, sigma)
+    def _posterior_variance(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return the trace of ``σ²Σ(Σ+σ²I)⁻¹``: the same at every x."""
+        return self.spectrum.trace(lambda v: posterior_variance(v, level**2)).expand(len(rows))
 
     def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         white = torch.randn(n, self.dim, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
-        return self._spectral(lambda v: (v + sigma**2).sqrt(), white)
+        return self.spectrum.apply(lambda v: (v + sigma**2).sqrt(), white)
 
     def flow(self, x: Float[Tensor, "batch *event"], sigma_from: Sigma, sigma_to: Sigma) -> Float[Tensor, "..."]:
         """Return where the probability flow ``dx/dσ = (x − D(x, σ))/σ`` carries ``x``: exactly, in either direction.
@@ -359,7 +298,7 @@ class Gaussian(ScoreModel):
         >>> model.flow(torch.ones(1, 2), 7.0, torch.tensor([[7.0], [1.0], [0.0]])).shape      # a path
         torch.Size([3, 1, 2])
         """
-        centred, _ = self._question(x, 0.0)
+        centred, _ = self.validate(x, 0.0)
         start = check_sigma(sigma_from, x, "sigma_from")[:, None]
         if isinstance(sigma_to, Tensor) and sigma_to.ndim == 2 and len(sigma_to):
             end = torch.stack([check_sigma(level, x, "sigma_to")[:, None] for level in sigma_to])
@@ -371,46 +310,8 @@ class Gaussian(ScoreModel):
                 "variance and cannot be run back. Start above 0"
             )
 
-        def spread(level: Tensor, deviation: Tensor) -> Tensor:
-            # At 0 the slope of √(σ²+λ) in σ is 0, but 1 where λ is 0: there it is σ itself.
-            none = deviation == 0
-            return torch.where(none, level, torch.hypot(level, deviation.where(~none, 1)))
-
-        def factor(variance: Tensor) -> Tensor:
-            return ratio(*(spread(level, variance.sqrt()) for level in (end, start)))
-
-        return as_asked(self._return(self._spectral(factor, centred), (*end.shape[:-2], *x.shape)), x.dtype)
-
-    # ---- the one formula
-
-    def _spectral(self, function: Callable[[Tensor], Tensor], centred: Tensor) -> Tensor:
-        """Return ``f(Σ)·v`` for each row v: ``U (f(λ) − f(tail)) Uᵀ v + f(tail) v``, two products with U.
-
-        ``function`` maps variances ``(k,)`` to factors ``(k,)``, ``(1 or batch, k)``, or ``(levels, 1 or batch, k)``
-        for as many answers.
-        """
-        inside = (centred @ self.basis).T
-        factors = torch.atleast_2d(function(self.variances))
-        if self.rank == self.dim:
-            return self._expand(inside * factors.mT)
-        outside = torch.atleast_2d(function(self.tail.reshape(1)))
-        return outside * centred + self._expand(inside * (factors - outside).mT)
-
-    def _expand(self, coefficients: Tensor) -> Tensor:
-        """Return ``U·c`` as rows for the columns c of ``(k, batch)`` or ``(levels, k, batch)``, in one product."""
-        if coefficients.ndim == 2:
-            return (self.basis @ coefficients).T
-        levels, _, batch = coefficients.shape
-        columns = self.basis @ coefficients.transpose(0, 1).flatten(1)
-        return columns.T.reshape(levels, batch, self.dim)
+        moved = self.spectrum.apply(lambda v: flow_factor(v, start, end), centred)
+        return as_asked(self._return(moved, (*end.shape[:-2], *x.shape)), x.dtype)
 
     def _smallest_variance(self) -> float:
-        smallest = [self.variances.min()] if self.rank else []
-        return float(min(smallest + ([self.tail] if self.rank < self.dim else [])))
-
-
-def _check_orthonormal(basis: Tensor, rounding: float) -> None:
-    error = float((basis.T @ basis - torch.eye(basis.shape[1]).to(basis)).abs().max()) if basis.numel() else 0.0
-    eps = torch.finfo(torch.float32).eps  # it may have been float32 before
-    if not error < 1e3 * eps * max(1, basis.shape[0] ** 0.5) + 4 * rounding:
-        raise ValueError(f"basis is not orthonormal: UᵀU differs from the identity by up to {error:g}")
+        return float(self.spectrum.values.min())

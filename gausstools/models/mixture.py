@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma
-from gausstools.models.base import ScoreModel, check_lengths, derived, ratio
+from gausstools.models.base import ScoreModel, check_lengths, derived, resolved
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.spectrum import Spectrum, gain, posterior_variance, ratio
 
 __all__ = ["Mixture"]
 
@@ -31,8 +32,9 @@ class Mixture(ScoreModel):
     """The mixture of Gaussians ``Σ_k w_k N(μ_k, Σ_k)``, and its noised family.
 
     It is a denoiser, ``mixture(x, sigma)``, and an ``nn.Module``. Components may be full, low-rank or isotropic, each
-    of its own rank; ``mixture[k]`` gives one back. In float32, log densities are right to about
-    ``1e-7·|x−μ_k|²/(tail+σ²)`` nats, which matters for components without a tail at tiny σ; use ``.double()`` there.
+    of its own rank; ``mixture[k]`` gives a copy of one, ``list(mixture)`` of all. In float32, log densities are right
+    to about ``1e-7·|x−μ_k|²/(tail+σ²)`` nats, which matters for components without a tail at tiny σ; use ``.double()``
+    there.
 
     Args:
         weights: w, ``(K,)``, each >= 0, with sum 1.
@@ -134,13 +136,12 @@ class Mixture(ScoreModel):
     def __getitem__(self, k: int) -> Gaussian:
         """Return component k."""
         k = range(len(self))[k]
-        part = slice(int(self.ranks[:k].sum()), int(self.ranks[: k + 1].sum()))
-        return Gaussian(self.means[k], self.variances[part], self.directions[part].T, self.tails[k]).to(self.dtype)
+        return Gaussian(self.means[k], *self.spectrum(k)).to(self.dtype)
 
-    @property
-    def components(self) -> tuple[Gaussian, ...]:
-        """The K Gaussians, as copies."""
-        return tuple(self)
+    def spectrum(self, k: int) -> Spectrum:
+        """Return the covariance of component k, of the same tensors; 0 to K − 1."""
+        part = slice(int(self.ranks[:k].sum()), int(self.ranks[: k + 1].sum()))
+        return Spectrum(self.variances[part], self.directions[part].T, self.tails[k])
 
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
@@ -154,8 +155,7 @@ class Mixture(ScoreModel):
     @property
     def total_variance(self) -> Float[Tensor, ""]:
         """The trace of the covariance."""
-        within = self._sum_of_parts(self.variances[:, None])[:, 0] + (self.dim - self.ranks) * self.tails
-        return (self.weights * (within + self._lengths[:, 0])).sum()
+        return (self.weights * (self._traces(lambda v: v) + self._lengths)[:, 0]).sum()
 
     def to_gaussian(self, rank: int | None = None) -> Gaussian:
         """Return the Gaussian with the same mean and covariance: what the mixture looks like from far away.
@@ -174,91 +174,54 @@ class Mixture(ScoreModel):
 
     # ---- what it answers
 
-    def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return the denoiser ``E[x0 | x_σ = x]``.
+    def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
+        seen = self._see(rows, level)
+        return self._weighted(seen, self._responsibilities(seen), lambda v: gain(v, seen.noise), 1.0)
 
-        At σ = 0 it is the limit: ``x`` itself, projected onto the support of the nearest component if all are singular.
+    def _score(self, rows: Tensor, level: Tensor) -> Tensor:
+        seen = self._see(rows, level)
+        return self._weighted(seen, self._responsibilities(seen), lambda v: -1 / (v + seen.noise), 0.0)
 
-        Args:
-            x: ``(batch, *event)``, in the model's dtype or in half precision.
-            sigma: noise level >= 0, a float or ``(batch,)``.
-        """
-
-        mean = self.mean.flatten()
-
-        def ask(seen: _Seen) -> Tensor:
-            return mean + self._weighted(seen, self._responsibilities(seen), lambda v: ratio(v, v + seen.noise), 1.0)
-
-        return self._answer(ask, x, sigma).reshape(x.shape)
-
-    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return ``∇ log p(x; σ)``, accurate at small σ too.
-
-        Raises:
-            ValueError: at σ = 0 where a component is singular, since it has no density.
-        """
-
-        def ask(seen: _Seen) -> Tensor:
-            return self._weighted(seen, self._responsibilities(seen), lambda v: -1 / (v + seen.noise), 0.0)
-
-        return self._answer(ask, x, sigma, density=True).reshape(x.shape)
-
-    def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, " batch"]:
-        """Return the log density of ``x0 + σ·n`` at ``x``, in nats, ``(batch,)``.
-
-        Raises:
-            ValueError: at σ = 0 where a component is singular, since it has no density.
-        """
-
-        def ask(seen: _Seen) -> Tensor:
-            common = math.log(2 * math.pi) + (self._typical + seen.noise[0]).log()
-            return self._log_joint(seen, seen.noise).logsumexp(0) - 0.5 * self.dim * common
-
-        return self._answer(ask, x, sigma, density=True)
+    def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
+        seen = self._see(rows, level)
+        common = math.log(2 * math.pi) + (self._typical + seen.noise[0]).log()
+        return self._log_joint(seen, seen.noise).logsumexp(0) - 0.5 * self.dim * common
 
     def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, "batch component"]:
         """Return the probability that each component made ``x``, ``(batch, K)``, each row of sum 1."""
-        return self._answer(lambda seen: self._responsibilities(seen).T, x, sigma)
+        return self.by_rows(lambda rows, level: self._responsibilities(self._see(rows, level)).T, x, sigma)
 
-    def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
-        """Return the trace of ``Cov[x0 | x_σ = x]``: within the components, and between what they denoise to.
+    def _posterior_variance(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return the variance within the components, and between what they denoise to."""
+        # The components' denoisers m_k are taken from a point between x (at small σ) and the mean (at large σ):
+        # there no digits cancel. With the isotropic gain β = τ/(τ+σ²) it is mean + β·(x − mean), and
+        # m_k − that = (1−β)·o_k + f(Σ_k)(x − μ_k) for the offset o_k = μ_k − mean and f(λ) = λ/(λ+σ²) − β.
+        seen = self._see(rows, level)
+        noise, share, typical = seen.noise, self._responsibilities(seen), self._typical
+        rest = ratio(noise, typical + noise)
 
-        >>> pair = Mixture([0.5, 0.5], [Gaussian.isotropic(torch.tensor([m]), 0.0) for m in (-1.0, 1.0)])
-        >>> pair.posterior_variance(torch.zeros(1, 1), sigma=1.0)       # it can be either: variance 1
-        tensor([1.])
-        """
+        def beyond(variance: Tensor) -> Tensor:
+            return ratio((variance - typical) * rest, variance + noise)
 
-        def ask(seen: _Seen) -> Tensor:
-            # The components' denoisers m_k are taken from a point between x (at small σ) and the mean (at large σ):
-            # there no digits cancel. With the isotropic gain β = τ/(τ+σ²) it is mean + β·(x − mean), and
-            # m_k − that = (1−β)·o_k + f(Σ_k)(x − μ_k) for the offset o_k = μ_k − mean and f(λ) = λ/(λ+σ²) − β.
-            noise, share, typical = seen.noise, self._responsibilities(seen), self._typical
-            rest = ratio(noise, typical + noise)
-
-            def gain(variance: Tensor) -> Tensor:
-                return ratio((variance - typical) * rest, variance + noise)
-
-            tails, ranks = self.tails[:, None], self.ranks.tolist()
-            within = noise * self._sum_of_parts(ratio(self._spread, self._spread + noise))
-            within = within + noise * ratio(tails, tails + noise) * (self.dim - self.ranks)[:, None]
-            total, outside = (share * within).sum(0), torch.where(self._full, 0, gain(tails))
-            inside = ((gain(self._spread) - outside[self._owner]) * seen.inside).split(ranks)
-            moved = self._weighted(seen, share, gain, rest)
-            # One by one, because the square of a difference keeps the digits that a difference of squares loses.
-            parts = zip(share, self._offsets, outside[:, :, None], inside, self.directions.split(ranks), strict=True)
-            for weight, offset, off_span, in_span, vectors in parts:
-                own = torch.addmm(rest.T * offset + off_span * (seen.rows - offset), in_span.T, vectors)
-                total = total + weight * (own - moved).square().sum(1)
-            return total
-
-        return self._answer(ask, x, sigma)
+        within = self._traces(lambda v: posterior_variance(v, noise))
+        inside, outside = self._factors(beyond)
+        inside = ((inside - outside[self._owner]) * seen.inside).split(self.ranks.tolist())
+        moved = self._weighted(seen, share, beyond, rest)
+        # One by one, because the square of a difference keeps the digits that a difference of squares loses.
+        total = (share * within).sum(0)
+        parts = zip(share, self._offsets, outside[:, :, None], inside, self._vectors, strict=True)
+        for weight, offset, off_span, in_span, vectors in parts:
+            own = torch.addmm(rest.T * offset + off_span * (seen.rows - offset), in_span.T, vectors)
+            total = total + weight * (own - moved).square().sum(1)
+        return total
 
     def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         draws = self.means.new_empty(n, self.dim)
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator) if n else draws.new_empty(0)
         for k in chosen.unique().int().tolist():
             rows = chosen == k
-            draws[rows] = self._offsets[k] + self[k]._draw(int(rows.sum()), sigma, generator)
+            white = torch.randn(int(rows.sum()), self.dim, generator=generator, dtype=draws.dtype, device=draws.device)
+            draws[rows] = self._offsets[k] + self.spectrum(k).apply(lambda v: (v + sigma**2).sqrt(), white)
         return draws
 
     # ---- the one formula
@@ -267,34 +230,38 @@ class Mixture(ScoreModel):
         self, seen: "_Seen", share: Tensor, function: Callable[[Tensor], Tensor], part: Tensor | float
     ) -> Tensor:
         """Return ``Σ_k ρ_k [part·(μ_k−μ) + f(Σ_k)(x−μ_k)]``, ``(rows, D)``, for responsibilities ``(K, rows)``."""
-        outside = torch.where(self._full, 0, function(self.tails[:, None]))
-        inside = (function(self._spread) - outside[self._owner]) * seen.inside * share[self._owner]
+        inside, outside = self._factors(function)
+        inside = (inside - outside[self._owner]) * seen.inside * share[self._owner]
         rest = (share * outside).sum(0)[:, None] * seen.rows
         rest = torch.addmm(rest, (share * (part - outside)).T, self._offsets)
         return torch.addmm(rest, inside.T, self.directions)
 
     def _responsibilities(self, seen: "_Seen") -> Tensor:
         """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
-        precision = torch.finfo(seen.rows.dtype)
         scale = seen.rows.detach().square().sum(1) + self._lengths.max()
-        return self._log_joint(seen, seen.noise.maximum(precision.eps**2 * scale + precision.tiny)).softmax(0)
+        return self._log_joint(seen, resolved(seen.noise, scale)).softmax(0)
 
     def _log_joint(self, seen: "_Seen", noise: Tensor) -> Tensor:
         """Return ``ln w_k + ln N(x; μ_k, Σ_k+σ²I)`` less what is common to all components, ``(K, rows)``."""
-        inside, outside = self._spread + noise, torch.where(self._full, 1, self.tails[:, None] + noise)
-        mahalanobis = self._sum_of_parts(seen.inside.square() / inside) + seen.outside / outside
+        inside, outside = self._factors(lambda v: 1 / (v + noise))
+        mahalanobis = self._sum_of_parts(seen.inside.square() * inside) + seen.outside * outside
         # Relative to a typical variance: at large σ the determinants are huge, and nearly the same.
-        typical = self._typical + noise
-        log_determinant = self._sum_of_parts((inside / typical).log())
-        log_determinant = log_determinant + (self.dim - self.ranks)[:, None] * (outside / typical).log()
+        log_determinant = self._traces(lambda v: ((v + noise) / (self._typical + noise)).log())
         return self.weights.log()[:, None] - 0.5 * (mahalanobis + log_determinant)
+
+    def _traces(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``tr f(Σ_k)`` of each component, ``(K, n)``, for an f that maps variances ``(…, 1)`` to ``(…, n)``."""
+        inside, outside = self._factors(function)
+        return self._sum_of_parts(inside) + (self.dim - self.ranks)[:, None] * outside
+
+    def _factors(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return f of all variances, ``(R, n)``, and of the tails, ``(K, n)``: 0 where nothing is off the span."""
+        tails = torch.where(self._full, 1, self.tails[:, None])  # f may have no value at 0
+        return function(self.variances[:, None]), torch.where(self._full, 0, function(tails))
 
     def _sum_of_parts(self, values: Tensor) -> Tensor:
         """Sum over the eigenvectors of each component, ``(R, n) -> (K, n)``."""
         return values.new_zeros(len(self), values.shape[1]).index_add(0, self._owner, values)
-
-    def _answer(self, ask: Callable[["_Seen"], Tensor], x: Tensor, sigma: Sigma, *, density: bool = False) -> Tensor:
-        return self._by_rows(lambda rows, level: ask(self._see(rows, level)), x, sigma, density=density)
 
     def _rows_at_once(self) -> int:
         return max(1, CHUNK // max(len(self.variances), self.dim, len(self)))
@@ -303,7 +270,7 @@ class Mixture(ScoreModel):
         inside = self.directions @ rows.T - self._shifts
         squared = rows.square().sum(1) - 2 * (self._offsets @ rows.T) + self._lengths
         outside = (squared - self._sum_of_parts(inside.square())).clamp(min=0)
-        return _Seen(rows, level.T**2, inside, torch.where(self._full, 0, outside))
+        return _Seen(rows, level.T**2, inside, outside)
 
     def _smallest_variance(self) -> float:
         tails = self.tails[self.ranks < self.dim]
@@ -337,7 +304,7 @@ class Mixture(ScoreModel):
     @derived
     def _shifts(self) -> Tensor:
         """The projections of ``μ_k − μ`` on the eigenvectors of component k, ``(R, 1)``."""
-        parts = zip(self.directions.split(self.ranks.tolist()), self._exact_offsets, strict=True)
+        parts = zip(self._vectors, self._exact_offsets, strict=True)
         return torch.cat([part.double() @ offset for part, offset in parts])[:, None].to(self.means)
 
     @derived
@@ -356,21 +323,13 @@ class Mixture(ScoreModel):
         return self.total_variance / self.dim
 
     @property
-    def _spread(self) -> Tensor:
-        return self.variances[:, None]
+    def _vectors(self) -> tuple[Tensor, ...]:
+        """The eigenvectors of each component, as rows."""
+        return self.directions.split(self.ranks.tolist())
 
     @classmethod
     def _restore(cls, weights, means, directions, variances, tails, ranks) -> "Mixture":
         sizes = ranks.flatten().tolist()
-        vectors = weights.ndim == ranks.ndim == tails.ndim == 1 and not ranks.is_floating_point() and ranks.ge(0).all()
-        if (
-            not vectors
-            or not (len(sizes) == len(tails) == len(means) and sum(sizes) == len(variances))
-            or (directions.shape != (sum(sizes), means[0].numel()))
-        ):
-            shapes = {"means": means, "directions": directions, "variances": variances, "tails": tails}
-            given = ", ".join(f"{name} of shape {tuple(value.shape)}" for name, value in shapes.items())
-            raise ValueError(f"the tensors of this Mixture do not fit together: {given}, ranks {ranks.tolist()}")
         parts = zip(means, variances.split(sizes), directions.split(sizes), tails, strict=True)
         return cls(weights, [Gaussian(mean, v, basis.T, tail) for mean, v, basis, tail in parts])
 

@@ -4,6 +4,7 @@ Two partial results merge exactly (Chan, Golub & LeVeque 1979): with counts n, m
 union is ``S + T + n·m/(n+m)·(μ−ν)(μ−ν)ᵀ``. So batches can be streamed and shards reduced.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -34,7 +35,8 @@ class Moments:
         self._event_shape: torch.Size | None = None
         self._like = torch.empty(0)
         self._count = 0
-        self._mean = self._upper = torch.empty(0)  # of the rows that are no longer waiting; the upper triangle alone
+        self._mean = torch.empty(0)  # of the rows that are no longer waiting, as are
+        self._sums: tuple[Tensor, ...] = ()  # what is linear in the scatter: here its upper triangle
         self._waiting: list[Tensor] = []  # small batches, until they are worth a matrix product
 
     @classmethod
@@ -85,7 +87,8 @@ class Moments:
         self._absorb()
         other._absorb()
         self._begin(other._mean)
-        self._upper.add_(other._upper)
+        for ours, theirs in zip(self._sums, other._sums, strict=True):
+            ours.add_(theirs)
         self._join(other._count, other._mean)
 
     def reduced(self, total: Callable[[Tensor], Tensor]) -> "Moments":
@@ -99,12 +102,13 @@ class Moments:
         (2, tensor([[1.]], dtype=torch.float64))
         """
         self._seen()
-        merged = Moments()
-        merged._event_shape, merged._like = self._event_shape, self._like
+        merged = copy.copy(self)
+        merged._waiting = []
         merged._count = int(total(torch.tensor(self._count, device=self._mean.device)))
         merged._mean = total(self._mean * self._count) / merged._count
-        shift = self._mean - merged._mean
-        merged._upper = total(self._upper.addr(shift, shift, alpha=self._count))
+        merged._sums = tuple(map(torch.clone, self._sums))
+        merged._add((self._mean - merged._mean)[None], float(self._count))
+        merged._sums = tuple(map(total, merged._sums))
         return merged
 
     @property
@@ -130,7 +134,7 @@ class Moments:
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """The covariance of the empirical distribution (divided by n), float64, over the flattened event."""
-        upper = self._seen()._upper / self.count
+        upper = self._seen()._sums[0] / self.count
         return in_dtype(upper.triu() + upper.triu(1).T, upper.dtype, "the covariance")
 
     def _absorb(self) -> None:
@@ -141,19 +145,19 @@ class Moments:
         self._waiting = []
         mean = rows.mean(0)
         self._begin(mean)
-        _add_product(rows.sub_(mean), self._upper)
+        self._add(rows.sub_(mean))
         self._join(len(rows), mean)
 
     def _begin(self, like: Tensor) -> None:
         if self._count == 0:
-            self._mean, self._upper = torch.zeros_like(like), like.new_zeros(len(like), len(like))
+            self._mean, self._sums = torch.zeros_like(like), self._zeros(like)
 
     def _join(self, count: int, mean: Tensor) -> None:
         """Account for rows whose scatter around their own mean was added already."""
         total = self._count + count
         shift = mean - self._mean
         self._mean = self._mean + shift * (count / total)
-        self._upper.addr_(shift, shift, alpha=self._count * count / total)
+        self._add(shift[None], self._count * count / total)
         self._count = total
 
     def _seen(self) -> "Moments":
@@ -162,17 +166,26 @@ class Moments:
         self._absorb()
         return self
 
+    # ---- what is kept of the scatter
 
-def _add_product(rows: Tensor, upper: Tensor) -> None:
-    """Add ``rowsᵀ·rows`` to the upper triangle (and parts below), in little more than half the time of the whole."""
+    def _zeros(self, like: Tensor) -> tuple[Tensor, ...]:
+        return (like.new_zeros(len(like), len(like)),)
+
+    def _add(self, rows: Tensor, weight: float = 1.0) -> None:
+        """Add ``weight·rowsᵀ·rows`` to the scatter."""
+        _add_product(rows, self._sums[0], weight)
+
+
+def _add_product(rows: Tensor, upper: Tensor, weight: float) -> None:
+    """Add ``weight·rowsᵀ·rows`` to the upper triangle (and parts below), in little more than half the time of all."""
 
     def fill(low: int, high: int) -> None:
         if high - low <= LEAF:
-            upper[low:high, low:high].addmm_(rows[:, low:high].T, rows[:, low:high])
+            upper[low:high, low:high].addmm_(rows[:, low:high].T, rows[:, low:high], alpha=weight)
             return
         middle = (low + high) // 2
         fill(low, middle)
         fill(middle, high)
-        upper[low:middle, middle:high].addmm_(rows[:, low:middle].T, rows[:, middle:high])
+        upper[low:middle, middle:high].addmm_(rows[:, low:middle].T, rows[:, middle:high], alpha=weight)
 
     fill(0, rows.shape[1])

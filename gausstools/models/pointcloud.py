@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma, working_dtype
-from gausstools.models.base import ScoreModel, as_asked, check_event, check_lengths, derived
+from gausstools.models.base import ScoreModel, as_asked, check_event, check_lengths, derived, resolved
 from gausstools.models.batches import gather
 from gausstools.models.gaussian import Gaussian
 
@@ -53,7 +53,11 @@ class PointCloud(ScoreModel):
         gathered = gather(data)
         data = gathered.to(working_dtype(gathered.dtype))
         mean = check_event(data.mean(0, dtype=torch.float64).to(data), "data")
-        self._hold(gathered.dtype, mean=mean, points=check_lengths((data - mean).flatten(1), "data"))
+        self._begin(gathered.dtype, mean, (data - mean).flatten(1))
+
+    def _begin(self, dtype: torch.dtype, mean: Tensor, points: Tensor) -> None:
+        self._hold(dtype, mean=mean, points=points)
+        check_lengths(self.points, "data")
 
     # ---- what it is
 
@@ -85,43 +89,20 @@ class PointCloud(ScoreModel):
 
     # ---- what it answers
 
-    def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return the denoiser ``E[x0 | x_σ = x] = Σ_i w_i y_i``; at σ = 0 its limit, the nearest point.
+    def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return ``Σ_i w_i y_i − μ``; at σ = 0 it goes to the nearest point."""
+        return self._attend(rows, level).mean
 
-        Args:
-            x: ``(batch, *event)``, in the model's dtype or in half precision.
-            sigma: noise level >= 0, a float or ``(batch,)``.
-        """
-        mean = self.mean.flatten()
-        return self._by_rows(lambda rows, level: mean + self._attend(rows, level).mean, x, sigma).reshape(x.shape)
+    def _score(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return ``(D − x)/σ²``."""
+        return (self._attend(rows, level).mean - rows) / level**2
 
-    def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
-        """Return ``∇ log p(x; σ) = (D(x, σ) − x)/σ²``.
-
-        Raises:
-            ValueError: at σ = 0, where deltas have no density.
-        """
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return (self._attend(rows, level).mean - rows) / level**2
-
-        return self._by_rows(ask, x, sigma, density=True).reshape(x.shape)
-
-    def log_prob(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
-        """Return the log density of ``x0 + σ·n`` at ``x``, in nats, ``(batch,)``.
-
-        Raises:
-            ValueError: at σ = 0, where deltas have no density.
-        """
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            noise = level[:, 0] ** 2
-            constant = 0.5 * self.dim * (math.log(2 * math.pi) + noise.log()) + math.log(len(self))
-            # The sum at the level that is resolved, taken to the true one: there the nearest point alone counts.
-            log_sum = self._attend(rows, level, values=False).log_sum * self._resolved(rows, level)[0]
-            return (log_sum - rows.square().sum(1) / 2) / noise - constant
-
-        return self._by_rows(ask, x, sigma, density=True)
+    def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
+        noise = level[:, 0] ** 2
+        constant = 0.5 * self.dim * (math.log(2 * math.pi) + noise.log()) + math.log(len(self))
+        # The sum at the level that is resolved, taken to the true one: there the nearest point alone counts.
+        log_sum = self._attend(rows, level, values=False).log_sum * self._resolved(rows, level)[0]
+        return (log_sum - rows.square().sum(1) / 2) / noise - constant
 
     def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch n"]:
         """Return the probability of each point to be the one that was noised, ``(batch, N)``, each row of sum 1.
@@ -134,35 +115,31 @@ class PointCloud(ScoreModel):
             logits = [logits for logits, _, _ in self._logits(rows, self._resolved(rows, level))]
             return torch.cat(logits).softmax(0).T
 
-        return self._by_rows(ask, x, sigma)
+        return self.by_rows(ask, x, sigma)
 
-    def posterior_variance(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, " batch"]:
-        """Return the trace of ``Cov[x0 | x_σ = x]``: how undecided the weights are, in squared units of the data.
+    def _posterior_variance(self, rows: Tensor, level: Tensor) -> Tensor:
+        """Return how undecided the weights are.
 
         In float32 it is right to about ``1e-6·|y−μ|²`` times the weight of all points but the most likely one, y, so
         that it keeps its digits where y has almost all of the weight.
         """
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            # Around the most likely point, which then adds nothing: what is summed is as small as the others' weight.
-            noise, marks, start = self._resolved(rows, level), self._marks, 0
-            peak, index = self._peak(rows, noise)
-            centre, mark = self.points[index], marks[index]
-            total, weight, square = (torch.zeros_like(peak) for _ in range(3))
-            moved = torch.zeros_like(rows)
-            for logits, points, half_norms in self._logits(rows, noise):
-                weights = (logits - peak).exp()
-                total = total + weights.sum(0)
-                others = weights.where(marks[start : start + len(points), None] != mark, 0)
-                weight = weight + others.sum(0)
-                square = square + 2 * (half_norms * others).sum(0)
-                moved = torch.addmm(moved, others.T, points)
-                start += len(points)
-            square = square - 2 * (centre * moved).sum(1) + weight * centre.square().sum(1)
-            moved = moved - weight[:, None] * centre
-            return (square / total - (moved / total[:, None]).square().sum(1)).clamp(min=0)
-
-        return self._by_rows(ask, x, sigma)
+        # Around the most likely point, which then adds nothing: what is summed is as small as the others' weight.
+        noise, marks, start = self._resolved(rows, level), self._marks, 0
+        peak, index = self.peak(rows, noise)
+        centre, mark = self.points[index], marks[index]
+        total, weight, square = (torch.zeros_like(peak) for _ in range(3))
+        moved = torch.zeros_like(rows)
+        for logits, points, half_norms in self._logits(rows, noise):
+            weights = (logits - peak).exp()
+            total = total + weights.sum(0)
+            others = weights.where(marks[start : start + len(points), None] != mark, 0)
+            weight = weight + others.sum(0)
+            square = square + 2 * (half_norms * others).sum(0)
+            moved = torch.addmm(moved, others.T, points)
+            start += len(points)
+        square = square - 2 * (centre * moved).sum(1) + weight * centre.square().sum(1)
+        moved = moved - weight[:, None] * centre
+        return (square / total - (moved / total[:, None]).square().sum(1)).clamp(min=0)
 
     def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
         like = {"generator": generator, "device": self.points.device}
@@ -185,7 +162,7 @@ class PointCloud(ScoreModel):
             peak = higher
         return _Attention(mean / total[:, None], peak + total.log())
 
-    def _peak(self, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def peak(self, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest logit of each row, ``(b,)``, and the number of its point: the first one, of several."""
         best, index, start = rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows)).long(), 0
         for logits, points, _ in self._logits(rows.detach(), noise.detach()):
@@ -197,18 +174,17 @@ class PointCloud(ScoreModel):
     def _logits(self, rows: Tensor, noise: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield ``(c·x − |c|²/2)/σ²``, ``(n, b)``, with the points ``(n, D)`` and half norms ``(n, 1)``, by chunks."""
         columns = rows.T.contiguous()
-        for points, half_norms in self._chunks():
+        for points, half_norms in self.chunks():
             yield torch.addmm(half_norms, points, columns, beta=-1) / noise, points, half_norms
 
-    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the points around the mean, ``(n, D)``, and half their squared norms, ``(n, 1)``, as fit a cache."""
         size = max(1, CHUNK // self.dim)
         return zip(self.points.split(size), self._half_norms.split(size), strict=True)
 
     def _resolved(self, rows: Tensor, level: Tensor) -> Tensor:
-        """Return σ², ``(1, 1 or b)``, no smaller than what rounding resolves: there the nearest point wins."""
-        precision = torch.finfo(rows.dtype)
-        scale = rows.detach().square().sum(1) + 2 * self._half_norms.max()
-        return (level.T**2).maximum(precision.eps**2 * scale + precision.tiny)
+        """Return σ², ``(1, 1 or b)``, or what rounding resolves."""
+        return resolved(level.T**2, rows.detach().square().sum(1) + 2 * self._half_norms.max())
 
     def _rows_at_once(self) -> int:
         return ROWS
@@ -231,16 +207,11 @@ class PointCloud(ScoreModel):
 
     @classmethod
     def _restore(cls, mean: Tensor, points: Tensor) -> "PointCloud":
-        fits = points.ndim == 2 and len(points) > 0 and points.shape[1] == mean.numel()
-        if not fits or points.dtype != mean.dtype or not mean.is_floating_point():
-            raise ValueError(
-                f"the tensors of this PointCloud do not fit together: {points.dtype} points of shape "
-                f"{tuple(points.shape)} around a {mean.dtype} mean of shape {tuple(mean.shape)}"
-            )
+        if not len(points) or points.dtype != mean.dtype or points.shape[1:] != (mean.numel(),):
+            raise ValueError("expected points (N, D) around a mean of D entries")
         cloud = cls.__new__(cls)
         ScoreModel.__init__(cloud)
-        cloud._hold(mean.dtype, mean=check_event(mean), points=points)
-        check_lengths(cloud.points, "points")
+        cloud._begin(mean.dtype, check_event(mean), points)
         return cloud
 
 

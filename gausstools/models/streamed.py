@@ -1,10 +1,8 @@
 """The Gaussian of data whose covariance is too large to hold: a few passes over the data, memory O(D·rank).
 
 A pass turns a block V of directions into ``ΣV = E[(x−μ)(x−μ)ᵀV]``, batch by batch, and no D×D matrix appears. The first
-one also gives the mean and the trace of Σ. Each further pass adds ΣV, made orthogonal to what is there, to a block
-Krylov space, where Σ is then a small matrix T whose eigenpairs approximate Σ's leading ones from below (Musco & Musco
-2015). T needs no images of the older blocks: it is symmetric, and each pass gives its last columns. The first block is
-random and wider than the rank, so repeated eigenvalues are all found.
+one also gives the mean and the trace of Σ. Each further pass adds ΣV to the block Krylov space of
+:mod:`gausstools.models.eigen`.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gausstools.denoiser import check_batch, check_count
+from gausstools.denoiser import check_count
 from gausstools.models.batches import unlabelled_batches
-from gausstools.models.eigen import OVERSAMPLING, converged, oriented, orthonormal
+from gausstools.models.eigen import OVERSAMPLING, krylov, oriented, random
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.moments import Moments
 
 __all__ = ["fit_streamed"]
 
@@ -60,100 +59,63 @@ def fit_streamed(
         )
     total = total or (lambda tensor: tensor)
     first = _Pass(rank + OVERSAMPLING).over(data, total)
-    rank = check_count(rank, "rank", 0, len(first.mean))
-    block = orthonormal(first.image)
-    space, small = block[:, :0], block.new_empty(0, 0)
-    history = [small.new_empty(0)]
-    for _ in range(passes - 1 if rank else 0):
-        block = _new_directions(block, space)
-        image = _Pass(block).over(data, total, like=first).image
-        space = torch.cat([space, block], 1)
-        columns = space.T @ image
-        old = len(small)
-        small = torch.cat([torch.cat([small, columns[:old]], 1), columns.T], 0)
-        small[old:, old:] = (columns[old:] + columns[old:].T) / 2
-        values, vectors = torch.linalg.eigh(small)
-        history.append(values.flip(0)[:rank])
-        done = len(history) > 3 and converged(*history[-3:])
-        # One process's answer is everyone's: they must not part ways for a rounding error.
-        if total(small.new_tensor(float(done))) > 0 or space.shape[1] == len(space):
-            break
-        block = image[:, : len(space) - space.shape[1]]
-    variances, basis = history[-1], space[:, :0]
-    rounding = len(space) * torch.finfo(space.dtype).eps * first.variance
+    rank = check_count(rank, "rank", 0, first.mean.numel())
+    variances, basis = first.image.new_empty(0), first.image[:, :0]
     if rank:
-        basis = oriented(space @ vectors.flip(1)[:, :rank])
-        variances = variances.where(variances > rounding, 0)
+        variances, basis, _ = krylov(
+            lambda block: _Pass(block).over(data, total, like=first).image,
+            first.image,
+            rank,
+            passes - 1,
+            # One process's answer is everyone's: they must not part ways for a rounding error.
+            agreed=lambda done: bool(total(first.image.new_tensor(float(done))) > 0),
+        )
+        basis = oriented(basis)
+    dim = len(basis)
+    rounding = dim * torch.finfo(basis.dtype).eps * first.variance
+    variances = variances.where(variances > rounding, 0)
     left = first.variance - variances.sum()
-    tail = left / (len(space) - rank) if rank < len(space) and left > rounding else 0.0
-    return Gaussian(first.mean.reshape(first.event_shape), variances, basis, tail).to(first.like)
+    tail = left / (dim - rank) if rank < dim and left > rounding else 0.0
+    return Gaussian(first.mean, variances, basis, tail).to(first.like)
 
 
-def _new_directions(block: Tensor, space: Tensor) -> Tensor:
-    """Return as many orthonormal columns, orthogonal to the space, whose span with it holds the block."""
-    scale = block.norm(dim=0).max()
-    block, triangle = torch.linalg.qr(block - space @ (space.T @ block))
-    # Of data of low rank, the rest is rounding; it may lie in few dimensions, and random directions do not.
-    lost = triangle.diagonal().abs() <= 1e-12 * scale
-    block[:, lost] = _random(len(block), int(lost.sum()), block)
-    for _ in range(2):  # once is not enough for orthogonality to rounding
-        block = orthonormal(block - space @ (space.T @ block))
-    return block
-
-
-def _random(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Return random directions, the same ones on every process."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(rows, columns, generator=generator, dtype=like.dtype).to(like.device)
-
-
-class _Pass:
-    """Count, mean, total variance and ``Σ·block`` of the data, in one pass and in float64.
-
-    Partial results merge as those of :class:`gausstools.Moments` do; the scatter appears only as ``S·block`` and trace.
-    """
+class _Pass(Moments):
+    """Count, mean, total variance and ``Σ·block`` of the data, in one pass: the scatter S as ``S·block`` and trace."""
 
     def __init__(self, block: Tensor | int):
+        super().__init__()
         self.block = block  # of so many random directions, once their length is known
-        self.count, self.event_shape, self.like = 0, None, None
 
     def over(self, data: Tensor | np.ndarray | Iterable, total: Callable, like: "_Pass | None" = None) -> "_Pass":
         """Read the data, and return what all processes have seen."""
+        self._event_shape = None if like is None else like.event_shape
         for batch in unlabelled_batches(data):
-            check_batch(batch, self.event_shape if like is None else like.event_shape, "data")
-            for rows in batch.detach().flatten(1).split(max(1, 2**23 // max(1, batch[:1].numel()))):
-                self._update(rows, batch)
-        if self.count == 0:
-            raise ValueError("no data was given: expected at least one batch with at least one row")
-        count = int(total(torch.tensor(self.count, device=self.mean.device)))
-        mean = total(self.mean * self.count) / count
-        shift = self.mean - mean
-        self.image = total(self.image + self.count * torch.outer(shift, shift @ self.block)) / count
-        self.variance = total(self.scatter + self.count * shift @ shift) / count
-        self.count, self.mean = count, mean
-        if like is not None and (like.count != count or not torch.allclose(like.mean, mean, rtol=1e-6, atol=1e-9)):
+            self.update(batch)
+            self._absorb()  # at once: what waits for a large product takes more memory than the block
+        whole = self.reduced(total)
+        if like and (like.count != whole.count or not torch.allclose(like.mean, whole.mean, rtol=1e-6, atol=1e-9)):
             raise ValueError(
-                f"the data changed between two passes: {like.count} points before and {count} now, or another mean; "
-                "expected the same each time (no random crops or flips)"
+                f"the data changed between two passes: {like.count} points before and {whole.count} now, or another "
+                "mean; expected the same each time (no random crops or flips)"
             )
-        return self
+        return whole
 
-    def _update(self, rows: Tensor, batch: Tensor) -> None:
-        rows = rows.double()
-        if self.count == 0 and len(rows):
-            self.event_shape, self.like = batch.shape[1:], batch.new_empty(0)
-            if isinstance(self.block, int):
-                self.block = _random(rows.shape[1], min(self.block, rows.shape[1]), rows)
-            self.mean = rows.new_zeros(rows.shape[1])
-            self.image, self.scatter = torch.zeros_like(self.block), rows.new_zeros(())
-        if len(rows) == 0:
-            return
-        count = self.count + len(rows)
-        mean = rows.mean(0)
-        shift = mean - self.mean
-        rows = rows - mean
-        weight = self.count * len(rows) / count
-        self.image.addmm_(rows.T, rows @ self.block).addr_(shift, shift @ self.block, alpha=weight)
-        self.scatter += rows.square().sum() + weight * shift @ shift
-        self.mean = self.mean + shift * (len(rows) / count)
-        self.count = count
+    @property
+    def image(self) -> Tensor:
+        """``Σ·block``, ``(D, columns)``."""
+        return self._sums[0] / self.count
+
+    @property
+    def variance(self) -> Tensor:
+        """The trace of Σ."""
+        return self._sums[1] / self.count
+
+    def _zeros(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.block, int):
+            self.block = random(len(like), min(self.block, len(like)), like)
+        return torch.zeros_like(self.block), like.new_zeros(())
+
+    def _add(self, rows: Tensor, weight: float = 1.0) -> None:
+        image, trace = self._sums
+        image.addmm_(rows.T, rows @ self.block, alpha=weight)
+        trace.add_(rows.square().sum(), alpha=weight)

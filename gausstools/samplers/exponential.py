@@ -30,7 +30,6 @@ the step is taken again from where it started, and the next starts from there; t
 is the corrector of UniPC (Zhao et al. 2023), with the weights above.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -39,8 +38,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_batch, check_count
+from gausstools.denoiser import Denoiser, check_count
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.spectrum import flow_factor, gain, spread
 from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
 from gausstools.samplers.quadrature import Quadrature
 
@@ -162,10 +162,8 @@ class _Step(NamedTuple):
 
     @classmethod
     def between(cls, nodes: list[float], start: float, end: float, variances: Tensor) -> "_Step":
-        factor = _spread(torch.tensor(end, dtype=torch.float64), variances) / _spread(
-            torch.tensor(start, dtype=torch.float64), variances
-        )
-        return cls(factor, _weights(nodes, start, end, variances) if end else _last_weight(start, variances))
+        weights = _weights(nodes, start, end, variances) if end else _last_weight(start, variances)
+        return cls(flow_factor(variances, start, end), weights)
 
     def take(self, frame: "_Frame", y: Tensor, values: list[_Value]) -> Tensor:
         y = frame.along(self.factor) * y
@@ -188,15 +186,9 @@ def _weights(nodes: list[float], start: float, end: float, variances: Tensor) ->
         for log in logs
     ]
     sigma = start * place.exp()[:, None]
-    spread = _spread(sigma, variances)
-    kernel = _spread(torch.tensor(end, dtype=torch.float64), variances) / spread * (sigma / spread)
     at = torch.tensor(nodes, dtype=torch.float64)[:, None]
-    return (torch.stack(polynomials) * shares) @ kernel / (at / _spread(at, variances))
-
-
-def _spread(sigma: Tensor, variances: Tensor) -> Tensor:
-    """Return ``√(σ²+λ)``."""
-    return torch.hypot(sigma.to(variances), variances.sqrt())
+    kernel = flow_factor(variances, sigma, end) * (sigma / spread(variances, sigma))
+    return (torch.stack(polynomials) * shares) @ kernel / (at / spread(variances, at))
 
 
 def _last_weight(start: float, variances: Tensor) -> Tensor:
@@ -212,34 +204,24 @@ class _Frame:
     """
 
     def __init__(self, gaussian: Gaussian, x: Tensor):
-        if gaussian.mean.dtype.itemsize < 4:  # as the state, which is in float32 at least
-            gaussian = copy.deepcopy(gaussian).float()
-        if x.dtype != gaussian.mean.dtype:
-            raise TypeError(f"x is {x.dtype} and the Gaussian {gaussian.mean.dtype}; convert one: gaussian.to(x.dtype)")
-        check_batch(x, gaussian.event_shape)
-        self.gaussian = gaussian
-        self.off = gaussian.dim if gaussian.rank < gaussian.dim else 0
-        tail = gaussian.tail.reshape(1)[: self.off]
-        self.variances = torch.cat([gaussian.variances, tail]).cpu().double()
+        gaussian.validate(x, 0.0)
+        self.gaussian, self.spectrum = gaussian, gaussian.spectrum
+        self.variances = self.spectrum.values.cpu().double()
 
     def inside(self, x: Tensor) -> Tensor:
-        centred = (x - self.gaussian.mean).flatten(1)
-        coordinates = centred @ self.gaussian.basis
-        if not self.off:
-            return coordinates
-        return torch.cat([coordinates, centred - coordinates @ self.gaussian.basis.T], 1)
+        return torch.cat(self.spectrum.split((x - self.gaussian.mean).flatten(1)), 1)
 
     def outside(self, y: Tensor) -> Tensor:
-        rank = self.gaussian.rank
-        centred = y[:, :rank] @ self.gaussian.basis.T + (y[:, rank:] if self.off else 0.0)
-        return self.gaussian.mean + centred.reshape(len(y), *self.gaussian.event_shape)
+        rank = self.spectrum.rank
+        return self.gaussian.mean + self.spectrum.join(y[:, :rank], y[:, rank:]).reshape(-1, *self.gaussian.event_shape)
 
     def along(self, factors: Tensor) -> Tensor:
         """Return factors of the variances, ``(rank + 1,)``, as factors of the coordinates."""
-        rank = self.gaussian.rank
-        return torch.cat([factors[:rank], factors[rank:].expand(self.off)]).to(self.gaussian.mean)
+        rank = self.spectrum.rank
+        off = self.spectrum.dim if len(factors) > rank else 0
+        return torch.cat([factors[:rank], factors[rank:].expand(off)]).to(self.gaussian.mean)
 
     def residual(self, y: Tensor, asked: Evaluation) -> Tensor:
         """Return R, what the Gaussian leaves of an answer at the state with coordinates y."""
-        gain = self.variances / (self.variances + asked.sigma**2)
-        return self.inside(asked.denoised) - self.along(gain) * y
+        share = self.along(gain(self.variances, asked.sigma**2))
+        return self.inside(asked.denoised) - share * y
