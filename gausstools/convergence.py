@@ -120,7 +120,7 @@ def solver_errors(
     sigma_skips: Iterable[float | None] = (None,),
     gaussian: Gaussian | None = None,
     grid: Callable = karras_sigmas,
-    watch: Callable = iter,
+    progress: Callable = iter,
 ) -> list[SolverError]:
     """Measure how far from ``reference`` samplers end, each with as many network calls as it is given.
 
@@ -139,7 +139,7 @@ def solver_errors(
         sigma_skips: noise levels to jump to, none above sigma_max; None is no jump.
         gaussian: whose flow the jumps follow.
         grid: of noise levels, ``grid(n, sigma_min, sigma_max)``.
-        watch: wraps the list of what is to be measured: tqdm, to show progress.
+        progress: wraps the list of what is to be measured, as tqdm does.
 
     Returns:
         For each solver, jump and number of calls, in this order. Where a number of calls cannot be used up, as an even
@@ -171,7 +171,7 @@ def solver_errors(
         if skip is not None and gaussian is None:
             raise ValueError("sigma_skips has a jump, but gaussian is None; give the Gaussian whose flow it follows")
     rows = []
-    for name, skip, nfe in watch(plan):
+    for name, skip, nfe in progress(plan):
         counted, taken = Counted(denoiser), declared(solvers[name]).takes
         sigmas = _grid(solvers[name], nfe, lambda n, top=skip or sigma_max: grid(n, sigma_min, top))
         options = {"gaussian": gaussian} if "gaussian" in taken else {}

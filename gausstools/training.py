@@ -29,7 +29,10 @@ from gausstools.denoiser import Denoiser, check_batch, check_count
 from gausstools.models import files
 from gausstools.networks.edm import EDM
 
-__all__ = ["Recipe", "Trainer", "residual_rows"]
+__all__ = ["SIGMAS", "Recipe", "Trainer", "machine", "residual_rows"]
+
+SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+"""Noise levels at which networks are compared with models, along a training and after it."""
 
 EDGE = 1e-4  # of the distribution of ln σ: noise levels farther out are drawn as if they lay here
 
@@ -163,6 +166,9 @@ class Trainer:
         self.images = images.to(self.device)
         self.averaged = copy.deepcopy(denoiser).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(denoiser.parameters(), self.recipe.learning_rate, betas=(0.9, 0.99))
+        for value in denoiser.parameters():  # as Adam makes them at its first step; a checkpoint is read into them
+            moments = {"exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value)}
+            self.optimizer.state[value] = {"step": torch.tensor(0.0)} | moments
         self.progress = Progress()
         self._processes, self._process = processes, check_count(process, "process", 0, processes - 1)
         self._order = -1, torch.empty(0)  # an epoch, and the images' order in it
@@ -243,12 +249,9 @@ class Trainer:
             return
         if not self._whole:
             raise RuntimeError("the last step was interrupted; run goes on from the checkpoint before it")
-        machine = f"{_machine(self.device)}, torch {torch.__version__}"
-        if machine not in self.progress.machines:
-            self.progress.machines.append(machine)
-        tensors = self._weights()
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        if machine(self.device) not in self.progress.machines:
+            self.progress.machines.append(machine(self.device))
+        tensors = self._tensors()
         for name, value in tensors.items():
             if not (value.half() if name.startswith("averaged.") else value).isfinite().all():
                 raise self._broken(f"{name} holds values that are NaN, infinite or too large for float16")
@@ -319,10 +322,11 @@ class Trainer:
         } | ({"compared": dict(compared)} if compared else {})
         return json.loads(json.dumps(settings, default=_sha256))
 
-    def _weights(self) -> dict[str, Tensor]:
-        """Return the weights and their average by their names in the checkpoint."""
-        parts = {"network": self.denoiser.network, "averaged": self.averaged.network}
-        return {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the weights, their average and Adam's moments, by their names in the checkpoint."""
+        parts = {"network": self.denoiser.network.state_dict(), "averaged": self.averaged.network.state_dict()}
+        parts |= {f"optimizer.{k}": state for k, state in self.optimizer.state_dict()["state"].items()}
+        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
     def _recorded(self) -> tuple[dict[tuple[str, str], object], Progress]:
         """Return the settings in the checkpoint, by group and name, and the progress."""
@@ -349,27 +353,23 @@ class Trainer:
         if lacking:
             what = ", ".join(lacking)
             warnings.warn(f"{self._checkpoint} does not hold its {what}; it goes on with today's", stacklevel=3)
-        tensors, weights = files.read(self._checkpoint, "Trainer"), self._weights()
-        shapes = {name: value.shape for name, value in weights.items()}
-        states = {}
-        if progress.step:
-            for index, parameter in enumerate(self.denoiser.parameters()):
-                moments = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-                shapes |= {f"optimizer.{index}.{name}": shape for name, shape in moments.items()}
-                states[index] = {name: tensors.get(f"optimizer.{index}.{name}") for name in moments}
+        tensors, own = files.read(self._checkpoint, "Trainer"), self._tensors()
+        if progress.step == 0:  # when earlier versions wrote no moments
+            moments = {name: value for name, value in own.items() if name.startswith("optimizer.")}
+            tensors = {name: torch.zeros_like(value) for name, value in moments.items()} | tensors
+        expected = {name: value.shape for name, value in own.items()}
         found = {name: value.shape for name, value in tensors.items() if value.isfinite().all()}
-        wrong = sorted(name for name in shapes.keys() | tensors if shapes.get(name) != found.get(name))
+        wrong = sorted(name for name in expected.keys() | tensors if expected.get(name) != found.get(name))
         if wrong:
             raise ValueError(
                 f"{self._checkpoint} is no complete checkpoint: {len(wrong)} tensors are missing, not expected, of "
                 f"another shape, or not finite, such as {wrong[0]}"
             )
-        if states and int(states[0]["step"]) != min(progress.step, 2**24):  # where float32 stops counting
+        if int(tensors["optimizer.0.step"]) != min(progress.step, 2**24):  # where float32 stops counting
             raise ValueError(f"{self._checkpoint} holds the weights of another step than its {progress.step}")
         with torch.no_grad():
-            for name, value in weights.items():
+            for name, value in own.items():
                 value.copy_(tensors[name])
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
         self.progress = progress
         self._whole = True
 
@@ -460,6 +460,17 @@ def residual_rows(
     return rows
 
 
+def machine(device: torch.device) -> str:
+    """Return what a run's times belong to: the processor or graphics card, and the version of torch.
+
+    >>> machine(torch.device("cpu"))
+    'processor (..., torch ...'
+    """
+    processor = f"processor ({platform.machine()}, {torch.get_num_threads()} threads)"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
+    return f"{name}, torch {torch.__version__}"
+
+
 def _flat(setup: dict) -> dict[tuple[str, str], object]:
     """Settings by their group and name."""
     return {(group, name): value for group, values in setup.items() for name, value in values.items()}
@@ -470,12 +481,6 @@ def _sha256(value: object) -> str:
     if not isinstance(value, Tensor):
         raise TypeError(f"a setting is {type(value).__name__}, expected a tensor or what JSON knows")
     return hashlib.sha256(value.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"processor ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def _brief(value) -> str:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import gausstools as gt
 from gausstools import training
-from gausstools.commands.train import _indices, _models, _Remembering, train
+from gausstools.commands.train import _Cached, _indices, _models, train
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
 from gausstools.training import Recipe, Trainer, residual_rows
@@ -665,7 +665,7 @@ def test_a_model_is_asked_the_same_question_once():
         asked.append(sigma)
         return x / (1 + sigma**2)
 
-    remembering, x = _Remembering(model), torch.randn(3, 2)
+    remembering, x = _Cached(model), torch.randn(3, 2)
     for sigma in (1.0, 2.0, 1.0, 2.0):
         assert torch.equal(remembering(x.clone(), sigma), x / (1 + sigma**2))
     assert asked == [1.0, 2.0]

@@ -172,6 +172,14 @@ def _bare(_app: Sphinx, value: object, _bound_method: bool) -> None:
     annotations = getattr(value, "__annotations__", {}) if inspect.isfunction(value) else {}
     if any(typing.get_origin(annotation) is typing.Annotated for annotation in annotations.values()):
         value.__annotations__ = typing.get_type_hints(value)
+    if signature := getattr(value, "__signature__", None):  # of a command, whose options are fields of dataclasses
+        bare = (
+            each.replace(annotation=typing.get_args(each.annotation)[0])
+            if typing.get_origin(each.annotation) is typing.Annotated
+            else each
+            for each in signature.parameters.values()
+        )
+        value.__signature__ = signature.replace(parameters=list(bare))
 
 
 def _signature(_app: Sphinx, what: str, _name: str, value: object, *_: object) -> tuple[str, None] | None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import gausstools as gt
+from gausstools.commands.options import check_least, grouped
+from gausstools.commands.stats import Reading
 from gausstools.datasets.folder import SUFFIXES
 from gausstools.features import Classifier, frechet, load
 
@@ -23,6 +25,7 @@ USUAL = 50_000
 """Images of which a FID is usually made (Heusel et al. 2017)."""
 
 
+@grouped
 def fid(
     samples: Annotated[Path, typer.Argument(help="a folder of images, an .npz file, or a folder of such files")],
     reference: Annotated[str, typer.Option(help=f"one of {', '.join(gt.datasets.NAMES)}; or a path like the samples'")],
@@ -33,10 +36,8 @@ def fid(
         Path | None,
         typer.Option(help="torch-fidelity's file of Inception weights, which it unpickles; downloaded if not given"),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
-    size: Annotated[int | None, typer.Option(help="cut and resize the images of folders to so many pixels")] = None,
-    channels: Annotated[int | None, typer.Option(help="of folders of images: 1 for grey, 3 for RGB")] = None,
+    *,
+    reading: Reading,
     batch_size: Annotated[int, typer.Option(help="images seen at once")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print one line of JSON instead")] = False,
@@ -59,24 +60,22 @@ def fid(
     ...
     """
     kind = _kind(features, weights)
-    if batch_size < 1:
-        raise ValueError(f"batch-size is {batch_size}, expected at least 1")
+    check_least(1, batch_size=batch_size)
     named = reference in gt.datasets.NAMES
-    if not named and not (split is None and data_dir is None):
+    if not named and not (reading.split is None and reading.data_dir is None):
         raise ValueError(f"split and data-dir are for data sets, but {reference} is none of them: {gt.datasets.NAMES}")
-    split = split or "train"
-    reading = {"size": size, "channels": channels, "batch_size": batch_size}
-    ours = _open(samples, **reading)
+    split = reading.split or "train"
+    ours = _open(samples, reading, batch_size)
     if kind == "small":
         name, classifier = _classifier(ours.event_shape)
-        shipped = named and data_dir is None and reference in gt.shipped.names(f"features-{split}")
+        shipped = named and reading.data_dir is None and reference in gt.shipped.names(f"features-{split}")
     if kind == "small" and shipped:
         _check_shapes(ours.event_shape, load(reference).event_shape)
         theirs = gt.shipped.feature_statistics(reference, split)
     else:
-        theirs = _data_set(reference, split, data_dir, batch_size) if named else _open(Path(reference), **reading)
+        theirs = (_data_set if named else _open)(reference if named else Path(reference), reading, batch_size)
         _check_shapes(ours.event_shape, theirs.event_shape)
-    if not (size is None and channels is None) and not any(
+    if not (reading.size is None and reading.channels is None) and not any(
         isinstance(source, gt.datasets.ImageFolder) for source in (ours, theirs)
     ):
         raise ValueError("size and channels are for folders of images, but neither samples nor reference is one")
@@ -150,7 +149,7 @@ def _kind(features: str | None, weights: Path | None) -> str:
     return kind
 
 
-def _open(path: Path, *, size: int | None, channels: int | None, batch_size: int) -> _Source:
+def _open(path: Path, reading: Reading, batch_size: int) -> _Source:
     """Return the images of a folder or of .npz files."""
     if path.is_file() and path.suffix != ".npz":
         raise ValueError(f"{path} is neither a folder nor an .npz file")
@@ -160,7 +159,7 @@ def _open(path: Path, *, size: int | None, channels: int | None, batch_size: int
     found = [path] if path.is_file() else sorted(file for file in path.iterdir() if not file.name.startswith("."))
     arrays = [file for file in found if file.suffix == ".npz"]
     if not arrays:
-        return gt.datasets.ImageFolder(path, size=size, channels=channels, batch_size=batch_size)
+        return gt.datasets.ImageFolder(path, size=reading.size, channels=reading.channels, batch_size=batch_size)
     images = [file for file in found if file.suffix.lower() in SUFFIXES]
     if images:
         raise ValueError(f"{path} holds arrays ({arrays[0].name}) and images ({images[0].name}), expected one kind")
@@ -196,8 +195,8 @@ def _read_npz(path: Path) -> Tensor:
     )
 
 
-def _data_set(name: str, split: str, data_dir: Path | None, batch_size: int) -> _Pixels:
-    images = gt.datasets.load(name, split, data_dir).images
+def _data_set(name: str, reading: Reading, batch_size: int) -> _Pixels:
+    images = gt.datasets.load(name, reading.split or "train", reading.data_dir).images
     return _Pixels(images.add_(1).mul_(127.5).round_().byte(), batch_size)
 
 
@@ -278,13 +277,14 @@ def _report(found: dict) -> Iterator[str]:
             yield f"Warning: an FID of few images is too large; compare it with those of {images} only"
         return
     digits = max(0, 1 - int(np.floor(np.log10(found["error"])))) if found["error"] > 0 else 3
-    value, error, extrapolated = (f"{found[key]:.{digits}f}" for key in ("value", "error", "extrapolated"))
-    yield f"{found['measure']}: {value} ± {error}"
-    yield f"Without the bias of {images}: {extrapolated}"
-    if "floor" in found:
-        floor = found["floor"]
-        value, error, extrapolated = (f"{floor[key]:.{digits}f}" for key in ("value", "error", "extrapolated"))
-        yield f"Floor, {floor['images']:,} held-out real images: {value} ± {error}, without bias {extrapolated}"
+    number = f".{digits}f"
+    yield f"{found['measure']}: {found['value']:{number}} ± {found['error']:{number}}"
+    yield f"Without the bias of {images}: {found['extrapolated']:{number}}"
+    if floor := found.get("floor"):
+        yield (
+            f"Floor, {floor['images']:,} held-out real images: {floor['value']:{number}} ± {floor['error']:{number}}, "
+            f"without bias {floor['extrapolated']:{number}}"
+        )
     if found["value"] - found["extrapolated"] > found["error"]:
         yield (
             "Warning: the bias of so few images is larger than the error. Compare the value with those of "

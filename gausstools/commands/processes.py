@@ -27,7 +27,7 @@ class Processes:
         device: where this one computes.
         number: of this one, from 0; the first prints and writes what is needed once.
         count: of all.
-        meet: waits until all have come so far.
+        barrier: waits until all have come so far.
         leave: parts from the others, at the end.
         total: returns the sum of a tensor over all; None if there is one process.
         parallel: makes a network one whose gradients are averaged over all; None if there is one process.
@@ -40,7 +40,7 @@ class Processes:
     device: str
     number: int = 0
     count: int = 1
-    meet: Callable[[], None] = _nothing
+    barrier: Callable[[], None] = _nothing
     leave: Callable[[], None] = _nothing
     total: Callable[[Tensor], Tensor] | None = None
     parallel: Callable[[nn.Module], nn.Module] | None = None
@@ -71,7 +71,7 @@ def join(device: str) -> Processes:
         device=str(state.device),
         number=state.process_index,
         count=state.num_processes,
-        meet=state.wait_for_everyone,
+        barrier=state.wait_for_everyone,
         leave=state.destroy_process_group,
         total=partial(reduce, reduction="sum"),
         parallel=lambda network: Accelerator(cpu=cpu).prepare_model(network),

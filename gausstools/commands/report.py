@@ -1,10 +1,10 @@
 """``python -m gausstools report``: one page about a model: how Gaussian it is, and what a jump saves."""
 
 import math
-import platform
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,17 +15,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
-from gausstools.commands.stats import Watched, fit, open_data
+from gausstools.commands.options import check_least, check_writable, grouped
+from gausstools.commands.processes import Processes
+from gausstools.commands.stats import Reading, Watched, fit
 from gausstools.convergence import SolverError, converged, solver_errors
 from gausstools.denoiser import check_count
 from gausstools.models import files
 from gausstools.noise import seeded_noise
 from gausstools.teleportation import choose_skip
+from gausstools.training import SIGMAS, machine
 
 __all__ = ["report"]
-
-SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
-"""Noise levels at which the network is compared with the Gaussian."""
 
 LOWEST = 0.002
 """Last noise level above 0 of the Karras grid."""
@@ -50,6 +50,31 @@ SOLVERS = {
 """The samplers, in their usual orders."""
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a network, and how closely."""
+
+    tolerance: Annotated[
+        float, typer.Option(help="error that a jump may cause: root mean square per pixel, of a range of 2")
+    ] = 0.02
+    points: Annotated[int, typer.Option(help="noised images at each noise level")] = 256
+    seeds: Annotated[int, typer.Option(help="images drawn by each sampler")] = 16
+    steps: Annotated[int, typer.Option(help="of the Karras grid whose savings are told")] = 18
+    sigma_max: Annotated[float, typer.Option(help="where sampling starts")] = 80.0
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0
+
+    def __post_init__(self):
+        check_least(2, points=self.points, seeds=self.seeds, steps=self.steps)
+        check_count(self.seed, "seed", 0, 2**64 - 1)
+        if not LOWEST < self.sigma_max < math.inf:
+            raise ValueError(
+                f"sigma-max is {self.sigma_max}, expected a finite noise level above {LOWEST}, where sampling ends"
+            )
+        if not 0 < self.tolerance < math.inf:
+            raise ValueError(f"tolerance is {self.tolerance}, expected a finite number > 0: the change of a pixel")
+
+
+@grouped
 def report(
     model: Annotated[str, typer.Argument(help="a shipped network, a file, a folder of diffusers, or owner/name")],
     data: Annotated[str, typer.Option(help=f"one of {', '.join(gt.datasets.NAMES)}, or a folder of images")],
@@ -57,19 +82,10 @@ def report(
     gaussian: Annotated[
         Path | None, typer.Option(help="statistics of the data, as `stats` writes them; computed if not given")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
-    size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None,
-    channels: Annotated[int | None, typer.Option(help="of a folder of images: 1 for grey, 3 for RGB")] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="error that a jump may cause: root mean square per pixel, of a range of 2")
-    ] = 0.02,
-    points: Annotated[int, typer.Option(help="noised images at each noise level")] = 256,
-    seeds: Annotated[int, typer.Option(help="images drawn by each sampler")] = 16,
-    steps: Annotated[int, typer.Option(help="of the Karras grid whose savings are told")] = 18,
-    sigma_max: Annotated[float, typer.Option(help="where sampling starts")] = 80.0,
+    *,
+    reading: Reading,
+    questions: Questions,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
 ) -> None:
     """Write a page about a model: spectrum, unexplained variance, where to jump and why, errors of the samplers.
 
@@ -88,20 +104,10 @@ def report(
         raise ImportError(f"the page has figures, but {error}: pip install 'gausstools[figures]'") from error
 
     begun = time.monotonic()
-    for name, value in {"points": points, "seeds": seeds, "steps": steps}.items():
-        if value < 2:
-            raise ValueError(f"{name} is {value}, expected at least 2")
-    check_count(seed, "seed", 0, 2**64 - 1)
-    if not LOWEST < sigma_max < math.inf:
-        raise ValueError(f"sigma-max is {sigma_max}, expected a finite noise level above {LOWEST}, where sampling ends")
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance is {tolerance}, expected a finite number > 0: the change of a pixel")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: the folder {out.absolute().parent} does not exist; create it")
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
+    check_writable(out)
     network = gt.pretrained.load(model, device=device)
-    name, count, event_shape, batches = open_data(data, split, data_dir, size, 256, 0, 1, channels)
+    name, images, batches = reading.open(data, 256, Processes(device))
+    event_shape, count = images.event_shape, len(images)
     if event_shape != network.event_shape:
         raise ValueError(
             f"{name} has images of shape {tuple(event_shape)}, but the network is for {tuple(network.event_shape)}; "
@@ -119,51 +125,43 @@ def report(
                 f"{tuple(event_shape)}; give the statistics of this data, or leave --gaussian out"
             )
     statistics = statistics.to(device, torch.float32)
-    probe = _spread(batches, points).to(device)
+    probe = _spread(batches, questions.points).to(device)
     with torch.no_grad():
-        measured = _measure(network, statistics, probe, tolerance, seeds, steps, sigma_max, seed)
+        measured = _measure(network, statistics, probe, questions)
     findings = Findings(
         model=model,
         data=name,
         images=count,
         gaussian=statistics.cpu(),
         points=len(probe),
-        seeds=seeds,
-        steps=steps,
+        seeds=questions.seeds,
+        steps=questions.steps,
         seconds=time.monotonic() - begun,
-        machine=_machine(device),
+        machine=machine(torch.device(device)),
         **measured,
     )
     files.write_bytes(out, page(findings).encode())
     if findings.misfit:
         print(f"warning: {findings.misfit}")
     print(
-        f"jump to σ = {findings.skip.sigma:.3g}: {findings.steps_skipped} of {steps} steps skipped, pixels moved by "
-        f"{findings.jump_error[0]:.4f} ± {findings.jump_error[1]:.4f}, tolerance {tolerance:g}"
+        f"jump to σ = {findings.skip.sigma:.3g}: {findings.steps_skipped} of {questions.steps} steps skipped, pixels "
+        f"moved by {findings.jump_error[0]:.4f} ± {findings.jump_error[1]:.4f}, tolerance {questions.tolerance:g}"
     )
     print(f"written to {out}")
 
 
-def _measure(
-    network: gt.Denoiser,
-    gaussian: gt.Gaussian,
-    probe: Tensor,
-    tolerance: float,
-    seeds: int,
-    steps: int,
-    sigma_max: float,
-    seed: int,
-) -> dict:
+def _measure(network: gt.Denoiser, gaussian: gt.Gaussian, probe: Tensor, questions: Questions) -> dict:
     """Return what is measured of a network, by the names of the page's findings."""
+    tolerance, seed, sigma_max = questions.tolerance, questions.seed, questions.sigma_max
     isotropic = gt.Gaussian.isotropic(gaussian.mean, gaussian.total_variance / gaussian.dim)
     levels = [sigma for sigma in SIGMAS if sigma <= sigma_max] or [sigma_max]
-    grid = gt.karras_sigmas(steps, sigma_max=sigma_max)
+    grid = gt.karras_sigmas(questions.steps, sigma_max=sigma_max)
     compared = []
     for sigma in tqdm(levels, desc="unexplained variance", file=sys.stderr):
         models = {"isotropic": isotropic, "gaussian": gaussian}
         compared += gt.residuals(network, models, probe, [sigma], points=len(probe), seed=seed)
     skip = choose_skip(network, gaussian, grid[:-1], tolerance, seed=seed)
-    noise = sigma_max * seeded_noise(seed, range(seeds), gaussian.event_shape).to(probe.device)
+    noise = sigma_max * seeded_noise(seed, range(questions.seeds), gaussian.event_shape).to(probe.device)
     print("following the flow to its end", file=sys.stderr)
     close = min(max(tolerance / 10, 1e-3), 5e-3)
     reference = converged(network, noise, sigma_max, tolerance=close)
@@ -184,7 +182,7 @@ def _measure(
             sigma_skips=[None] if skip.sigma == sigma_max else [None, skip.sigma],
             gaussian=gaussian,
             grid=levels_below,
-            watch=lambda plan, name=name: tqdm(plan, desc=f"samplers, {name}", file=sys.stderr),
+            progress=lambda plan, name=name: tqdm(plan, desc=f"samplers, {name}", file=sys.stderr),
         ):
             key = row.solver, row.sigma_skip, row.nfe
             best[key] = min(best.get(key, row), row, key=lambda row: row.rmse)
@@ -207,9 +205,3 @@ def _spread(batches: Iterable[Tensor], count: int) -> Tensor:
         return torch.cat(list(batches.shard(0, shares)))[:count]
     images = torch.cat(list(batches))
     return images[:: max(1, len(images) // count)][:count]
-
-
-def _machine(device: str) -> str:
-    if torch.device(device).type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{platform.machine()}, threads: {torch.get_num_threads()}, torch {torch.__version__}"

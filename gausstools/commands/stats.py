@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 import gausstools as gt
 from gausstools.commands import processes
+from gausstools.commands.options import check_least, check_writable, grouped
 from gausstools.models import Moments, files, fit_streamed
 
 __all__ = ["stats"]
@@ -23,16 +25,46 @@ RANK = 256
 """Eigenpairs that are kept of larger images, if not told otherwise."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Which images of a data set or a folder are read, and how."""
+
+    split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None
+    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None
+    size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None
+    channels: Annotated[int | None, typer.Option(help="of a folder of images: 1 for grey, 3 for RGB")] = None
+
+    def open(self, dataset: str, batch_size: int, team: processes.Processes) -> tuple:
+        """Return what the data are called, all of them, and this process's share in batches."""
+        check_least(1, batch_size=batch_size)
+        if dataset in gt.datasets.NAMES:
+            for option, value in {"size": self.size, "channels": self.channels}.items():
+                if value is not None:
+                    raise ValueError(f"{option} is for folders of images; {dataset} has its own")
+            data = gt.datasets.load(dataset, self.split or "train", self.data_dir)
+            share, name = data.images[team.number :: team.count].split(batch_size), f"{data.name}, {data.split}"
+        elif Path(dataset).is_dir():
+            if self.split is not None or self.data_dir is not None:
+                raise ValueError(f"split and data-dir are for data sets, but {dataset} is a folder of images")
+            data = gt.datasets.ImageFolder(dataset, size=self.size, channels=self.channels, batch_size=batch_size)
+            share, name = data.shard(team.number, team.count) if team.count <= len(data) else None, dataset
+        else:
+            known = ", ".join(gt.datasets.NAMES)
+            raise ValueError(f"{dataset} is neither a data set ({known}) nor a folder; check the name or the path")
+        if len(data) < team.count:
+            raise ValueError(f"{name} has {len(data)} images for {team.count} processes; start at most {len(data)}")
+        return name, data, share
+
+
+@grouped
 def stats(
     dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(gt.datasets.NAMES)}, or a folder of images")],
     out: Annotated[Path, typer.Option(help="file to write, .safetensors")],
     rank: Annotated[
         int | None, typer.Option(help=f"eigenpairs to keep; all if not given, {RANK} above {DENSE:,} entries")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
-    size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None,
-    channels: Annotated[int | None, typer.Option(help="of a folder of images: 1 for grey, 3 for RGB")] = None,
+    *,
+    reading: Reading,
     batch_size: Annotated[int, typer.Option(help="images read at once, by each process")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...: where it is computed, in float64")] = "cpu",
     half: Annotated[bool, typer.Option("--half", help="keep the directions in float16: half the file")] = False,
@@ -53,14 +85,10 @@ def stats(
     written to ...digits.safetensors
     Gaussian(event_shape=(1, 8, 8), rank=8, tail=0.1088)
     """
-    if not out.absolute().parent.is_dir():  # said before the work, not after
-        raise FileNotFoundError(f"cannot write {out}: the folder {out.absolute().parent} does not exist; create it")
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
+    check_writable(out)
     team = processes.join(device)
-    name, count, event_shape, batches = open_data(
-        dataset, split, data_dir, size, batch_size, team.number, team.count, channels
-    )
+    name, data, batches = reading.open(dataset, batch_size, team)
+    event_shape = data.event_shape
     if rank is not None and not 0 <= rank <= event_shape.numel():
         raise ValueError(f"rank is {rank}, expected 0 to {event_shape.numel()} for images of {tuple(event_shape)}")
     gaussian = fit(Watched(batches, team.device, quiet=not team.first), event_shape, rank, team.total)
@@ -68,7 +96,7 @@ def stats(
         # Rounding the directions turns them by some 3e-4 at most; the variances span more than float16 does.
         directions = {"basis": gaussian.basis.half()} if half else {}
         files.write(out, "Gaussian", dict(gaussian.state_dict()) | directions)
-        print(f"{name}: {count:,} images of shape {tuple(event_shape)}")
+        print(f"{name}: {len(data):,} images of shape {tuple(event_shape)}")
         print(_summary(gaussian))
         print(f"written to {out}")
     team.leave()
@@ -106,40 +134,6 @@ class Watched:
             for batch in self.batches:
                 yield batch.to(self.device)
                 bar.update(len(batch))
-
-
-def open_data(
-    dataset: str,
-    split: str | None,
-    data_dir: Path | None,
-    size: int | None,
-    batch_size: int,
-    process: int,
-    processes: int,
-    channels: int | None = None,
-) -> tuple:
-    """Return what the data are called, how many in all, the shape of one, and this process's share in batches."""
-    if batch_size < 1:
-        raise ValueError(f"batch-size is {batch_size}, expected at least 1")
-    if dataset in gt.datasets.NAMES:
-        for option, value in {"size": size, "channels": channels}.items():
-            if value is not None:
-                raise ValueError(f"{option} is for folders of images; {dataset} has its own")
-        data = gt.datasets.load(dataset, split or "train", data_dir)
-        share = data.images[process::processes].split(batch_size)
-        name = f"{data.name}, {data.split}"
-    elif Path(dataset).is_dir():
-        if split is not None or data_dir is not None:
-            raise ValueError(f"split and data-dir are for data sets, but {dataset} is a folder of images")
-        data = gt.datasets.ImageFolder(dataset, size=size, channels=channels, batch_size=batch_size)
-        share = data.shard(process, processes) if processes <= len(data) else None
-        name = dataset
-    else:
-        known = ", ".join(gt.datasets.NAMES)
-        raise ValueError(f"{dataset} is neither a data set ({known}) nor a folder; check the name or the path")
-    if len(data) < processes:
-        raise ValueError(f"{name} has {len(data)} images for {processes} processes; start at most {len(data)}")
-    return name, len(data), data.event_shape, share
 
 
 def _summary(gaussian: gt.Gaussian) -> str:

@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,11 @@ from tqdm import tqdm
 
 import gausstools as gt
 from gausstools.commands import processes
+from gausstools.commands.options import grouped
 from gausstools.denoiser import Denoiser, Sigma
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
-from gausstools.training import Recipe, Trainer, residual_rows
+from gausstools.training import SIGMAS, Recipe, Trainer, residual_rows
 
 __all__ = ["train"]
 
@@ -31,9 +33,47 @@ SHAPES = {
 }
 """The network for each data set: small enough that a laptop's processor trains it in hours."""
 
-SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+
+@dataclass(frozen=True)
+class Network:
+    """The size of the network."""
+
+    widths: Annotated[str | None, typer.Option(help="channels at each resolution, e.g. 64,128,128")] = None
+    layers: Annotated[int, typer.Option(min=1, help="residual blocks at each resolution")] = 2
+
+    def build(self, dataset: str, event_shape: torch.Size) -> UNet:
+        """Return the network for the images of a data set, with random weights."""
+        shape = SHAPES[dataset] | ({"widths": _numbers(self.widths)} if self.widths else {})
+        return UNet(tuple(event_shape), layers=self.layers, **shape)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How the network is trained."""
+
+    batch_size: Annotated[int, typer.Option(help="images in a step, over all processes")] = Recipe.batch_size
+    learning_rate: Annotated[float, typer.Option(help="of Adam")] = Recipe.learning_rate
+    seed: Annotated[int, typer.Option(help="of everything random")] = Recipe.seed
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What is recorded of the network along its training."""
+
+    models: Annotated[
+        str,
+        typer.Option(
+            help="whose residuals to record: mean, isotropic, gaussian, mixture-K, mixture-KxRANK, cloud; '' for none"
+        ),
+    ] = "mean,isotropic,gaussian,mixture-10,cloud"
+    points: Annotated[int, typer.Option(min=1, help="noised images for each residual")] = 512
+    residuals_on: Annotated[
+        Path | None,
+        typer.Option(help=".npy with indices of the training images to noise for residuals; all if not given"),
+    ] = None
+
+
+@grouped
 def train(
     dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(SHAPES)}")],
     out: Annotated[Path, typer.Option(help="folder of the run; a run that stands there goes on")],
@@ -41,23 +81,11 @@ def train(
     minutes: Annotated[float | None, typer.Option(min=0, help="stop after this time; run again to go on")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cuda" if torch.cuda.is_available() else "cpu",
     data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None,
-    batch_size: Annotated[int, typer.Option(help="images in a step, over all processes")] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="of Adam")] = Recipe.learning_rate,
-    seed: Annotated[int, typer.Option(help="of everything random")] = Recipe.seed,
-    widths: Annotated[str | None, typer.Option(help="channels at each resolution, e.g. 64,128,128")] = None,
-    layers: Annotated[int, typer.Option(min=1, help="residual blocks at each resolution")] = 2,
+    *,
+    steps: Steps,
+    network: Network,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; by the machine if not given")] = None,
-    models: Annotated[
-        str,
-        typer.Option(
-            help="whose residuals to record: mean, isotropic, gaussian, mixture-K, mixture-KxRANK, cloud; '' for none"
-        ),
-    ] = "mean,isotropic,gaussian,mixture-10,cloud",
-    points: Annotated[int, typer.Option(min=1, help="noised images for each residual")] = 512,
-    residuals_on: Annotated[
-        Path | None,
-        typer.Option(help=".npy with indices of the training images to noise for residuals; all if not given"),
-    ] = None,
+    residuals: Residuals,
     note: Annotated[str, typer.Option(help="a sentence for the card, on what the images were")] = "",
 ) -> None:
     """Train an EDM denoiser on a data set, or go on where the run in --out stopped.
@@ -69,17 +97,15 @@ def train(
     device = team.device
     if dataset not in SHAPES:
         raise typer.BadParameter(f"{dataset!r} is not known, expected one of {', '.join(SHAPES)}")
-    recipe = Recipe(batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    recipe = Recipe(**asdict(steps))
     half_precision = _half_precision(precision, device)
     sets = {split: gt.datasets.load(dataset, split, data_dir).images for split in ("train", "test")}
     data = sets["train"]
-    shape = SHAPES[dataset] | ({"widths": _numbers(widths)} if widths else {})
-    indices = None if residuals_on is None else _indices(residuals_on, len(data))
-    torch.manual_seed(seed)
-    network = UNet(tuple(data.shape[1:]), layers=layers, **shape)
+    indices = None if residuals.residuals_on is None else _indices(residuals.residuals_on, len(data))
+    torch.manual_seed(recipe.seed)
     # What tensor cores multiply fastest; on a processor the usual order is faster.
     order = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
-    denoiser = EDM(network, data.shape[1:]).to(device, memory_format=order)
+    denoiser = EDM(network.build(dataset, data.shape[1:]), data.shape[1:]).to(device, memory_format=order)
     trainer = Trainer(
         denoiser,
         data,
@@ -87,8 +113,8 @@ def train(
         recipe,
         half_precision=half_precision,
         compared={
-            "models": sorted(models.split(",")),
-            "points": points,
+            "models": sorted(residuals.models.split(",")),
+            "points": residuals.points,
             "residuals on": "all" if indices is None else indices,
             "test images": sets["test"],
         },
@@ -97,9 +123,9 @@ def train(
         parallel=team.parallel,
     )
     question = None
-    if models and team.first:
+    if residuals.models and team.first:
         judged = sets if indices is None else sets | {"train": data[indices]}
-        question = _residuals(_models(models, data, out), judged, points, device)
+        question = _question(_models(residuals.models, data, out), judged, residuals.points, device)
     bar = tqdm(total=images, initial=trainer.images_seen, unit=" images", disable=not team.first, file=sys.stderr)
     average = None
     with bar:
@@ -109,7 +135,7 @@ def train(
             evaluate_at=dict.fromkeys(_marks(images), question) if question else None,
         ):
             average = loss if average is None else average + 0.02 * (loss - average)
-            bar.update(batch_size)
+            bar.update(recipe.batch_size)
             bar.set_postfix(loss=f"{average:.4f}", refresh=False)
     if team.first:
         files.write_bytes(out / "README.md", card(dataset, data, trainer, note).encode())
@@ -176,16 +202,16 @@ def _mixture(name: str, data: Tensor, folder: Path) -> Callable[[], gt.Mixture] 
     return fit
 
 
-def _residuals(
+def _question(
     models: dict[str, Denoiser], sets: dict[str, Tensor], points: int, device: str
 ) -> Callable[[EDM], list[dict]]:
-    answering = {name: _Remembering(model.to(device)) for name, model in models.items()}
+    answering = {name: _Cached(model.to(device)) for name, model in models.items()}
     placed = {name: images.to(device) for name, images in sets.items()}
     return lambda network: residual_rows(network, answering, placed, list(SIGMAS), points=points)
 
 
-class _Remembering:
-    """A denoiser that keeps its answers: the models are asked about the same points at every mark of the training."""
+class _Cached:
+    """A cache of a denoiser's answers: the models are asked about the same points at every mark of the training."""
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser, self.answers = denoiser, {}
