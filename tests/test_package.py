@@ -1,5 +1,6 @@
 """The package as a whole: its front door, its weight, its examples, and that it fits beside Colab's packages."""
 
+import ast
 import doctest
 import importlib
 import os
@@ -204,3 +205,31 @@ def test_annotated_shapes_are_checked_while_the_tests_run():
     """Proof that the import hook of conftest.py is at work: an answer that has lost a row does not pass."""
     with pytest.raises(jaxtyping.TypeCheckError, match="denoised"):
         gt.samplers.Evaluation(torch.ones(2, 3), 1.0, denoised=torch.ones(1, 3))
+
+
+FLOORS = (
+    ("denoiser", "noise"),
+    ("models", "networks", "datasets", "shipped"),
+    ("samplers", "teleportation", "compare", "theory", "convergence", "training", "features", "pretrained"),
+    ("commands", "diffusers", "figures"),
+)
+
+
+def test_no_module_imports_from_a_floor_above():
+    floors = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    package = ROOT / "gausstools"
+    rooms = {path.stem for path in package.iterdir() if not path.stem.startswith(("_", "."))}
+    assert rooms == floors.keys()
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if room in floors and isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gausstools."):
+                assert floors[node.module.split(".")[1]] <= floors[room], f"{path}:{node.lineno}"
+
+
+def test_the_page_on_the_house_names_places_that_are_there():
+    page = (ROOT / "book" / "house.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", page)
+    assert len(named) > 25
+    places = [ROOT / "gausstools", ROOT / "gausstools/samplers", ROOT, ROOT / "book/pipeline"]
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
