@@ -190,7 +190,9 @@ def test_script_and_style_come_with_the_package_and_are_light():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
     shipped = project["tool"]["setuptools"]["package-data"]["gausstools"]
     folder = Path(gt.__path__[0])
-    assert {path.name for pattern in shipped for path in folder.glob(pattern)} == {"interactive.css", "interactive.js"}
+    beside = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {path for pattern in shipped for path in folder.glob(pattern)} == beside
+    assert {"interactive.css", "interactive.js", "page.html"} <= {path.name for path in beside}
 
 
 def test_a_figure_that_is_too_heavy_is_refused():
