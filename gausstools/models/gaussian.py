@@ -7,7 +7,7 @@ For data with mean μ and covariance ``Σ = U diag(λ) Uᵀ + tail·(I − UUᵀ
 * score     ``−(Σ + σ²I)⁻¹ (x − μ)``, per direction ``−1/(λ+σ²)``;
 * flow      ``μ + (Σ + σ²I)^{1/2} (Σ + σ_T²I)^{-1/2} (x_T − μ)``, per direction ``√((σ²+λ)/(σ_T²+λ))``.
 
-So each is a call of :meth:`gausstools.models.Spectrum.apply` with its function of λ.
+So each is a call of :meth:`gausstools.Spectrum.apply` with its function of λ.
 """
 
 import copy

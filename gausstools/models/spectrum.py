@@ -8,7 +8,7 @@ noising path ``x_σ = x0 + σ·n`` is a function of one variance (Wang & Vastola
 * the posterior of x0, its variance ``λσ²/(λ+σ²)``, :func:`posterior_variance`;
 * the probability flow, its factor ``√((σ²+λ)/(σ_T²+λ))``, :func:`flow_factor`.
 
-:meth:`Spectrum.apply` and its siblings put such a function to use: two products with U, and no inverse.
+:meth:`gausstools.Spectrum.apply` and its siblings put such a function to use: two products with U, and no inverse.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 A pass turns a block V of directions into ``ΣV = E[(x−μ)(x−μ)ᵀV]``, batch by batch, and no D×D matrix appears. The first
 one also gives the mean and the trace of Σ. Each further pass adds ΣV to the block Krylov space of
-:mod:`gausstools.models.eigen`.
+``gausstools.models.eigen``.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,7 +1,8 @@
 """What the samplers share: what each declares, the grid that they walk down, the state after a step, the evaluations.
 
-A sampler is a generator function under :func:`sampler`, which says what it costs and takes, and holds what is true of
-all: a denoiser's answers are looked at, and a state in half precision is carried in float32 between two questions.
+A sampler is a generator function under :func:`gausstools.samplers.sampler`, which says what it costs and takes, and
+holds what is true of all: a denoiser's answers are looked at, and a state in half precision is carried in float32
+between two questions.
 
 A multistep method builds each step from the denoiser's last answers. At its start it has none, so its first steps are
 of lower order, unless it is given them: a ``history``. A jump along a Gaussian's closed-form flow has one for nothing,
@@ -202,7 +203,7 @@ def gaussian_history(
             grid cut at level k, ``grid[k - 2 : k + 1]`` gives the two evaluations that a third-order method wants.
 
     Returns:
-        One evaluation for each level but the last, oldest first: none where nothing lies above x.
+        One evaluation for each level but the last, oldest first, so none where nothing lies above x.
 
     Raises:
         ValueError: for levels that do not decrease or hold NaN.
