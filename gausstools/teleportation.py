@@ -33,12 +33,13 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma
+from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma, working_dtype
 from gausstools.models.base import ScoreModel
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import VE, Process
 from gausstools.samplers.exponential import gaussian_exponential
-from gausstools.samplers.path import check_steps
+from gausstools.samplers.one_step import heun
+from gausstools.samplers.path import check_steps, declared
 from gausstools.theory import misfit
 
 __all__ = ["Skip", "Teleport", "choose_skip", "guided", "teleport"]
@@ -114,7 +115,7 @@ def teleport(
     process = VE() if process is None else process
     intervals = check_steps(x, times)
     levels = torch.tensor([start for start, _ in intervals] + [intervals[-1][1]], dtype=torch.float64)
-    clean = bool(process.noise(levels)[-1] == 0)
+    before = declared(heun).calls(process.noise(levels))  # which refuses times outside the process
     sigma_skip = check_sigma(sigma_skip, levels.new_empty(1, 0), "sigma_skip").item()
     landing = process.time(torch.tensor(sigma_skip, dtype=torch.float64))
     if landing > levels[0] * (1 + _SAME) or landing < levels[-1] * (1 - _SAME):
@@ -134,7 +135,7 @@ def teleport(
         sigma=float(process.sigma(landing)),
         steps_skipped=len(levels) - len(remaining),
         nfe_saved=len(levels) - len(remaining),
-        nfe_saved_heun=_heun_calls(levels, clean) - _heun_calls(remaining, clean),
+        nfe_saved_heun=before - declared(heun).calls(process.noise(remaining)),
     )
 
 
@@ -363,13 +364,8 @@ def _amplification(
 
 def _wide(x: Tensor) -> Tensor:
     """Return x in float32 at least, to compute in."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(working_dtype(x.dtype))
 
 
 def _rms(values: Tensor) -> float:
     return values.double().square().mean().sqrt().item()
-
-
-def _heun_calls(levels: Tensor, clean: bool) -> int:
-    steps = len(levels) - 1
-    return 2 * steps - (clean and steps > 0)

@@ -499,6 +499,7 @@ def test_cost_and_what_is_yielded(sampler, sigmas):
     states = list(sampler(denoiser, x, sigmas))
     assert len(seen) == (len(states) + int((sigmas[1:] > 0).sum()) if sampler is heun else len(states))
     assert gt.samplers.declared(sampler).calls(sigmas) == len(seen)
+    assert gt.samplers.declared(sampler).calls(sigmas[-1:]) == 0
     assert [state.sigma for state in states] == sigmas[1:].tolist()
     assert 0.0 not in seen
     assert all(torch.equal(state.denoised, torch.full((2, 3), 3.0)) for state in states)

@@ -8,7 +8,7 @@ step costs about ``2·n·K·D·rank`` operations for the expectation, and memory
 import torch
 from torch import Tensor
 
-from gausstools.denoiser import check_count
+from gausstools.denoiser import check_count, working_dtype
 from gausstools.models.base import check_event
 from gausstools.models.batches import gather
 from gausstools.models.eigen import eigenpairs
@@ -25,7 +25,7 @@ def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out,
     data = gather(data)
     dtype = data.dtype
     check_event(data[0], "data")
-    data = data.to(torch.promote_types(dtype, torch.float32))
+    data = data.to(working_dtype(dtype))
     if rank is not None:
         check_count(rank, "rank", 0, data[0].numel())
     check_count(max_steps, "max_steps", 0)

@@ -114,7 +114,7 @@ class Declared:
     def calls(self, sigmas: Float[Tensor, " levels"]) -> int:
         """Return how many network calls a grid costs."""
         steps = len(sigmas) - 1
-        return steps * self.calls_a_step - (self.calls_a_step - 1) * int(sigmas[-1] == 0)
+        return steps * self.calls_a_step - (self.calls_a_step - 1) * int(steps > 0 and sigmas[-1] == 0)
 
 
 def sampler(*, calls_a_step: int = 1, takes: Sequence[str] = ()) -> Callable[[Callable], Callable]:
