@@ -264,7 +264,7 @@ def test_the_browser_follows_the_flow(alone, name):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_browser_denoises(alone, name):
     model = MODELS[name]()
-    page = alone(interactive.denoiser(model, [1.0, 2.0], PLANE, name="answer", sigma_max=HIGH, sigma_min=LOW))
+    page = alone(interactive.denoiser(model, [1.0, 2.0], PLANE, name="answer", sigma_max=HIGH))
     figure = page.locator(FIGURE)
     for seed in range(3):
         at = moved(page, figure, seed)
