@@ -119,9 +119,9 @@ def test_colours_go_by_their_meaning():
 
 def test_a_text_is_no_markup():
     figure = interactive.frames(
-        [[Points([[0, 0]], label='<b>"&'), Line([[0, 0]], label="</svg>")]],
+        [[[Points([[0, 0]], label='<b>"&'), Line([[0, 0]], label="</svg>")]]],
         ["</script><script>alert(1)"],
-        PLANE,
+        [PLANE],
         name="words",
     )
     page = BeautifulSoup(figure.html, "lxml")
@@ -196,14 +196,14 @@ def test_script_and_style_come_with_the_package_and_are_light():
 
 
 def test_a_figure_that_is_too_heavy_is_refused():
-    many = [[Points(torch.rand(2000, 2))] for _ in range(40)]
+    many = [[[Points(torch.rand(2000, 2))]] for _ in range(20)]
     with pytest.raises(ValueError, match=r"figure heavy has \d+ kB, at most 500 .*fewer frames"):
-        interactive.frames(many, range(40), PLANE, name="heavy")
+        interactive.frames(many, range(20), [PLANE], name="heavy")
 
 
-def frames(steps=None, labels=(1,), panels=PLANE, **options):
+def frames(steps=None, labels=(1,), panels=(PLANE,), **options):
     steps = [[Points([[0, 0]])]] if steps is None else steps
-    return interactive.frames(steps, labels, panels, **{"name": "x", **options})
+    return interactive.frames([[layers] for layers in steps], labels, panels, **{"name": "x", **options})
 
 
 def flow(model=GAUSSIAN, start=(1, 1), panel=PLANE, **options):

@@ -33,11 +33,9 @@ from gausstools.figures.svg import Arrows, Ellipse, Layer, Line, Panel, Points, 
 from gausstools.models import Gaussian, Mixture, PointCloud
 from gausstools.samplers import heun
 
-__all__ = ["LIMIT", "Arrows", "Ellipse", "Interactive", "Line", "Panel", "Points", "denoiser", "flow", "frames"]
+__all__ = ["Arrows", "Ellipse", "Interactive", "Line", "Panel", "Points", "denoiser", "flow", "frames"]
 
-LIMIT = 500_000
-"""Bytes that a figure may have, so that a page with a few of them stays below one megabyte."""
-
+LIMIT = 500_000  # bytes that a figure may have, so that a page with a few of them stays below one megabyte
 LOWEST = 0.02  # noise level of a slider, where nothing else is given
 SECONDS = 6  # that playing a figure takes
 STEPS = 120  # intervals of the slider of σ, and steps of the integration
@@ -91,7 +89,7 @@ def _source(file: str) -> str:
 def frames(
     frames: Sequence[Sequence],
     labels: Sequence[str | Real],
-    panels: Panel | Sequence[Panel],
+    panels: Sequence[Panel],
     *,
     name: str,
     control: str = "noise level σ",
@@ -100,29 +98,25 @@ def frames(
     """Return a figure that leafs through frames by a slider, with a button that plays them.
 
     Args:
-        frames: a list of layers for each position of the slider; with several panels, a list of such lists, one for
-            each panel.
+        frames: for each position of the slider, a list of layers for each panel.
         labels: what each position is called; numbers are written with three digits.
-        panels: one or several, side by side where there is room.
+        panels: side by side where there is room.
         name: of the element on the page; another than that of the caption, and no other figure's.
         control: what the slider sets.
         start: the position shown first, and in the still picture.
 
     Raises:
         ValueError: for frames, labels and panels that do not fit together, a name that is no name, a value that is
-            not finite, or more than ``LIMIT`` bytes.
+            not finite, or more than 500 kB.
 
     >>> plane = Panel(x=(-2, 2), y=(-2, 2), equal=True)
-    >>> steps = [[Points([[0.1 * i, 0.0]])] for i in range(20)]
-    >>> frames(steps, labels=range(20), panels=plane, name="walk", control="step")
+    >>> steps = [[[Points([[0.1 * i, 0.0]])]] for i in range(20)]
+    >>> frames(steps, labels=range(20), panels=[plane], name="walk", control="step")
     Interactive('walk', ... kB)
     """
-    panels = [panels] if isinstance(panels, Panel) else list(panels)
     if len(frames) == 0 or len(frames) != len(labels):
         raise ValueError(f"{len(frames)} frames and {len(labels)} labels, expected one label for each frame")
     check_count(start, "start", 0, len(frames) - 1)
-    if len(panels) == 1:
-        frames = [[layers] for layers in frames]
     if wrong := {len(frame) for frame in frames} - {len(panels)}:
         raise ValueError(f"frames have layers for {wrong.pop()} panels, expected {len(panels)}")
     texts = [label if isinstance(label, str) else f"{float(label):.3g}" for label in labels]
@@ -174,7 +168,7 @@ def flow(
     Raises:
         TypeError: for a model of another kind.
         ValueError: for a model that is not of the plane, levels in the wrong order, a panel with logarithmic axes, a
-            name that is no name, or more than ``LIMIT`` bytes.
+            name that is no name, or more than 500 kB.
 
     >>> model = Gaussian.isotropic(torch.zeros(2), 1.0)
     >>> plane = Panel(x=(-4, 4), y=(-4, 4), equal=True)

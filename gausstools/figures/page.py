@@ -23,10 +23,9 @@ from gausstools.figures.style import COLORS, set_style
 from gausstools.samplers import declared
 from gausstools.teleportation import Skip
 
-__all__ = ["SHOWN", "Findings", "page"]
+__all__ = ["Findings", "page"]
 
-SHOWN = 8
-"""Images that are drawn side by side."""
+SHOWN = 8  # images that are drawn side by side
 
 
 @dataclass(frozen=True)

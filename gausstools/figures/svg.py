@@ -86,9 +86,9 @@ def _polyline(pixels: Sequence | np.ndarray) -> str:
     return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in pixels) if len(pixels) else ""
 
 
-def _stroke(path: str, color: str, width: Real, **attributes: str | Real) -> str:
+def _stroke(path: str, color: str, width: Real, opacity: Real = 1, **attributes: str | Real) -> str:
     style = {"fill": "none", "stroke": COLORS.get(color, color), "stroke_width": width, "stroke_linejoin": "round"}
-    return _element("path", d=path, **style, **attributes)
+    return _element("path", d=path, **style, **attributes, **_faint(opacity))
 
 
 def _faint(opacity: Real) -> dict[str, str]:
@@ -123,7 +123,7 @@ class Points:
         at, sizes = panel.pixels(_points(self.xy, "xy of points")), as_array(self.size)
         if sizes.ndim == 0 and not self.hollow:
             dots = "".join(f"M{_number(x)} {_number(y)}h0" for x, y in at)
-            return _stroke(dots, self.color, self.size, stroke_linecap="round", **_faint(self.opacity))
+            return _stroke(dots, self.color, self.size, self.opacity, stroke_linecap="round")
         if sizes.shape not in {(), (len(at),)}:
             raise ValueError(f"size has shape {sizes.shape}, expected one for each of {len(at)} points")
         circles = (
@@ -216,8 +216,7 @@ class Ellipse:
     def markup(self, panel: "Panel") -> str:
         """Return the layer as SVG."""
         ovals = ellipse(self.mean, self.covariance, self.deviations)
-        lines = "".join(_polyline(panel.pixels(oval)) for oval in ovals)
-        return _stroke(lines, self.color, self.width, **_faint(self.opacity))
+        return _stroke("".join(_polyline(panel.pixels(oval)) for oval in ovals), self.color, self.width, self.opacity)
 
 
 Layer = Points | Line | Arrows | Ellipse
