@@ -335,7 +335,7 @@ def _executed_once(tmp_path_factory) -> tuple[Toy, execute.Outcome, str]:
     toy.git("commit", "--message=toy")
     with redirect_stdout(io.StringIO()) as shown, pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute, "cores", lambda: CORES)
-        outcome = execute.execute(toy.book, [], jobs=2)
+        outcome = execute.execute(toy.book, [])
     assert not outcome.failures, outcome.failures
     return toy, outcome, shown.getvalue()
 
