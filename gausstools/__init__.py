@@ -19,60 +19,36 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "DDPM": "noise",
-    "Denoiser": "denoiser",
-    "FarField": "models.far_field",
-    "FlowMatching": "noise",
-    "Gaussian": "models.gaussian",
-    "Mixture": "models.mixture",
-    "Moments": "models.moments",
-    "NearestNeighbour": "models.far_field",
-    "PointCloud": "models.pointcloud",
-    "Process": "noise",
-    "Spectrum": "models.spectrum",
-    "VE": "noise",
-    "VP": "noise",
-    "choose_skip": "teleportation",
-    "evaluation_points": "compare",
-    "karras_sigmas": "noise",
-    "log_uniform_sigmas": "noise",
-    "residuals": "compare",
-    "score": "denoiser",
-    "teleport": "teleportation",
-    "unexplained": "compare",
-    "unexplained_by_rank": "compare",
+_NAMES = {
+    "compare": ("evaluation_points", "residuals", "unexplained", "unexplained_by_rank"),
+    "convergence": (),
+    "datasets": (),
+    "denoiser": ("Denoiser", "score"),
+    "diffusers": (),
+    "features": (),
+    "figures": (),
+    "models": ("FarField", "Gaussian", "Mixture", "Moments", "NearestNeighbour", "PointCloud", "Spectrum"),
+    "networks": (),
+    "noise": ("DDPM", "FlowMatching", "Process", "VE", "VP", "karras_sigmas", "log_uniform_sigmas"),
+    "pretrained": (),
+    "samplers": (),
+    "shipped": (),
+    "teleportation": ("choose_skip", "teleport"),
+    "theory": (),
+    "training": (),
 }
-_MODULES = (
-    "compare",
-    "convergence",
-    "datasets",
-    "denoiser",
-    "diffusers",
-    "features",
-    "figures",
-    "models",
-    "networks",
-    "noise",
-    "pretrained",
-    "samplers",
-    "shipped",
-    "teleportation",
-    "theory",
-    "training",
-)
+"""The modules, and the names that each lends to the package."""
 
-__all__ = ["__version__", *sorted(_HOME), *_MODULES]
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME), *_NAMES]
 
 
 def __getattr__(name):
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"{__name__}.{name}")
-    else:
+    if name not in _HOME and name not in _NAMES:
         raise AttributeError(f"module 'gausstools' has no attribute {name!r}; it has {', '.join(__all__)}")
-    globals()[name] = value
+    module = importlib.import_module(f"{__name__}.{_HOME.get(name, name)}")
+    globals()[name] = value = getattr(module, name) if name in _HOME else module
     return value
 
 

@@ -9,6 +9,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from gausstools.denoiser import check_choice
 from gausstools.models.gaussian import Gaussian
 
 __all__ = ["feature_statistics", "floor", "jumps", "names", "path", "published", "residuals", "solvers", "statistics"]
@@ -81,8 +82,7 @@ def feature_statistics(name: str, split: str = "train") -> Gaussian:
     >>> feature_statistics("digits").event_shape
     torch.Size([32])
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
+    check_choice(split, "split", "train", "test")
     return Gaussian.load(path(f"{_known(name, f'features-{split}')}-features-{split}.safetensors"))
 
 
@@ -99,9 +99,7 @@ def floor(name: str) -> dict:
     360
     """
     rows = {row.pop("data_set"): row for row in _table("features-floor.csv")}
-    if name not in rows:
-        raise ValueError(f"no floor of {name!r} is shipped; there are those of {', '.join(sorted(rows))}")
-    return rows[name]
+    return rows[_known(name, "floor", sorted(rows))]
 
 
 def residuals(name: str) -> list[dict]:
@@ -162,28 +160,24 @@ def published(name: str) -> list[dict]:
     >>> published("heun_fid")[0]
     {'steps_skipped': 0, 'sigma_skip': 80.0, 'nfe': 35, 'fid': 1.959}
     """
-    prefix = "published_"
-    known = sorted(Path(file).stem.removeprefix(prefix) for file in _checksums() if file.startswith(prefix))
+    tables = [Path(file).stem for file in _checksums() if file.startswith("published_")]
+    return _table(f"published_{_known(name, 'table', sorted(stem.removeprefix('published_') for stem in tables))}.csv")
+
+
+def _known(name: str, kind: str, known: list[str] | None = None) -> str:
+    known = names(kind) if known is None else known
     if name not in known:
-        raise ValueError(f"no published table {name!r} is shipped; there are {', '.join(known)}")
-    return _table(f"{prefix}{name}.csv")
-
-
-def _known(name: str, kind: str) -> str:
-    if name not in names(kind):
-        raise ValueError(f"no {kind} of {name!r} are shipped; there are those of {', '.join(names(kind))}")
+        raise ValueError(f"gausstools ships no {kind} of {name!r}; it ships those of {', '.join(known)}")
     return name
 
 
 def _table(file: str) -> list[dict]:
     with path(file).open(encoding="utf-8", newline="") as lines:
-        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(lines)]
+        return [{key: _kind(key)(text) for key, text in row.items()} for row in csv.DictReader(lines)]
 
 
-def _value(key: str, text: str) -> str | int | float:
-    if key in _COUNTS:
-        return int(text)
-    return text if key in _TEXTS else float(text)
+def _kind(column: str) -> type:
+    return str if column in _TEXTS else int if column in _COUNTS else float
 
 
 @cache

@@ -259,7 +259,7 @@ def flat(x):
 
 def many():
     """Enough points for statistics of features."""
-    return torch.from_numpy(np.random.default_rng(1).normal(size=(20, 2)))
+    return torch.from_numpy(np.random.default_rng(1).normal(size=(8, 2)))
 
 
 def moments(found):

@@ -412,9 +412,9 @@ def test_the_floor_is_the_distance_of_the_two_shipped_moments(name):
 
 
 def test_names_and_splits_that_are_not_shipped_are_refused():
-    with pytest.raises(ValueError, match="no features-test of 'faces' are shipped; there are those of cifar10, digits"):
+    with pytest.raises(ValueError, match="ships no features-test of 'faces'; it ships those of cifar10, digits"):
         gt.shipped.feature_statistics("faces", "test")
     with pytest.raises(ValueError, match="split is 'all', expected 'train' or 'test'"):
         gt.shipped.feature_statistics("digits", "all")
-    with pytest.raises(ValueError, match="no floor of 'faces' is shipped; there are those of cifar10, digits"):
+    with pytest.raises(ValueError, match="ships no floor of 'faces'; it ships those of cifar10, digits"):
         gt.shipped.floor("faces")

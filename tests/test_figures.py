@@ -85,11 +85,14 @@ def test_figures_stand_on_an_opaque_white_ground():
         (lambda ax: figures.image_grid(ax, torch.zeros(2, 1, 8, 8), 0), "columns is 0"),
         (lambda ax: figures.draw_covariance(ax, torch.zeros(3), torch.eye(3)), r"mean has shape \(3,\)"),
         (lambda ax: figures.vector_field(ax, torch.zeros(4, 2), torch.zeros(3, 2)), r"points have shape \(4, 2\)"),
-        (lambda ax: figures.image_grid(ax, torch.full((2, 1, 8, 8), torch.nan), 2), "images holds values that are NaN"),
+        (
+            lambda ax: figures.image_grid(ax, torch.full((2, 1, 8, 8), torch.nan), 2),
+            "images holds 128 values that are NaN",
+        ),
         (lambda ax: figures.image_grid(ax, torch.zeros(2, 1, 8, 8), 2, limits=(1, 1)), r"limits are \(1, 1\)"),
-        (lambda ax: figures.draw_covariance(ax, torch.zeros(2), torch.eye(2) / 0), "covariance holds values"),
-        (lambda ax: figures.draw_covariance(ax, torch.zeros(2) / 0, torch.eye(2)), "mean holds values"),
-        (lambda ax: figures.vector_field(ax, torch.zeros(4, 2), torch.zeros(4, 2) / 0), "vectors holds values"),
+        (lambda ax: figures.draw_covariance(ax, torch.zeros(2), torch.eye(2) / 0), "covariance holds 4 values"),
+        (lambda ax: figures.draw_covariance(ax, torch.zeros(2) / 0, torch.eye(2)), "mean holds 2 values"),
+        (lambda ax: figures.vector_field(ax, torch.zeros(4, 2), torch.zeros(4, 2) / 0), "vectors holds 8 values"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(ax, draw, message):

@@ -119,9 +119,9 @@ def test_colours_go_by_their_meaning():
 
 def test_a_text_is_no_markup():
     figure = interactive.frames(
-        [[Points([[0, 0]], label='<b>"&'), Line([[0, 0]], label="</svg>")]],
+        [[[Points([[0, 0]], label='<b>"&'), Line([[0, 0]], label="</svg>")]]],
         ["</script><script>alert(1)"],
-        PLANE,
+        [PLANE],
         name="words",
     )
     page = BeautifulSoup(figure.html, "lxml")
@@ -196,14 +196,14 @@ def test_script_and_style_come_with_the_package_and_are_light():
 
 
 def test_a_figure_that_is_too_heavy_is_refused():
-    many = [[Points(torch.rand(2000, 2))] for _ in range(40)]
+    many = [[[Points(torch.rand(2000, 2))]] for _ in range(20)]
     with pytest.raises(ValueError, match=r"figure heavy has \d+ kB, at most 500 .*fewer frames"):
-        interactive.frames(many, range(40), PLANE, name="heavy")
+        interactive.frames(many, range(20), [PLANE], name="heavy")
 
 
-def frames(steps=None, labels=(1,), panels=PLANE, **options):
+def frames(steps=None, labels=(1,), panels=(PLANE,), **options):
     steps = [[Points([[0, 0]])]] if steps is None else steps
-    return interactive.frames(steps, labels, panels, **{"name": "x", **options})
+    return interactive.frames([[layers] for layers in steps], labels, panels, **{"name": "x", **options})
 
 
 def flow(model=GAUSSIAN, start=(1, 1), panel=PLANE, **options):
@@ -218,13 +218,16 @@ def flow(model=GAUSSIAN, start=(1, 1), panel=PLANE, **options):
         (lambda: frames(name='x"><script>'), "name is"),
         (lambda: frames(steps=[]), "0 frames and 1 labels"),
         (lambda: frames(labels=[1, 2]), "1 frames and 2 labels"),
-        (lambda: frames(start=1), "start is 1, expected a frame, 0 to 0"),
-        (lambda: frames(panels=[PLANE, PLANE]), "frame 0 has layers for 1 panels, expected 2"),
+        (lambda: frames(start=1), "start is 1, expected an integer from 0 to 0"),
+        (lambda: frames(panels=[PLANE, PLANE]), "frames have layers for 1 panels, expected 2"),
         (lambda: frames(steps=[[Points([[0, np.nan]])]]), "not finite"),
         (lambda: frames(steps=[[Points([[0, 0, 0]])]]), r"xy of points has shape \(1, 3\)"),
         (lambda: frames(steps=[[Points([[0, 0]], size=[1, 2])]]), r"size has shape \(2,\)"),
         (lambda: frames(steps=[[Line([[0, 0, 0]])]]), r"xy of a line has shape \(1, 3\)"),
-        (lambda: frames(steps=[[Arrows([[0, 0]], [[0, 0], [1, 1]])]]), r"at has shape \(1, 2\) and vectors \(2, 2\)"),
+        (
+            lambda: frames(steps=[[Arrows([[0, 0]], [[0, 0], [1, 1]])]]),
+            r"points have shape \(1, 2\) and vectors \(2, 2\)",
+        ),
         (lambda: frames(steps=[[Ellipse([0, 0, 0], np.eye(3))]]), r"mean has shape \(3,\)"),
         (lambda: Panel(x=(0, 0), y=(0, 1)), r"x is \(0, 0\), expected two different"),
         (lambda: Panel(x=(0, 1), y=(0, np.inf)), "y is"),

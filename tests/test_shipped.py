@@ -81,12 +81,12 @@ def test_a_missing_file_is_said(copied):
     [
         (
             lambda: shipped.statistics("faces"),
-            "no statistics of 'faces' are shipped; there are those of cifar10, digits",
+            "gausstools ships no statistics of 'faces'; it ships those of cifar10, digits",
         ),
-        (lambda: shipped.residuals("faces"), "no residuals of 'faces'"),
+        (lambda: shipped.residuals("faces"), "ships no residuals of 'faces'"),
         (
             lambda: shipped.published("fid"),
-            "no published table 'fid' is shipped; there are edm_residuals, edm_training",
+            "gausstools ships no table of 'fid'; it ships those of edm_residuals, edm_training",
         ),
     ],
 )

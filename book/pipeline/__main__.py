@@ -19,8 +19,7 @@ READERS = {"pair", "rules", "scan"}
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Chapters = Annotated[list[str] | None, typer.Argument(help="chapters by slug, number or path (default: all)")]
-Jobs = Annotated[int, typer.Option(help="chapters at a time")]
-Seconds = Annotated[int, typer.Option(help="seconds that a cell may take")]
+Seconds = Annotated[int, typer.Option(min=1, help="seconds that a cell may take")]
 
 
 @app.callback()
@@ -67,7 +66,6 @@ def pair(
 def execute(
     context: typer.Context,
     chapters: Chapters = None,
-    jobs: Jobs = 2,
     timeout: Seconds = 600,
     fast: Annotated[bool, typer.Option("--fast", help="small sizes, no claims: does each run to its end?")] = False,
 ) -> None:
@@ -75,7 +73,7 @@ def execute(
     from book.pipeline.execute import execute as execute_chapters
 
     book = context.obj
-    outcome = execute_chapters(book, chapters or [], jobs=jobs, timeout=timeout, fast=fast)
+    outcome = execute_chapters(book, chapters or [], timeout=timeout, fast=fast)
     if outcome.failures:
         kept = f"in {book.relative(book.fast)}" if fast else "cached"
         count = f"{len(outcome.failures)} of {len(book.select(chapters or []))} chapters failed; the others are {kept}."
@@ -104,10 +102,10 @@ def scan(context: typer.Context) -> None:
 
 
 @app.command("book")
-def build(context: typer.Context, jobs: Jobs = 2, timeout: Seconds = 600) -> None:
+def build(context: typer.Context, timeout: Seconds = 600) -> None:
     """Pair, execute, pages and scan, one after the other."""
     times = []
-    for stage, options in ((pair, {}), (execute, {"jobs": jobs, "timeout": timeout}), (pages, {}), (scan, {})):
+    for stage, options in ((pair, {}), (execute, {"timeout": timeout}), (pages, {}), (scan, {})):
         print(f"== {stage.__name__}: {stage.__doc__}", flush=True)
         begun = time.monotonic()
         stage(context, **options)

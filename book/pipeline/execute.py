@@ -20,8 +20,11 @@ from nbformat import NotebookNode
 from book.pipeline import runs
 from book.pipeline.family import end
 from book.pipeline.fast import quickened
-from book.pipeline.layout import Book, Chapter, PipelineError, write_atomically
+from book.pipeline.layout import Book, Chapter, write_atomically
 from book.pipeline.pairing import describe, read_paired
+
+AT_A_TIME = 2
+"""Chapters that are executed side by side."""
 
 SLOW_SECONDS = 90
 """What a chapter may take on two processor cores."""
@@ -195,7 +198,7 @@ def _finish(book: Book, job: _Job, fast: bool, outcome: Outcome) -> None:
         say(f"warning: {label} took {seconds:.0f} s; a chapter should take at most {SLOW_SECONDS} s on 2 cores")
 
 
-def execute(book: Book, names: list[str], *, jobs: int = 2, timeout: int = 600, fast: bool = False) -> Outcome:
+def execute(book: Book, names: list[str], *, timeout: int = 600, fast: bool = False) -> Outcome:
     """Execute the named chapters (all of them if none is named) where no true run is cached; all of them if fast.
 
     Every failure is collected, every success cached. On an interruption the workers and their kernels are ended and
@@ -204,23 +207,21 @@ def execute(book: Book, names: list[str], *, jobs: int = 2, timeout: int = 600, 
     Args:
         book: that the chapters are of.
         names: of chapters.
-        jobs: chapters at a time.
         timeout: seconds after which a cell counts as hanging.
         fast: with small sizes and without claims, into a folder of their own.
     """
-    if jobs < 1 or timeout < 1:
-        raise PipelineError(f"Got {jobs} jobs and a timeout of {timeout} s; both must be at least 1.")
     outcome = Outcome()
     chapters = book.select(names)
     with _workplace(book) as workplace:
-        # The longest first, and those of unknown length before them: then the last one to end is a short one.
+        # The longest first, and before them those of unknown length, the last chapter first, since the first are short:
+        # then the last one to end is a short one.
         waiting = list(_waiting(book, chapters, workplace, fast, outcome))
         waiting.sort(key=lambda job: job.last or float("inf"))
-        threads = max(1, cores() // min(jobs, max(1, len(waiting))))
+        threads = max(1, cores() // min(AT_A_TIME, max(1, len(waiting))))
         running: list[_Job] = []
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
+                while waiting and len(running) < AT_A_TIME:
                     running.append(job := waiting.pop())  # before it starts: no interruption can fall between
                     last = f"; took {job.last:.0f} s last time" if job.last else ""
                     say(f"{job.chapter.label}: running ({job.reason}{last})")

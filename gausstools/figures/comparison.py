@@ -11,6 +11,9 @@ BESIDE_PAPER = "application/vnd.gausstools.beside-paper+json"
 """The kind of output under which a notebook keeps the numbers of the table."""
 
 
+_HEADS = ("quantity", "published", "measured", "ratio")
+
+
 class Entry(NamedTuple):
     """A quantity that the paper states and a chapter measured.
 
@@ -71,31 +74,22 @@ class BesidePaper:
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Return quantity, published, measured and ratio of each entry, as they are shown."""
         return [
-            (
-                entry.quantity,
-                f"{entry.published:.3g}",
-                _with_error(entry.measured, entry.error),
-                f"{entry.ratio:.2f}",
-            )
+            (entry.quantity, f"{entry.published:.3g}", _with_error(entry.measured, entry.error), f"{entry.ratio:.2f}")
             for entry in self.entries
         ]
 
     def __str__(self) -> str:
-        table = [("quantity", "published", "measured", "ratio"), *self.rows()]
-        first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
-        return "\n".join(
-            "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
-            for row in table
-        )
+        table = [_HEADS, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        form = f"{{:{widths[0]}}}  " + "  ".join(f"{{:>{width}}}" for width in widths[1:])
+        return "\n".join(form.format(*row) for row in table)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        cells = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows()]
-        heads = "".join(f'<th scope="col">{head}</th>' for head in ("quantity", "published", "measured", "ratio"))
-        table = (
-            f'<table class="table beside-paper"><thead><tr>{heads}</tr></thead><tbody>{"".join(cells)}</tbody></table>'
-        )
+        rows = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows()]
+        heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS)
         return {
             "text/plain": str(self),
-            "text/html": table,
+            "text/html": f'<table class="table beside-paper"><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table>",
             BESIDE_PAPER: {"source": self.source, "rows": [list(row) for row in self.rows()]},
         }

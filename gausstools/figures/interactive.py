@@ -27,16 +27,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gausstools.denoiser import check_count
 from gausstools.figures.style import COLORS
 from gausstools.figures.svg import Arrows, Ellipse, Layer, Line, Panel, Points, as_array
 from gausstools.models import Gaussian, Mixture, PointCloud
 from gausstools.samplers import heun
 
-__all__ = ["LIMIT", "Arrows", "Ellipse", "Interactive", "Line", "Panel", "Points", "denoiser", "flow", "frames"]
+__all__ = ["Arrows", "Ellipse", "Interactive", "Line", "Panel", "Points", "denoiser", "flow", "frames"]
 
-LIMIT = 500_000
-"""Bytes that a figure may have, so that a page with a few of them stays below one megabyte."""
-
+LIMIT = 500_000  # bytes that a figure may have, so that a page with a few of them stays below one megabyte
+LOWEST = 0.02  # noise level of a slider, where nothing else is given
 SECONDS = 6  # that playing a figure takes
 STEPS = 120  # intervals of the slider of σ, and steps of the integration
 
@@ -89,7 +89,7 @@ def _source(file: str) -> str:
 def frames(
     frames: Sequence[Sequence],
     labels: Sequence[str | Real],
-    panels: Panel | Sequence[Panel],
+    panels: Sequence[Panel],
     *,
     name: str,
     control: str = "noise level σ",
@@ -98,33 +98,27 @@ def frames(
     """Return a figure that leafs through frames by a slider, with a button that plays them.
 
     Args:
-        frames: a list of layers for each position of the slider; with several panels, a list of such lists, one for
-            each panel.
+        frames: for each position of the slider, a list of layers for each panel.
         labels: what each position is called; numbers are written with three digits.
-        panels: one or several, side by side where there is room.
+        panels: side by side where there is room.
         name: of the element on the page; another than that of the caption, and no other figure's.
         control: what the slider sets.
         start: the position shown first, and in the still picture.
 
     Raises:
         ValueError: for frames, labels and panels that do not fit together, a name that is no name, a value that is
-            not finite, or more than ``LIMIT`` bytes.
+            not finite, or more than 500 kB.
 
     >>> plane = Panel(x=(-2, 2), y=(-2, 2), equal=True)
-    >>> steps = [[Points([[0.1 * i, 0.0]])] for i in range(20)]
-    >>> frames(steps, labels=range(20), panels=plane, name="walk", control="step")
+    >>> steps = [[[Points([[0.1 * i, 0.0]])]] for i in range(20)]
+    >>> frames(steps, labels=range(20), panels=[plane], name="walk", control="step")
     Interactive('walk', ... kB)
     """
-    panels = [panels] if isinstance(panels, Panel) else list(panels)
     if len(frames) == 0 or len(frames) != len(labels):
         raise ValueError(f"{len(frames)} frames and {len(labels)} labels, expected one label for each frame")
-    if not 0 <= start < len(frames):
-        raise ValueError(f"start is {start}, expected a frame, 0 to {len(frames) - 1}")
-    if len(panels) == 1:
-        frames = [[layers] for layers in frames]
-    for i, frame in enumerate(frames):
-        if len(frame) != len(panels):
-            raise ValueError(f"frame {i} has layers for {len(frame)} panels, expected {len(panels)}")
+    check_count(start, "start", 0, len(frames) - 1)
+    if wrong := {len(frame) for frame in frames} - {len(panels)}:
+        raise ValueError(f"frames have layers for {wrong.pop()} panels, expected {len(panels)}")
     texts = [label if isinstance(label, str) else f"{float(label):.3g}" for label in labels]
     data = {
         "kind": "frames",
@@ -152,7 +146,7 @@ def flow(
     *,
     name: str,
     sigma_max: Real,
-    sigma_min: Real = 0.02,
+    sigma_min: Real = LOWEST,
     sigma: Real | None = None,
     other: Model | None = None,
 ) -> Interactive:
@@ -174,26 +168,18 @@ def flow(
     Raises:
         TypeError: for a model of another kind.
         ValueError: for a model that is not of the plane, levels in the wrong order, a panel with logarithmic axes, a
-            name that is no name, or more than ``LIMIT`` bytes.
+            name that is no name, or more than 500 kB.
 
     >>> model = Gaussian.isotropic(torch.zeros(2), 1.0)
     >>> plane = Panel(x=(-4, 4), y=(-4, 4), equal=True)
     >>> flow(model, [2.0, 1.0], plane, name="first-path", sigma_max=2.0).name
     'first-path'
     """
-    return _model_figure("flow", [model, other], start, panel, name, (sigma_max, sigma_min, sigma))
+    return _model_figure("flow", [model, other], start, panel, name, sigma_max, sigma_min, sigma)
 
 
 def denoiser(
-    model: Model,
-    at: ArrayLike | Tensor,
-    panel: Panel,
-    *,
-    name: str,
-    sigma_max: Real,
-    sigma_min: Real = 0.02,
-    sigma: Real | None = None,
-    other: Model | None = None,
+    model: Model, at: ArrayLike | Tensor, panel: Panel, *, name: str, sigma_max: Real, sigma: Real | None = None
 ) -> Interactive:
     """Return a plane with a noisy point that the reader drags, and what the denoiser answers there.
 
@@ -202,7 +188,7 @@ def denoiser(
 
     Args:
         at: the noisy point, ``(2,)``.
-        sigma_max, sigma_min: ends of the slider of σ, the lower above 0.
+        sigma_max: upper end of the slider of σ; the lower is 0.02.
 
     Raises:
         TypeError, ValueError: as :func:`flow`.
@@ -212,7 +198,7 @@ def denoiser(
     >>> denoiser(cloud, [0.5, 1.0], plane, name="two-points", sigma_max=2.0).name
     'two-points'
     """
-    return _model_figure("denoiser", [model, other], at, panel, name, (sigma_max, sigma_min, sigma))
+    return _model_figure("denoiser", [model], at, panel, name, sigma_max, LOWEST, sigma)
 
 
 def _model_figure(
@@ -221,11 +207,12 @@ def _model_figure(
     start: ArrayLike | Tensor,
     panel: Panel,
     name: str,
-    levels: tuple[Real, Real, Real | None],
+    high: Real,
+    low: Real,
+    shown: Real | None,
 ) -> Interactive:
     models = [model for model in models if model is not None]
     components = [_components(model) for model in models]
-    high, low, shown = levels
     if not 0 < low < high < math.inf:
         raise ValueError(f"sigma_min is {low} and sigma_max {high}, expected 0 < sigma_min < sigma_max")
     if shown is not None and not low <= shown <= high:
@@ -264,16 +251,16 @@ def _components(model: Model) -> list[list[float]]:
     if isinstance(model, PointCloud):
         rows = [[1 / len(model), *point, 0.0, 0.0, 0.0] for point in model.data.tolist()]
     else:
-        weights = [1.0] if isinstance(model, Gaussian) else model.weights.tolist()
-        rows = []
-        for weight, part in zip(weights, _parts(model), strict=True):
-            (xx, xy), (_, yy) = part.covariance.tolist()
-            rows.append([weight, *part.mean.tolist(), xx, xy, yy])
+        model = _mixture(model)
+        rows = [
+            [weight, *part.mean.tolist(), *part.covariance.flatten()[[0, 1, 3]].tolist()]
+            for weight, part in zip(model.weights.tolist(), model, strict=True)
+        ]
     return [[float(f"{value:.6g}") for value in row] for row in rows]
 
 
-def _parts(model: Gaussian | Mixture) -> list[Gaussian]:
-    return [model] if isinstance(model, Gaussian) else list(model)
+def _mixture(model: Gaussian | Mixture) -> Mixture:
+    return Mixture([1.0], [model]) if isinstance(model, Gaussian) else model
 
 
 def _still(kind: str, models: Sequence[Model], at: np.ndarray, sigmas: np.ndarray, index: int) -> list[Layer]:
@@ -282,7 +269,7 @@ def _still(kind: str, models: Sequence[Model], at: np.ndarray, sigmas: np.ndarra
     layers = []
     for i, model in reversed(list(enumerate(models))):
         whose = f", {names[type(model)]}" if len(models) > 1 else ""
-        color, arrow, answer = ("gaussian", "gaussian", "gaussian") if i else ("path", "data", "denoised")
+        color, arrow, answer = 3 * ["gaussian"] if i else ("path", "data", "denoised")
         model, x = copy.deepcopy(model).double(), torch.tensor(at)[None]
         trail = []
         if kind == "flow":
@@ -300,13 +287,11 @@ def _weighed(model: Model, x: Tensor, sigma: float) -> list[Layer]:
     """Return the model, and how much weight each of its parts has at ``x``, ``(1, 2)``."""
     if isinstance(model, PointCloud):
         weights = model.posterior(x, sigma)[0]
-        return [
-            Points(model.data, "noise", 3),
-            Points(model.data, "denoised", 10 * (weights / weights.max()).sqrt(), 0.6),
-        ]
-    parts, shares = _parts(model), [1.0] if isinstance(model, Gaussian) else model.posterior(x, sigma)[0].tolist()
-    layers = [Ellipse(part.mean, part.covariance, color="noise", width=1) for part in parts]
-    for part, share in zip(parts, shares, strict=True):
+        sizes = 10 * (weights / weights.max()).sqrt()
+        return [Points(model.data, "noise", 3), Points(model.data, "denoised", sizes, 0.6)]
+    model = _mixture(model)
+    layers = [Ellipse(part.mean, part.covariance, color="noise", width=1) for part in model]
+    for part, share in zip(model, model.posterior(x, sigma)[0].tolist(), strict=True):
         noised = part.covariance + sigma**2 * torch.eye(2)
         layers.append(Ellipse(part.mean, noised, (1,), "gaussian", opacity=0.15 + 0.85 * share))
     return layers

@@ -5,7 +5,6 @@ What it says stands in the template ``page.html`` beside this module.
 
 import base64
 import io
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -24,10 +23,9 @@ from gausstools.figures.style import COLORS, set_style
 from gausstools.samplers import declared
 from gausstools.teleportation import Skip
 
-__all__ = ["SHOWN", "Findings", "page"]
+__all__ = ["Findings", "page"]
 
-SHOWN = 8
-"""Images that are drawn side by side."""
+SHOWN = 8  # images that are drawn side by side
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,14 @@ class Findings:
     machine: str
 
     @property
+    def by_solver(self) -> dict[tuple[str, float | None], dict[int, float]]:
+        """The samplers' errors, by name and level that is jumped to, then by network calls."""
+        found: dict[tuple[str, float | None], dict[int, float]] = {}
+        for row in self.errors:
+            found.setdefault((row.solver, row.sigma_skip), {})[row.nfe] = row.rmse
+        return found
+
+    @property
     def misfit(self) -> str:
         """Where and why the network and the Gaussian cannot both be right; empty if nothing says so."""
         rows = [row for row in self.residuals if row.model == "gaussian" and row.unexplained.misfit]
@@ -87,25 +93,20 @@ def page(findings: Findings) -> str:
     Args:
         findings: what was measured.
     """
-    by_solver: dict[tuple[str, float | None], dict[int, float]] = {}
-    for row in findings.errors:
-        by_solver.setdefault((row.solver, row.sigma_skip), {})[row.nfe] = row.rmse
+    pictures = {}
     with matplotlib.rc_context():
         set_style()
-        pictures = {
-            "samples": _drawn(_samples, findings.samples, height=2.9),
-            "residuals": _drawn(_residuals, findings),
-            "skip": _drawn(_skip, findings),
-            "errors": _drawn(_errors, findings, by_solver, height=3.6),
-            "spectrum": _drawn(_spectrum, findings.gaussian),
-        }
+        for draw, height in ((_samples, 2.9), (_residuals, 3.2), (_skip, 3.2), (_errors, 3.6), (_spectrum, 3.2)):
+            figure, buffer = Figure(figsize=(7, height)), io.BytesIO()
+            draw(figure.subplots(), findings)
+            figure.savefig(buffer, format="png")
+            pictures[draw.__name__.removeprefix("_")] = base64.b64encode(buffer.getvalue()).decode()
     template = Path(__file__).with_name("page.html").read_text("utf-8")
     return jinja2.Template(
         template, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     ).render(
         findings=findings,
         pictures=pictures,
-        by_solver=by_solver,
         heun_calls=declared(gt.samplers.heun).calls(gt.karras_sigmas(findings.steps)),
         numbers=_numbers(findings),
         today=f"{date.today():%d %B %Y}",
@@ -113,29 +114,16 @@ def page(findings: Findings) -> str:
     )
 
 
-def _drawn(draw: Callable[..., None], *shown: object, height: float = 3.2) -> str:
-    """Return what a function draws on axes as PNG in base64."""
-    figure, buffer = Figure(figsize=(7, height)), io.BytesIO()
-    draw(figure.subplots(), *shown)
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _samples(ax: Axes, samples: Tensor) -> None:
-    shown = samples[:, :SHOWN]
+def _samples(ax: Axes, findings: Findings) -> None:
+    shown = findings.samples[:, :SHOWN]
     image_grid(ax, shown.flatten(0, 1), columns=shown.shape[1])
 
 
 def _residuals(ax: Axes, findings: Findings) -> None:
-    for model, label, color in (
-        ("isotropic", "isotropic Gaussian", COLORS["noise"]),
-        ("gaussian", "Gaussian", COLORS["gaussian"]),
-    ):
-        rows = [row for row in findings.residuals if row.model == model]
-        scores, errors = ([getattr(row.unexplained, name) for row in rows] for name in ("score", "score_error"))
-        ax.errorbar(
-            [row.sigma for row in rows], scores, yerr=errors, marker="o", markersize=3, color=color, label=label
-        )
+    for model, label, color in (("isotropic", "isotropic Gaussian", "noise"), ("gaussian", "Gaussian", "gaussian")):
+        rows = [(row.sigma, row.unexplained) for row in findings.residuals if row.model == model]
+        sigmas, scores, errors = zip(*((sigma, found.score, found.score_error) for sigma, found in rows), strict=True)
+        ax.errorbar(sigmas, scores, errors, marker="o", markersize=3, color=COLORS[color], label=label)
     ax.axvline(findings.skip.sigma, color=COLORS["data"], linestyle=":", linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="noise level σ", ylabel="unexplained fraction")
     ax.legend()
@@ -156,9 +144,9 @@ def _skip(ax: Axes, findings: Findings) -> None:
     ax.legend()
 
 
-def _errors(ax: Axes, findings: Findings, by_solver: dict[tuple[str, float | None], dict[int, float]]) -> None:
-    names = list(dict.fromkeys(name for name, _ in by_solver))
-    for (name, skip), errors in by_solver.items():
+def _errors(ax: Axes, findings: Findings) -> None:
+    names = list(dict.fromkeys(row.solver for row in findings.errors))
+    for (name, skip), errors in findings.by_solver.items():
         style = {"linestyle": "-", "label": name.replace("_", " ")} if skip is None else {"linestyle": "--"}
         ax.plot(errors.keys(), errors.values(), marker="o", markersize=3, color=f"C{names.index(name)}", **style)
     if findings.jump_error[0] > 0:
@@ -170,8 +158,8 @@ def _errors(ax: Axes, findings: Findings, by_solver: dict[tuple[str, float | Non
     ax.legend(ncols=2, fontsize="small")
 
 
-def _spectrum(ax: Axes, gaussian: gt.Gaussian) -> None:
-    variances = gaussian.variances
+def _spectrum(ax: Axes, findings: Findings) -> None:
+    gaussian, variances = findings.gaussian, findings.gaussian.variances
     variances = variances[variances > 1e-9 * variances[:1]]  # below are directions without data, up to rounding
     ax.loglog(range(1, len(variances) + 1), variances, color=COLORS["gaussian"])
     if gaussian.rank < gaussian.dim:
@@ -181,15 +169,10 @@ def _spectrum(ax: Axes, gaussian: gt.Gaussian) -> None:
 
 
 def _numbers(findings: Findings) -> dict:
-    return {
-        "model": findings.model,
-        "data": findings.data,
+    same = ("model", "data", "jump_error", "reference_error", "steps_skipped", "nfe_saved_heun")
+    return {name: getattr(findings, name) for name in same} | {
         "sigma_skip": findings.skip.sigma,
         "tolerance": findings.skip.tolerance,
-        "jump_error": findings.jump_error,
-        "reference_error": findings.reference_error,
-        "steps_skipped": findings.steps_skipped,
-        "nfe_saved_heun": findings.nfe_saved_heun,
         "residuals": [
             {"model": row.model, "sigma": row.sigma} | row.unexplained._asdict() for row in findings.residuals
         ],

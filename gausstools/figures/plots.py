@@ -2,10 +2,11 @@
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Ellipse
+from matplotlib.patches import Polygon
 from torch import Tensor
 
-from gausstools.figures.svg import as_array
+from gausstools.denoiser import check_count, check_values
+from gausstools.figures.svg import as_array, check_vectors, ellipse
 
 __all__ = ["draw_covariance", "image_grid", "vector_field"]
 
@@ -30,19 +31,16 @@ def image_grid(ax: Axes, images: Tensor, columns: int, *, limits: tuple[float, f
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (n >= 1, 1 or 3, height, width)")
-    if columns < 1:
-        raise ValueError(f"columns is {columns}, expected at least 1")
+    check_count(columns, "columns", 1)
     low, high = limits
     if low == high:
         raise ValueError(f"limits are {limits}, expected two values: one for black, another for white")
-    tiles = ((_finite(images=images) - low) / (high - low)).clip(0, 1).transpose(0, 2, 3, 1)
-    count, height, width, channels = tiles.shape
-    rows = -(-count // columns)
-    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), dtype=tiles.dtype)
-    for i, tile in enumerate(tiles):
-        top, left = i // columns * (height + 1), i % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = tile
-    ax.imshow(sheet.squeeze(-1) if channels == 1 else sheet, vmin=0, vmax=1)
+    tiles = ((as_array(check_values(images, "images")) - low) / (high - low)).clip(0, 1)
+    missing = -len(tiles) % columns
+    tiles = np.pad(tiles, ((0, missing), (0, 0), (0, 1), (0, 1)), constant_values=1)  # white on the right and below
+    rows = [np.concatenate(row, axis=2) for row in tiles.reshape(-1, columns, *tiles.shape[1:])]
+    sheet = np.concatenate(rows, axis=1)[:, :-1, :-1].transpose(1, 2, 0)
+    ax.imshow(sheet.squeeze(-1) if images.shape[1] == 1 else sheet, vmin=0, vmax=1)
     ax.set_axis_off()
 
 
@@ -61,20 +59,12 @@ def draw_covariance(
     >>> from matplotlib.figure import Figure
     >>> ax = Figure().subplots()
     >>> draw_covariance(ax, torch.zeros(2), torch.diag(torch.tensor([4.0, 1.0])))
-    >>> [(float(ellipse.width), float(ellipse.height)) for ellipse in ax.patches]
-    [(4.0, 2.0), (8.0, 4.0)]
+    >>> [oval.get_xy().max(0).round(1).tolist() for oval in ax.patches]
+    [[2.0, 1.0], [4.0, 2.0]]
     """
-    if mean.shape != (2,) or covariance.shape != (2, 2):
-        raise ValueError(
-            f"mean has shape {tuple(mean.shape)} and covariance {tuple(covariance.shape)}, expected (2,) and (2, 2)"
-        )
-    variances, axes = np.linalg.eigh(_finite(covariance=covariance))
-    angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1]))
     label = style.pop("label", None)
-    for distance in deviations:
-        width, height = 2 * distance * np.sqrt(variances.clip(0))[::-1]
-        center = tuple(_finite(mean=mean))
-        ax.add_patch(Ellipse(center, width, height, angle=angle, fill=False, label=label, **style))
+    for oval in ellipse(check_values(mean, "mean"), check_values(covariance, "covariance"), deviations):
+        ax.add_patch(Polygon(oval, fill=False, label=label, **style))
         label = None
 
 
@@ -93,16 +83,5 @@ def vector_field(ax: Axes, points: Tensor, vectors: Tensor, **style) -> None:
     >>> ax.collections[0].N                              # arrows
     3
     """
-    if points.shape != vectors.shape or points.shape[1:] != (2,):
-        raise ValueError(f"points have shape {tuple(points.shape)} and vectors {tuple(vectors.shape)}, expected (n, 2)")
-    style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004, **style}
-    ax.quiver(*_finite(points=points).T, *_finite(vectors=vectors).T, **style)
-
-
-def _finite(**given: Tensor) -> np.ndarray:
-    """Return the numbers of what is given by name, if they can be drawn."""
-    ((name, values),) = given.items()
-    array = as_array(values)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are NaN or infinite, and cannot be drawn")
-    return array
+    begin, along = check_vectors(check_values(points, "points"), check_values(vectors, "vectors"))
+    ax.quiver(*begin.T, *along.T, **{"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.004, **style})

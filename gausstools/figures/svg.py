@@ -19,6 +19,7 @@ from matplotlib import ticker
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from gausstools.denoiser import check_choice
 from gausstools.figures.style import COLORS
 
 __all__ = ["Arrows", "Ellipse", "Layer", "Line", "Panel", "Points"]
@@ -44,6 +45,25 @@ def _points(value: ArrayLike | Tensor, what: str) -> np.ndarray:
     return points
 
 
+def check_vectors(at: ArrayLike | Tensor, vectors: ArrayLike | Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return where vectors of the plane begin, and the vectors, ``(n, 2)`` each."""
+    at, vectors = _points(at, "points"), _points(vectors, "vectors")
+    if at.shape != vectors.shape:
+        raise ValueError(f"points have shape {at.shape} and vectors {vectors.shape}, expected the same")
+    return at, vectors
+
+
+def ellipse(mean: ArrayLike | Tensor, covariance: ArrayLike | Tensor, deviations: Sequence[Real]) -> np.ndarray:
+    """Return the corners of ellipses at these numbers of standard deviations, ``(len(deviations), 61, 2)``."""
+    mean, covariance = as_array(mean), as_array(covariance)
+    if mean.shape != (2,) or covariance.shape != (2, 2):
+        raise ValueError(f"mean has shape {mean.shape} and covariance {covariance.shape}, expected (2,) and (2, 2)")
+    variances, axes = np.linalg.eigh(covariance)
+    turn = np.linspace(0, 2 * np.pi, 61)
+    circle = np.stack([np.cos(turn), np.sin(turn)], 1) * np.sqrt(variances.clip(0)) @ axes.T
+    return np.stack([mean + distance * circle for distance in deviations])
+
+
 def _number(value: Real) -> str:
     if not math.isfinite(value):
         raise ValueError("a layer holds a value that is not finite, and cannot be drawn")
@@ -66,9 +86,9 @@ def _polyline(pixels: Sequence | np.ndarray) -> str:
     return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in pixels) if len(pixels) else ""
 
 
-def _stroke(path: str, color: str, width: Real, **attributes: str | Real) -> str:
+def _stroke(path: str, color: str, width: Real, opacity: Real = 1, **attributes: str | Real) -> str:
     style = {"fill": "none", "stroke": COLORS.get(color, color), "stroke_width": width, "stroke_linejoin": "round"}
-    return _element("path", d=path, **style, **attributes)
+    return _element("path", d=path, **style, **attributes, **_faint(opacity))
 
 
 def _faint(opacity: Real) -> dict[str, str]:
@@ -103,7 +123,7 @@ class Points:
         at, sizes = panel.pixels(_points(self.xy, "xy of points")), as_array(self.size)
         if sizes.ndim == 0 and not self.hollow:
             dots = "".join(f"M{_number(x)} {_number(y)}h0" for x, y in at)
-            return _stroke(dots, self.color, self.size, stroke_linecap="round", **_faint(self.opacity))
+            return _stroke(dots, self.color, self.size, self.opacity, stroke_linecap="round")
         if sizes.shape not in {(), (len(at),)}:
             raise ValueError(f"size has shape {sizes.shape}, expected one for each of {len(at)} points")
         circles = (
@@ -157,9 +177,7 @@ class Arrows:
 
     def markup(self, panel: "Panel") -> str:
         """Return the layer as SVG."""
-        begin, vectors = _points(self.at, "at of arrows"), _points(self.vectors, "vectors of arrows")
-        if begin.shape != vectors.shape:
-            raise ValueError(f"at has shape {begin.shape} and vectors {vectors.shape}, expected the same")
+        begin, vectors = check_vectors(self.at, self.vectors)
         ends = zip(panel.pixels(begin), panel.pixels(begin + vectors), strict=True)
         return _stroke("".join(_arrow(tail, tip) for tail, tip in ends), self.color, self.width)
 
@@ -197,14 +215,8 @@ class Ellipse:
 
     def markup(self, panel: "Panel") -> str:
         """Return the layer as SVG."""
-        mean, covariance = as_array(self.mean), as_array(self.covariance)
-        if mean.shape != (2,) or covariance.shape != (2, 2):
-            raise ValueError(f"mean has shape {mean.shape} and covariance {covariance.shape}, expected (2,) and (2, 2)")
-        variances, axes = np.linalg.eigh(covariance)
-        turn = np.linspace(0, 2 * np.pi, 61)
-        circle = np.stack([np.cos(turn), np.sin(turn)], 1) * np.sqrt(variances.clip(0)) @ axes.T
-        ovals = (_polyline(panel.pixels(mean + distance * circle)) for distance in self.deviations)
-        return _stroke("".join(ovals), self.color, self.width, **_faint(self.opacity))
+        ovals = ellipse(self.mean, self.covariance, self.deviations)
+        return _stroke("".join(_polyline(panel.pixels(oval)) for oval in ovals), self.color, self.width, self.opacity)
 
 
 Layer = Points | Line | Arrows | Ellipse
@@ -240,8 +252,7 @@ class Panel:
 
     def __post_init__(self):
         for name, limits, scale in (("x", self.x, self.xscale), ("y", self.y, self.yscale)):
-            if scale not in ("linear", "log"):
-                raise ValueError(f"{name}scale is {scale!r}, expected 'linear' or 'log'")
+            check_choice(scale, f"{name}scale", "linear", "log")
             if len(limits) != 2 or limits[0] == limits[1] or not all(map(math.isfinite, limits)):
                 raise ValueError(f"{name} is {limits}, expected two different finite limits")
             if scale == "log" and min(limits) <= 0:
@@ -282,40 +293,22 @@ class Panel:
         legend, legend_height = self._legend([*self.background, *moving])
         above = 32 if self.title else 10
         total = round(above + legend_height + height + (46 if self.xlabel else 26))
-        frame = _element("rect", width=_number(width), height=_number(height))
-        layers = _element(
-            "g",
-            _element("g", self.draw(self.background)),
-            _element("g", self.draw(moving), **{"class": "moving"}),
-            clip_path=f"url(#{name}-clip)",
-        )
-        return _element(
-            "svg",
-            _element("rect", width=self.width, height=total, fill="#fff"),
-            _words(self.title, self._left + width / 2, 18),
-            _element("g", legend, transform=f"translate({self._left} {above})"),
-            _element(
-                "g",
-                self._axes(width, height),
-                _element("clipPath", frame, id=f"{name}-clip"),
-                layers,
-                transform=f"translate({self._left} {above + legend_height})",
-            ),
-            xmlns="http://www.w3.org/2000/svg",
-            viewBox=f"0 0 {self.width} {total}",
-            width=self.width,
-            height=total,
-            font_family="DejaVu Sans, Arial, sans-serif",
-            font_size=FONT,
-            fill=COLORS["data"],
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {total}" width="{self.width}" '
+            f'height="{total}" font-family="DejaVu Sans, Arial, sans-serif" font-size="{FONT}" fill="{COLORS["data"]}">'
+            f'<rect width="{self.width}" height="{total}" fill="#fff"/>{_words(self.title, self._left + width / 2, 18)}'
+            f'<g transform="translate({self._left} {above})">{legend}</g>'
+            f'<g transform="translate({self._left} {above + legend_height})">{self._axes(width, height)}'
+            f'<clipPath id="{name}-clip"><rect width="{_number(width)}" height="{_number(height)}"/></clipPath>'
+            f'<g clip-path="url(#{name}-clip)"><g>{self.draw(self.background)}</g>'
+            f'<g class="moving">{self.draw(moving)}</g></g></g></svg>'
         )
 
     def _axes(self, width: Real, height: Real) -> str:
         """Return the axes with their ticks and words."""
         lines = [f"M0 0V{_number(height)}H{_number(width)}"]
-        words = [_words(self.xlabel, width / 2, height + 40)]
         upwards = f"translate({12 - self._left} {_number(height / 2)}) rotate(-90)"
-        words.append(_words(self.ylabel, 0, 0, transform=upwards, dy=".35em"))
+        words = [_words(self.xlabel, width / 2, height + 40), _words(self.ylabel, 0, 0, transform=upwards, dy=".35em")]
         for share, text in _ticks(self.x, self.xscale):
             lines.append(f"M{_number(share * width)} {_number(height)}v5")
             words.append(_words(text, share * width, height + 19))
@@ -333,12 +326,13 @@ class Panel:
             needed = 22 + round(0.58 * FONT * len(label)) + 12
             if x and x + needed > self.width - self._left:
                 x, y = 0, y + 19
-            mark = {"stroke_width": 2, "stroke": COLORS.get(layer.color, layer.color), "fill": "none"}
-            if isinstance(layer, Points):
-                mark |= {} if layer.hollow else {"fill": mark["stroke"], "stroke": "none"}
-                drawn.append(_element("circle", cx=x + 8, cy=y + 6, r=4, **mark))
+            color = COLORS.get(layer.color, layer.color)
+            if not isinstance(layer, Points):
+                drawn.append(_stroke(f"M{x} {y + 6}h16", color, 2))
+            elif layer.hollow:
+                drawn.append(_element("circle", cx=x + 8, cy=y + 6, r=4, fill="none", stroke=color, stroke_width=2))
             else:
-                drawn.append(_element("path", d=f"M{x} {y + 6}h16", **mark))
+                drawn.append(_element("circle", cx=x + 8, cy=y + 6, r=4, fill=color))
             drawn.append(_words(label, x + 22, y + 11, text_anchor="start"))
             x += needed
         return "".join(drawn), y + 24 if entries else 0

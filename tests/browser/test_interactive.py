@@ -264,7 +264,7 @@ def test_the_browser_follows_the_flow(alone, name):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_browser_denoises(alone, name):
     model = MODELS[name]()
-    page = alone(interactive.denoiser(model, [1.0, 2.0], PLANE, name="answer", sigma_max=HIGH, sigma_min=LOW))
+    page = alone(interactive.denoiser(model, [1.0, 2.0], PLANE, name="answer", sigma_max=HIGH))
     figure = page.locator(FIGURE)
     for seed in range(3):
         at = moved(page, figure, seed)
@@ -296,8 +296,8 @@ def test_the_living_picture_begins_as_the_still_one(alone, browser):
 
 
 def leaf(start=5):
-    steps = [[Points([[k / 10, 0]], size=9), Line([[0, 0], [k / 10, 1]])] for k in range(-20, 21)]
-    return interactive.frames(steps, range(-20, 21), PLANE, name="leaf", control="step", start=start)
+    steps = [[[Points([[k / 10, 0]], size=9), Line([[0, 0], [k / 10, 1]])]] for k in range(-20, 21)]
+    return interactive.frames(steps, range(-20, 21), [PLANE], name="leaf", control="step", start=start)
 
 
 def test_figures_on_one_page_leave_each_other_alone(alone):

@@ -3,17 +3,21 @@
 import base64
 import io
 import shutil
+import signal
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 from book._ext import paper_table
 from book.pipeline import execute, pairing, runs
+from book.pipeline.__main__ import main
 from book.pipeline.layout import Book, Chapter
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +30,87 @@ FILES = {
     ".gitignore": ".cache/\n_build/\n__pycache__/\n",
     "requirements.txt": "numpy==2.0.0\n",
     "data/number.txt": "7\n",
-    "gausstools/__init__.py": "",
+    "gausstools/__init__.py": '''\
+"""A toy."""
+
+__all__ = ["Ball", "balls"]
+
+
+def __getattr__(name):
+    if name != "Ball":
+        raise AttributeError(name)
+    from gausstools.balls import Ball
+
+    return Ball
+''',
+    "gausstools/balls.py": '''\
+"""Balls, of volume ``4/3·πr³``. See :class:`gausstools.Ball`."""
+
+import abc
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["COLOR", "Shape", "Size", "weigh", "Ball", "Pair"]
+
+COLOR = "red"
+"""How a ball looks."""
+
+Size = float | Tensor
+"""How large."""
+
+
+class Shape(abc.ABC):
+    """Something."""
+
+    @abc.abstractmethod
+    def weigh(self):
+        """Of the public base."""
+
+
+class _Round(Shape, nn.Module):
+    def roll(self):
+        """Of the private base."""
+
+
+class Ball(_Round):
+    """A ball.
+
+    Args:
+        low, high: two sizes, "about right".
+
+    >>> Ball(1.0, 2.0).middle
+    1.5
+    """
+
+    def __init__(self, low: Size, high: Size):
+        super().__init__()
+        self.low, self.high = low, high
+
+    @property
+    def middle(self) -> float:
+        """The middle: half of both."""
+        return (self.low + self.high) / 2
+
+    def _burst(self):
+        """Private."""
+
+
+class Pair(NamedTuple):
+    """Two of them."""
+
+    left: Ball
+    right: Ball
+
+
+def weigh(ball: Ball, points: Float[Tensor, "batch *event"], gravity: float = 9.81) -> "Ball":
+    """Weigh it, as :meth:`gausstools.Ball.roll` does.
+
+    Raises:
+        ValueError: if it is gone.
+    """
+''',
     "gausstools/shapes.py": f'''\
 import base64
 
@@ -99,6 +183,27 @@ chapters:
 }
 
 
+INDEX = """\
+# Toy
+
+:::{chapters}
+1: squares have areas, even small ones
+2: greetings | repeat
+:::
+
+:::{gallery}
+:::
+
+```{literalinclude} refs.bib
+:language: bibtex
+:start-at: somebody2000
+:end-before: other
+```
+"""
+ENTRY = "@book{somebody2000,\n  author = {Body, Some},\n  title = {{B}ook},\n  publisher = {P},\n  year = 2000,\n}"
+FORMULA = "\n# %% [markdown]\n# Areas are\n#\n# $$\n# a = s^2.\n# $$ (eq-area)\n"
+
+
 class Toy:
     """A repository of its own below `root`."""
 
@@ -165,8 +270,19 @@ class Toy:
         return [sys.executable, "-m", "book.pipeline", *words]
 
     def command(self, *words: str) -> subprocess.CompletedProcess:
-        """`python -m book.pipeline WORDS` here."""
-        return subprocess.run(self.arguments(*words), cwd=self.root, capture_output=True, text=True, timeout=120)
+        """What `python -m book.pipeline WORDS` does here, without the seconds that a new process takes to begin."""
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with chdir(self.root), redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["book.pipeline", *words])
+            patch.setattr(signal, "signal", lambda *_: None)
+            try:
+                main()
+            except SystemExit as ended:
+                status = ended.code
+        if isinstance(status, str):  # as Python does at its end
+            err.write(status)
+            status = 1
+        return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
     def git(self, *words: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
@@ -219,7 +335,7 @@ def _executed_once(tmp_path_factory) -> tuple[Toy, execute.Outcome, str]:
     toy.git("commit", "--message=toy")
     with redirect_stdout(io.StringIO()) as shown, pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute, "cores", lambda: CORES)
-        outcome = execute.execute(toy.book, [], jobs=2)
+        outcome = execute.execute(toy.book, [])
     assert not outcome.failures, outcome.failures
     return toy, outcome, shown.getvalue()
 
@@ -237,6 +353,42 @@ def executed_for_module(tmp_path_factory, _executed_once) -> Toy:
     root = tmp_path_factory.mktemp("built")
     shutil.copytree(_executed_once[0].root, root, symlinks=True, dirs_exist_ok=True)
     return Toy(root)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, _executed_once) -> SimpleNamespace:
+    """A book with everything that a page can hold, built once by the command, and what it looked like then."""
+    toy = Toy(tmp_path_factory.mktemp("built"))
+    shutil.copytree(_executed_once[0].root, toy.root, symlinks=True, dirs_exist_ok=True)
+    toy.write("book/index.md", INDEX)
+    toy.write("book/appendix.md", "# Appendix\n\n:::{paper-table}\n:::\n")
+    toy.write("book/api/index.md", "# Names\n\n:::{api-index}\n:::\n")
+    toy.write("book/api/balls.md", "# Round things\n\n:::{api} gausstools.balls\n:::\n")
+    added = "\n  - file: book/".join(["02_second", "appendix", "api/index"])
+    toy.edit("book/_toc.yml", "02_second", f"{added}\n    sections:\n      - file: book/api/balls")
+    toy.write("book/refs.bib", ENTRY + "\n\n@book{other,\n  title = {Other},\n}\n")
+    first = toy.read("notebooks/01_first.py") + FORMULA + "#\n# See [(above)](#eq-area) and [its formula](#eq-area).\n"
+    toy.write("notebooks/01_first.py", first)
+    second = toy.read("notebooks/02_second.py")
+    second += "\n# %% [markdown]\n# See [(there)](01_first.ipynb#eq-area), or [that formula](01_first.ipynb#eq-area).\n"
+    toy.write("notebooks/02_second.py", second)
+    toy.pair()
+    before = toy.git("status", "--porcelain")
+    done = toy.command("pages")
+    assert done.returncode == 0, done.stderr
+    html = toy.root / "_build/html"
+    texts = {
+        path.relative_to(html).with_suffix("").as_posix(): path.read_text("utf-8") for path in html.rglob("*.html")
+    }
+    return SimpleNamespace(
+        toy=toy,
+        done=done,
+        texts=texts,
+        page=lambda name: BeautifulSoup(texts[name], "lxml"),
+        manifests={slug: toy.find(slug).manifest for slug in ("01_first", "02_second")},
+        touched=toy.git("status", "--porcelain") != before,
+        scanned=toy.command("scan"),
+    )
 
 
 @pytest.fixture(scope="session")

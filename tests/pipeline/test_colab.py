@@ -29,26 +29,6 @@ raise ValueError("planted")
 """
 
 
-@pytest.fixture
-def visited(toy, monkeypatch):
-    """What is found in the first chapter with this code before its print.
-
-    This environment is in the place of Colab's. It has gausstools, which Colab lacks.
-    """
-    monkeypatch.setenv("GAUSSTOOLS_DATA", "/somewhere")
-
-    def visit(code: str) -> colab.Visit:
-        toy.edit("notebooks/01_first.py", 'print("threads:"', f'{code}\nprint("threads:"')
-        toy.edit("notebooks/01_first.py", "import os\n\nfrom gausstools import shapes", "import os")
-        toy.pair()
-        settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        result = colab.visit(Path(sys.executable), toy.chapter("01_first"), settings, timeout=60)
-        result.findings = [re.sub(r"\x1b\[[0-9;]*m", "", finding) for finding in result.findings]
-        return result
-
-    return visit
-
-
 def test_what_colab_has_is_known():
     image = colab.Image.published()
     assert image.python == "3.13"
@@ -75,23 +55,25 @@ def test_another_torch_goes_without_torchvision():
     assert image.packages["numpy"] == colab.Image.published().packages["numpy"]
 
 
-def test_a_notebook_starts_alone_in_a_home_without_settings(visited):
-    result = visited(f"{PLACE}\nraise ValueError('reached')")
-    assert "ValueError: reached" in result.findings[0]
-    assert 'cell "import os" failed' in result.findings[0]
+def test_errors_changed_packages_and_a_missing_or_slow_installation_are_found(toy, monkeypatch):
+    """In a notebook that starts alone, in a home without settings, as `PLACE` asserts before the planted error.
 
-
-def test_errors_changed_packages_and_a_missing_installation_are_found(visited):
-    failed, changed, missing = visited(HARM).findings
+    This environment is in the place of Colab's. It has gausstools, which Colab lacks.
+    """
+    monkeypatch.setenv("GAUSSTOOLS_DATA", "/somewhere")
+    monkeypatch.setattr(colab, "INSTALL_SECONDS", -1)
+    toy.edit("notebooks/01_first.py", 'print("threads:"', f'{PLACE}{HARM}\nprint("threads:"')
+    toy.edit("notebooks/01_first.py", "import os\n\nfrom gausstools import shapes", "import os")
+    toy.pair()
+    settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    found = colab.visit(Path(sys.executable), toy.chapter("01_first"), settings, timeout=60).findings
+    failed, changed, missing, slow = (re.sub(r"\x1b\[[0-9;]*m", "", finding) for finding in found)
+    assert 'cell "import os" failed' in failed
     assert "ValueError: planted" in failed
     assert changed.startswith("installing gausstools changes numpy from ")
     assert " to 0.1" in changed
     assert missing == "its first cell did not install gausstools"
-
-
-def test_a_slow_installation_is_found(visited, monkeypatch):
-    monkeypatch.setattr(colab, "INSTALL_SECONDS", -1)
-    assert any(finding.startswith("installing took ") for finding in visited("raise ValueError").findings)
+    assert slow.startswith("installing took ")
 
 
 def test_git_takes_the_public_address_for_what_is_here_now(toy, tmp_path_factory, monkeypatch):

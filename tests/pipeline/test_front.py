@@ -2,12 +2,12 @@
 
 import base64
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from conftest import ENTRY
 from PIL import Image
 
 import gausstools as gt
@@ -17,66 +17,22 @@ from book._ext.film import Film, cached_film, film
 from book._ext.generated import render
 from book.pipeline import runs
 from book.pipeline.layout import Book
-from book.pipeline.pages import build_pages
 from gausstools import figures, shipped
 from gausstools.noise import seeded_noise
 
-INDEX = """\
-# Toy
 
-:::{chapters}
-1: squares have areas, even small ones
-2: greetings | repeat
-:::
-
-:::{gallery}
-:::
-
-```{literalinclude} refs.bib
-:language: bibtex
-:start-at: somebody2000
-:end-before: other
-```
-"""
-ENTRY = "@book{somebody2000,\n  author = {Body, Some},\n  title = {{B}ook},\n  publisher = {P},\n  year = 2000,\n}"
-FORMULA = "\n# %% [markdown]\n# Areas are\n#\n# $$\n# a = s^2.\n# $$ (eq-area)\n"
-
-
-@pytest.fixture(scope="module")
-def front(executed_for_module):
-    """A toy book with such a front page, built; its parsed pages by name."""
-    toy = executed_for_module
-    toy.write("book/index.md", INDEX)
-    toy.write("book/appendix.md", "# Appendix\n\n:::{paper-table}\n:::\n")
-    toy.edit("book/_toc.yml", "02_second", "02_second\n  - file: book/appendix")
-    toy.write("book/refs.bib", ENTRY + "\n\n@book{other,\n  title = {Other},\n}\n")
-    first = toy.read("notebooks/01_first.py") + FORMULA + "#\n# See [(above)](#eq-area) and [its formula](#eq-area).\n"
-    toy.write("notebooks/01_first.py", first)
-    second = toy.read("notebooks/02_second.py")
-    second += "\n# %% [markdown]\n# See [(there)](01_first.ipynb#eq-area), or [that formula](01_first.ipynb#eq-area).\n"
-    toy.write("notebooks/02_second.py", second)
-    toy.pair()
-    build_pages(toy.book)
-
-    def page(name):
-        return BeautifulSoup(toy.read(f"_build/html/{name}.html"), "lxml").find("article")
-
-    return SimpleNamespace(toy=toy, page=page, index=page("book/index"))
-
-
-def test_the_table_has_claims_times_and_places_to_run(front):
-    rows = [list(row.find_all("td")) for row in front.index.select("table.chapters tbody tr")]
+def test_the_table_has_claims_times_and_places_to_run(built):
+    index = built.page("book/index").article
+    rows = [list(row.find_all("td")) for row in index.select("table.chapters tbody tr")]
     assert [cells[0].get_text(" ", strip=True) for cells in rows] == [
         "First squares have areas, even small ones",
         "Second greetings | repeat",
     ]
     for slug, cells in zip(("01_first", "02_second"), rows, strict=True):
         assert cells[0].a["href"] == f"../notebooks/{slug}.html"
-        seconds = front.toy.find(slug).manifest["seconds"]
-        assert cells[1].get_text(strip=True) == duration(seconds)
-        assert cells[2].a["href"] == front.toy.book.repository.colab(f"notebooks/{slug}.ipynb")
-    processor = front.toy.find("01_first").manifest["processor"]
-    assert processor in front.index.get_text()
+        assert cells[1].get_text(strip=True) == duration(built.manifests[slug]["seconds"])
+        assert cells[2].a["href"] == built.toy.book.repository.colab(f"notebooks/{slug}.ipynb")
+    assert built.manifests["01_first"]["processor"] in index.get_text()
 
 
 @pytest.mark.parametrize(
@@ -86,29 +42,24 @@ def test_durations(seconds, words):
     assert duration(seconds) == words
 
 
-def test_the_gallery_leads_to_the_figures(front):
-    (entry,) = front.index.select("ul.gallery li")
+def test_the_gallery_leads_to_the_figures(built):
+    (entry,) = built.page("book/index").article.select("ul.gallery li")
     assert entry.a["href"] == "../notebooks/01_first.html#fig-dot"
-    assert front.page("notebooks/01_first").find(id="fig-dot")
+    assert built.page("notebooks/01_first").find(id="fig-dot")
     assert entry.img["alt"] == "One dark dot."
     assert entry.img["loading"] == "lazy"
     assert entry.span.get_text() == "A dot."
-    picture = (front.toy.root / "_build/html/book" / entry.img["src"]).resolve()
+    picture = (built.toy.root / "_build/html/book" / entry.img["src"]).resolve()
     assert Image.open(picture).size == (1, 1)
     assert entry.img.find_parent("a")["href"] == entry.a["href"]  # not a link to the picture's full size
 
 
-def test_the_appendix_gathers_published_numbers_from_the_runs(front):
-    page = front.page("book/appendix")
+def test_the_appendix_gathers_published_numbers_from_the_runs(built):
+    page = built.page("book/appendix").article
     assert [cell.get_text() for cell in page.find_all("td")] == ["residual | at σ = 1", "0.016", "0.02", "1.25"]
     assert page.find("a", href="../notebooks/02_second.html").get_text() == "Second"
     assert "data/table.csv" in page.get_text()
     assert paper_table.KIND == figures.BESIDE_PAPER
-
-
-def test_a_built_front_page_has_no_findings(front):
-    done = front.toy.command("scan")
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_gallery_shows_the_still_picture_of_a_figure_that_moves(executed, tmp_path):
@@ -120,22 +71,22 @@ def test_a_gallery_shows_the_still_picture_of_a_figure_that_moves(executed, tmp_
     assert (tmp_path / figure["picture"]).read_text("utf-8") == "<svg xmlns='http://www.w3.org/2000/svg'/>"
 
 
-def test_an_entry_to_cite(front):
-    (paper,) = (block.get_text() for block in front.index.select("div.highlight-bibtex pre"))
+def test_an_entry_to_cite(built):
+    (paper,) = (block.get_text() for block in built.page("book/index").article.select("div.highlight-bibtex pre"))
     assert paper.strip() == ENTRY
 
 
-def test_a_link_to_an_equation_reads_like_a_sentence(front):
-    first, second = front.page("notebooks/01_first").get_text(), front.page("notebooks/02_second").get_text()
+def test_a_link_to_an_equation_reads_like_a_sentence(built):
+    first, second = (built.page(f"notebooks/{slug}").article.get_text() for slug in ("01_first", "02_second"))
     assert "See (1) and its formula (1)." in first
     assert "See (1) of chapter 1, or that formula (1)." in second
 
 
-def test_a_chapter_can_be_downloaded_as_the_notebook_that_it_is(front):
-    page = BeautifulSoup(front.toy.read("_build/html/notebooks/01_first.html"), "lxml")
+def test_a_chapter_can_be_downloaded_as_the_notebook_that_it_is(built):
+    page = built.page("notebooks/01_first")
     address = page.select_one("a.btn-download-source-button")["href"]
-    downloaded = front.toy.root / "_build/html/notebooks" / address
-    assert downloaded.read_text("utf-8") == front.toy.read("notebooks/01_first.ipynb")
+    downloaded = built.toy.root / "_build/html/notebooks" / address
+    assert downloaded.read_text("utf-8") == built.toy.read("notebooks/01_first.ipynb")
     assert page.select_one("button.btn-download-pdf-button")["onclick"] == "window.print()"
 
 
