@@ -17,7 +17,7 @@ __all__ = ["feature_statistics", "floor", "jumps", "names", "path", "published",
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "data", _HERE.parent / "data")  # where it is installed, and in a clone of the repository
 _TEXTS = {"data_set", "grid", "images_from", "model", "solver"}  # columns of the tables that hold words
-_COUNTS = {"images", "points", "seeds", "steps_skipped", "nfe", "kimg"}  # and whole numbers; the others hold floats
+_COUNTS = {"images", "points", "seeds", "steps", "steps_skipped", "nfe", "kimg"}  # whole numbers; others hold floats
 
 
 def names(kind: str) -> list[str]:
@@ -109,7 +109,8 @@ def residuals(name: str) -> list[dict]:
     fractions ``score`` and ``denoiser``, their standard errors ``score_error`` and ``denoiser_error``, and ``points``.
 
     Args:
-        name: "digits", "mnist" or "cifar10".
+        name: "digits", "mnist", "cifar10", or "foreign": a network that nobody here trained, and columns that
+            ``data/foreign.md`` explains.
 
     >>> row = residuals("digits")[0]
     >>> row["images"], row["images_from"], row["model"]
