@@ -737,7 +737,7 @@ NOT_ASKED |= {
     **dict.fromkeys(("samplers.dpm_solver_v3.ModelStatistics.load",), FILE),
     **dict.fromkeys(("features.load", "networks.imports.import_diffusers"), NAME),
     **dict.fromkeys(("networks.unet.UNet", "networks.unet.UNet.forward", "features.Classifier"), "a bare network"),
-    **{f"networks.ddpmpp.DDPMpp{m}": "a bare network" for m in ("", ".forward", ".published")},
+    **{f"networks.ddpmpp.DDPMpp{m}": "a bare network" for m in ("", ".forward")},
     **{f"training.Trainer{m}": "works in a folder; tests/test_training.py" for m in ("", ".run", ".save")},
     "training.machine": "says where this runs",
     "samplers.quadrature.Quadrature.running": "integrates what it is given",
