@@ -719,12 +719,8 @@ NOT_ASKED = {
     **dict.fromkeys(("compare.Unexplained", "compare.Residual", "compare.ByRank"), RECORDS),
     **dict.fromkeys(("convergence.Converged", "convergence.SolverError", "diffusers.Teleported"), RECORDS),
     "diffusers.Teleported.on": PART,
-    "diffusers.HybridDenoiser.reset": "takes nothing",
     "diffusers.signal_and_noise": "takes a scheduler",
-    **{
-        f"diffusers.TeleportPipeline{m}": "made of parts; tests/test_diffusers.py calls it"
-        for m in ("", ".from_pretrained", ".save_pretrained")
-    },
+    "diffusers.TeleportPipeline": "made of parts; tests/test_diffusers.py calls it",
 }
 
 NOT_ASKED |= {

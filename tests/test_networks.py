@@ -394,29 +394,29 @@ def edit(path, **changes):
         ("unet/config.json", {"class_embed_type": "timestep"}, r"class-conditional network \(class_embed_type\)"),
         ("unet/config.json", {"out_channels": 2}, "from 1 to 2 channels"),
         ("unet/config.json", {"sample_size": None}, "states no sample_size"),
-        ("unet/config.json", {"time_embedding_type": "fourier"}, r"whose time is a noise level \(fourier\)"),
-        (
-            "unet/config.json",
-            {"time_embedding_type": "learned", "num_train_timesteps": 9},
-            "learned 9 steps, but .* 1000",
-        ),
+        ("unet/config.json", {"time_embedding_type": "fourier"}, "with fourier times, expected positional ones"),
+        ("unet/config.json", {"time_embedding_type": "learned"}, "with learned times"),
         ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "a latent model, with vqvae"),
         ("scheduler/scheduler_config.json", {"_class_name": "ScoreSdeVeScheduler"}, "a ScoreSdeVeScheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "alphas_cumprod"),
-        ("scheduler/scheduler_config.json", {"_class_name": "LCMScheduler"}, "LCMScheduler is for distilled networks"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "LCMScheduler"},
+            "LCMScheduler, which is for distilled networks",
+        ),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "prediction_type": "v_prediction"},
-            "with timestep_type=continuous tells its network a noise level",
+            "EulerDiscreteScheduler, which tells its network a noise level",
         ),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
-            "with use_flow_sigmas tells its network a noise level",
+            "UniPCMultistepScheduler, which tells its network a noise level",
         ),
         ("scheduler/scheduler_config.json", {"_class_name": "UNet2DModel"}, "'UNet2DModel', expected a scheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "'Mine', expected a scheduler"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction type 'flow'"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "has the prediction type 'flow'"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "a DDPMScheduler that diffusers cannot build"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps is above 1000000"),
         ("unet/config.json", {"block_out_channels": [10**5, 10**5]}, "config.json asks for .* but the files hold"),
@@ -477,34 +477,6 @@ def test_weights_that_are_nan_are_named(folders, tmp_path):
             gt.pretrained.load(tmp_path)
 
 
-def test_a_network_that_learned_a_vector_for_each_step_is_asked_at_the_nearest(tmp_path):
-    """diffusers' own answer at that step, taken as the noise."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8,),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-        time_embedding_type="learned",
-        num_train_timesteps=1000,
-    )
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
-    network, table = gt.pretrained.load(tmp_path), DDPMScheduler().alphas_cumprod.double()
-    for t in (0.0, 300.0, 300.4, 300.6, 999.0):
-        sigma = float(gt.DDPM(table).sigma(torch.tensor(t, dtype=torch.float64)))
-        x = noised(sigma)
-        with torch.no_grad():
-            noise = unet(x / (1 + sigma**2) ** 0.5, round(t)).sample
-        torch.testing.assert_close(network(x, sigma), x - sigma * noise, rtol=1e-4, atol=1e-5 * max(sigma, 1))
-    assert network(noised(1.0), torch.tensor([0.001, 0.7, 1e4])).isfinite().all()
-
-
 class Hostile:
     """Pickled as a call."""
 
@@ -527,7 +499,7 @@ def test_weights_in_pytorchs_format_run_nothing(folders, tmp_path):
 
 def test_damaged_settings_are_named(folders, tmp_path):
     shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
-    for content, message in [("{", "no readable JSON"), ("[" * 10**5, "no readable JSON"), ("[]", "holds a list")]:
+    for content, message in [("{", "no readable JSON"), ("[" * 10**5, "no readable JSON"), ("[]", "no readable JSON")]:
         (tmp_path / "unet" / "config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             gt.pretrained.load(tmp_path)
