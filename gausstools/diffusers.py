@@ -18,7 +18,7 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, Literal
@@ -27,8 +27,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gausstools.denoiser import Denoiser, check_batch, check_choice, check_count, check_shape, working_dtype
-from gausstools.models import Gaussian, files
+from gausstools.denoiser import (
+    Denoiser,
+    check_batch,
+    check_choice,
+    check_count,
+    check_shape,
+    check_values,
+    working_dtype,
+)
+from gausstools.models import Gaussian
 from gausstools.models.base import ScoreModel
 from gausstools.networks import hub
 from gausstools.networks.imports import import_diffusers
@@ -160,7 +168,7 @@ def teleport_latents(
             for another grid than this, the scheduler refuses.
 
     Raises:
-        TypeError: if target is neither a pipeline nor a scheduler, or there is no flow to gaussian.
+        TypeError: if there is no flow to gaussian.
         ValueError: for a pipeline that takes no latents, or an image as well; a scheduler that is not known to start
             rightly in the middle of its grid; or a sigma_skip that is not within its levels.
 
@@ -173,14 +181,11 @@ def teleport_latents(
     True
     """
     scheduler = copy.deepcopy(_scheduler_of(target))
-    kind = type(scheduler).__name__
     check_choice(grid, "grid", "cut", "karras")
     if num_inference_steps is not None:
         timesteps["num_inference_steps"] = check_count(num_inference_steps, "num_inference_steps", 1)
     if not isinstance(gaussian, ScoreModel):
-        raise TypeError(
-            f"gaussian is {type(gaussian).__name__}, expected a gausstools.Gaussian, whose flow is the jump"
-        )
+        raise TypeError(f"gaussian is {type(gaussian).__name__}, expected a Gaussian, whose flow is the jump")
     if not isinstance(noise, Tensor):
         shape = (check_count(noise, "noise", 1), *gaussian.event_shape)
         noise = torch.randn(shape, generator=generator, dtype=gaussian.dtype, device=gaussian.mean.device)
@@ -193,11 +198,6 @@ def teleport_latents(
     x = noise.to(gaussian.mean) * (float(_initial(scheduler)) / weight)
 
     if grid == "karras":
-        if "timesteps" in timesteps or scheduler.config.get("use_flow_sigmas"):
-            raise ValueError(
-                f"{kind} tells the network a wrong time on a Karras grid with given timesteps or flow sigmas: "
-                "expected grid='cut', or FlowMatchEulerDiscreteScheduler without timesteps"
-            )
         straight = torch.allclose(signal + spread, torch.ones_like(spread))
         # from_config drops a sigma_max that the scheduler does not declare; what is registered its set_timesteps finds.
         settings = {"sigma_max": sigma_skip / (1 + sigma_skip) if straight else sigma_skip}
@@ -205,10 +205,12 @@ def teleport_latents(
         scheduler.register_to_config(**settings)
     scheduler.set_timesteps(**timesteps)
     reached, scale = _cut(scheduler, sigma_skip)
-    if grid == "karras" and not math.isclose(reached, sigma_skip, rel_tol=1e-4):
+    # On a Karras grid, timesteps that were given and those of flow sigmas tell the network a wrong time.
+    known = "timesteps" not in timesteps and not scheduler.config.get("use_flow_sigmas")
+    if grid == "karras" and not (known and math.isclose(reached, sigma_skip, rel_tol=1e-4)):
         raise ValueError(
-            f"{kind} does not spread its levels below a given one: asked for {sigma_skip:g} its Karras grid starts at "
-            f"{reached:g}. Expected grid='cut', or EulerDiscreteScheduler"
+            f"{type(scheduler).__name__} does not spread its levels below a given one: asked for {sigma_skip:g} its "
+            f"Karras grid starts at {reached:g}, or at a wrong time. Expected grid='cut', or EulerDiscreteScheduler"
         )
     _start_there(scheduler, sigma_skip, reached)
     # Any state a·x0 + s·n is a + s times one of flow matching, at time s/(a + s), also where no signal is left.
@@ -234,9 +236,8 @@ class HybridDenoiser(nn.Module):
         network: called as ``network(sample, timestep, …)`` in whatever order or by whatever names; it has a parameter
             ``timestep``, and its first is the sample.
         gaussian: denoiser of what the network works on, in its scaling and shape: a :class:`gausstools.Gaussian` or
-            any other. Or several, for classifier-free guidance: one for each equal part of the batch, in the order in
-            which the pipeline stacks them. These parts hold the same latents; where they do not, the pipeline runs
-            without guidance, and the call is refused. It computes on the device of the sample, in float32 at least.
+            any other, such as one that answers differently for each part of a batch that guidance has stacked. It
+            computes on the device of the sample, in float32 at least.
         sigma_skip: VE noise level above which the network is not asked.
         scheduler: the pipeline's own, ``pipe.scheduler``: where it stands tells the noise level of a call.
 
@@ -245,10 +246,10 @@ class HybridDenoiser(nn.Module):
         saved: how often it was not.
 
     Raises:
-        TypeError: if network is no ``nn.Module`` with a parameter ``timestep``.
+        TypeError: if network is no ``nn.Module`` with a parameter ``timestep``, or one whose pipelines turn its answer.
         ValueError: if sigma_skip is not above 0; for a scheduler that does not tell its states, or whose networks
             answer with no posterior mean (those of consistency models); on a call at a timestep that is none of the
-            scheduler's, or with parts of a batch that differ.
+            scheduler's.
 
     >>> gaussian = Gaussian.isotropic(torch.zeros(1, 8, 8), 0.25)
     >>> unet = diffusers.UNet2DModel(
@@ -264,25 +265,21 @@ class HybridDenoiser(nn.Module):
     ((1, 8, 8, 1), 14, 6)
     """
 
-    def __init__(self, network: nn.Module, gaussian: Denoiser | Sequence[Denoiser], sigma_skip: float, scheduler: Any):
+    def __init__(self, network: nn.Module, gaussian: Denoiser, sigma_skip: float, scheduler: Any):
         super().__init__()
-        if not isinstance(network, nn.Module) or "timestep" not in inspect.signature(network.forward).parameters:
+        kind = type(network).__name__
+        takes = inspect.signature(network.forward).parameters if isinstance(network, nn.Module) else ()
+        if "timestep" not in takes or kind.startswith(_TURNED):
             raise TypeError(
-                f"network is {type(network).__name__}, expected a network that takes timestep, as pipe.unet"
+                f"network is {kind}, expected one that takes timestep and whose answer no pipeline turns round"
             )
-        if type(network).__name__.startswith(_TURNED):
-            raise ValueError(
-                f"pipelines turn the sign of what a {type(network).__name__} answers, expected teleport_latents"
-            )
-        # In a tuple they are no parts of this module, which a pipeline may cast to half precision as a whole.
-        self._denoisers = tuple(gaussian) if isinstance(gaussian, Sequence) else (gaussian,)
-        if not self._denoisers or not all(map(callable, self._denoisers)):
-            raise TypeError(
-                f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a gausstools.Gaussian, or several"
-            )
+        if not callable(gaussian):
+            raise TypeError(f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a Gaussian")
         _check_known(scheduler)
         _as_the_network_sees_it(scheduler, 1.0, 1.0)
         self.network = network
+        # In a tuple it is no part of this module, which a pipeline may cast to half precision as a whole.
+        self._gaussian = (gaussian,)
         self.sigma_skip = _check_skip(sigma_skip)
         self.calls = self.saved = 0
         self._scheduler = scheduler
@@ -292,13 +289,6 @@ class HybridDenoiser(nn.Module):
         """Return the network's answer, or the analytic one in its form: a tuple if ``return_dict`` is False."""
         given = self._signature.bind(*args, **kwargs).arguments
         sample, index = given[next(iter(self._signature.parameters))], _index(self._scheduler, given["timestep"])
-        count = len(self._denoisers)
-        if count > 1 and not sample.equal(sample[: len(sample) // count].repeat(count, *[1] * (sample.ndim - 1))):
-            raise ValueError(
-                f"{len(sample)} samples do not fall into {count} equal parts, the same latents once for each Gaussian, "
-                "as a pipeline stacks them for guidance. Expected one Gaussian where guidance is off "
-                "(guidance_scale=1), or where the pipeline calls its network once for each condition"
-            )
         signal, noise = _signal_and_noise_at(self._scheduler, index)
         if noise <= self.sigma_skip * signal:
             self.calls += 1
@@ -313,12 +303,10 @@ class HybridDenoiser(nn.Module):
         """What the network would say of ``sample = a·x0 + b·n`` if the analytic denoiser were right."""
         signal, noise, form = _as_the_network_sees_it(self._scheduler, signal, noise)
         scale, sigma = (1 / signal, noise / signal) if signal > 0 else (_FAR / noise, _FAR)
-        x, parts = sample.to(working_dtype(sample.dtype)), []
-        for denoiser, part in zip(self._denoisers, x.chunk(len(self._denoisers)), strict=True):
-            if isinstance(denoiser, nn.Module):
-                denoiser.to(sample.device)
-            parts.append(denoiser(part * scale, sigma))
-        clean = torch.cat(parts)
+        x, (denoiser,) = sample.to(working_dtype(sample.dtype)), self._gaussian
+        if isinstance(denoiser, nn.Module):
+            denoiser.to(sample.device)
+        clean = denoiser(x * scale, sigma)
         answer = form(x, clean, (x - signal * clean) / noise).to(sample)
         config = self.network.config
         if config.get("out_channels") == 2 * config.get("in_channels", 0):
@@ -375,9 +363,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             raise TypeError(f"gaussian is {type(gaussian).__name__}, expected the gausstools.Gaussian of the images")
         shape = hub.event_shape(getattr(unet, "config", {}))
         if shape and gaussian.event_shape != shape:
-            raise ValueError(
-                f"gaussian has shape {tuple(gaussian.event_shape)}, expected that of unet's images, {shape}"
-            )
+            raise ValueError(f"gaussian has shape {tuple(gaussian.event_shape)}, expected {shape}, that of the images")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.gaussian = gaussian  # not registered: diffusers would cast it to half precision with the network
         self.nfe = 0
@@ -393,9 +379,8 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         latents: Float[Tensor, "batch *event"] | None = None,
         grid: Literal["cut", "karras"] = "cut",
         output_type: Literal["pil", "np", "pt"] = "pil",
-        return_dict: bool = True,
     ) -> Any:
-        """Return a batch of images, as an ``ImagePipelineOutput``; as a tuple if ``return_dict`` is False.
+        """Return a batch of images, as an ``ImagePipelineOutput``.
 
         Args:
             batch_size: number of images; where latents are given, there are as many as of them.
@@ -408,17 +393,13 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
                 the latter in [0, 1].
 
         Raises:
-            ValueError: for an argument out of its range, another number of generators than of images, or a run that
-                ends in NaN, which no image is made of.
+            ValueError: for an argument out of its range, or a run that ends in NaN, which no image is made of.
         """
         device, dtype = self._execution_device, self.unet.dtype
         check_choice(output_type, "output_type", "pil", "np", "pt")
-        rows = check_count(batch_size, "batch_size", 1) if latents is None else len(latents)
-        if isinstance(generator, list) and len(generator) != rows:
-            raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {rows} images")
         if latents is None:
-            draw, shape = diffusers.utils.torch_utils.randn_tensor, (rows, *self.gaussian.event_shape)
-            latents = draw(shape, generator=generator, device=device, dtype=dtype)
+            shape = (check_count(batch_size, "batch_size", 1), *self.gaussian.event_shape)
+            latents = diffusers.utils.torch_utils.randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
         if sigma_skip is None:
             scheduler = copy.deepcopy(self.scheduler)
@@ -435,15 +416,10 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(self.unet(scaled, t).sample, t, x, **extra).prev_sample
         self.nfe = len(scheduler.timesteps)
-        if not x.isfinite().all():
-            files.check_weights(self.unet, "the network's")
-            raise ValueError(
-                f"the run ended in NaN or infinity, although the weights of the {type(self.unet).__name__} are finite: "
-                f"in {dtype} its answers may overflow; else see the settings of {type(scheduler).__name__}"
-            )
+        check_values(x, f"the end of the run, in {dtype},")
         images = diffusers.image_processor.VaeImageProcessor().postprocess(x, output_type)
         self.maybe_free_model_hooks()
-        return diffusers.ImagePipelineOutput(images=images) if return_dict else (images,)
+        return diffusers.ImagePipelineOutput(images=images)
 
 
 # ---- reading a scheduler
@@ -453,39 +429,30 @@ def _scheduler_of(target: Any) -> Any:
     """A pipeline's scheduler, or the scheduler itself, if it can start in the middle of its grid."""
     kind = type(target).__name__
     if isinstance(target, diffusers.DiffusionPipeline):
-        takes = inspect.signature(type(target).__call__).parameters
-        if "latents" not in takes:
+        takes = inspect.signature(type(target).__call__).parameters.keys()
+        if "latents" not in takes or takes & {"strength", "mask_image"}:
             raise ValueError(
-                f"{kind} takes no latents, so it cannot start from given ones. Put a HybridDenoiser in the place of "
-                "its network; or use TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional"
-            )
-        if "strength" in takes or "mask_image" in takes:
-            raise ValueError(
-                f"{kind} starts from an image or keeps parts of one, and takes the latents as its noise. Put a "
-                "HybridDenoiser in the place of its network; or give pipe.scheduler, if it starts from noise alone"
+                f"{kind} takes no latents, or not as all that it starts from. Put a HybridDenoiser in the place of its "
+                "network; or use TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional"
             )
         target = target.scheduler
-    if not isinstance(target, diffusers.SchedulerMixin):
-        raise TypeError(f"expected a pipeline or a scheduler of diffusers, got {kind}")
-    if "set_timesteps" in vars(target):
-        raise ValueError("this scheduler starts after a jump already, expected the pipeline's own")
     if not {base.__name__ for base in type(target).__mro__}.intersection(_STARTS_ANYWHERE.split(", ")):
         raise ValueError(
-            f"{type(target).__name__} is not known to start rightly in the middle of its grid, as these do: "
+            f"{type(target).__name__} is not known to start rightly in the middle of its grid, as these schedulers do: "
             f"{_STARTS_ANYWHERE}. Use one of them, or a HybridDenoiser, which takes others too"
         )
+    if "set_timesteps" in vars(target):
+        raise ValueError("this scheduler starts after a jump already, expected the pipeline's own")
     return target
 
 
 def _check_known(scheduler: Any) -> None:
-    """Refuse a scheduler whose states cannot be read off it."""
-    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
-        wrong = "has neither add_noise nor scale_noise, which tell what its states are"
-    elif type(scheduler).__name__ == "SASolverScheduler" and scheduler.config.get("use_flow_sigmas"):
-        wrong = "adds noise by its table also where its states are those of flow matching"
-    else:
-        return
-    raise ValueError(f"{type(scheduler).__name__} {wrong}. Expected another scheduler, such as DDIMScheduler")
+    kind, tells = type(scheduler).__name__, hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
+    # SASolver adds noise by its table also where its states are those of flow matching.
+    if not tells or (kind == "SASolverScheduler" and scheduler.config.get("use_flow_sigmas")):
+        raise ValueError(
+            f"{kind} does not tell its states by add_noise or scale_noise, expected one such as DDIMScheduler"
+        )
 
 
 def _check_skip(sigma_skip: Any, top: float = math.inf) -> float:
@@ -515,11 +482,11 @@ def _signal_and_noise_at(scheduler: Any, index: int) -> tuple[float, float]:
         probe.set_begin_index(index)
     t = scheduler.timesteps[index : index + 1]
     one = torch.ones(1, dtype=torch.float64, device=t.device)
-    if hasattr(probe, "scale_noise"):
-        levels = float(probe.scale_noise(one, t, 0 * one)), float(probe.scale_noise(0 * one, t, one))
-        # Mochi's time runs the other way, which scale_noise does not know: its 0 is noise.
-        return levels[::-1] if scheduler.config.get("invert_sigmas") else levels
-    return float(probe.add_noise(one, 0 * one, t)), float(probe.add_noise(0 * one, one, t))
+    if not hasattr(probe, "scale_noise"):
+        return float(probe.add_noise(one, 0 * one, t)), float(probe.add_noise(0 * one, one, t))
+    levels = float(probe.scale_noise(one, t, 0 * one)), float(probe.scale_noise(0 * one, t, one))
+    # Mochi's time runs the other way, which scale_noise does not know: its 0 is noise.
+    return levels[::-1] if scheduler.config.get("invert_sigmas") else levels
 
 
 def _index(scheduler: Any, timestep: Tensor | float) -> int:
@@ -538,30 +505,26 @@ def _index(scheduler: Any, timestep: Tensor | float) -> int:
     for distance, near in zip(distances, close, strict=True):
         if near[distance.argmin()]:
             return int(distance.argmin())
-    raise ValueError(
-        f"the network was asked at timestep {asked[0]:g}, which is none of the scheduler's {len(grid)}. Expected the "
-        "scheduler that the pipeline runs: make the HybridDenoiser anew, with pipe.scheduler"
-    )
+    raise ValueError(f"timestep {asked[0]:g} is none of the scheduler's {len(grid)}, expected those of pipe.scheduler")
 
 
 def _as_the_network_sees_it(scheduler: Any, signal: float, noise: float) -> tuple[float, float, Callable]:
     """The factors a and b of the network's input ``a·x0 + b·n``, and its answer as a function of input, x0 and n."""
     config, lineage = scheduler.config, {base.__name__ for base in type(scheduler).__mro__}
-    name, predicts, straight = type(scheduler).__name__, config.get("prediction_type"), config.get("use_flow_sigmas")
-    if lineage & hub.CONSISTENCY or config.get("stochastic_sampling"):
-        raise ValueError(
-            f"{name} is for distilled networks, which answer with an image and not with the mean of all that are "
-            "possible, as an analytic denoiser does: expected another scheduler, or teleport_latents where it takes it"
-        )
+    predicts, straight = config.get("prediction_type"), config.get("use_flow_sigmas")
     if lineage & {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}:
         predicts, straight = "flow_prediction", True
-    if "sigma_data" in config:
-        data = config.sigma_data
-        total = math.hypot(noise, data)
-        out = noise * data / total * (-1 if predicts == "v_prediction" else 1)
-        return 1 / total, noise / total, lambda sample, clean, white: (clean - data**2 / total * sample) / out
+    if lineage & hub.CONSISTENCY or config.get("stochastic_sampling"):
+        predicts = "the image of a distilled network, no posterior mean"
     forms = {"epsilon": lambda sample, clean, white: white, "sample": lambda sample, clean, white: clean}
-    if straight:
+    if "sigma_data" in config:
+        data, total = config.sigma_data, math.hypot(noise, config.sigma_data)
+        turn = total / (noise * data) * (-1 if predicts == "v_prediction" else 1)
+        signal, noise = 1 / total, noise / total
+        forms = dict.fromkeys(
+            ("epsilon", "v_prediction"), lambda sample, clean, _: turn * (clean - data**2 / total * sample)
+        )
+    elif straight:
         turn = -1 if config.get("invert_sigmas") else 1
         forms["flow_prediction"] = lambda sample, clean, white: turn * (white - clean)
     else:
@@ -569,11 +532,7 @@ def _as_the_network_sees_it(scheduler: Any, signal: float, noise: float) -> tupl
         total = math.hypot(signal, noise)
         signal, noise = signal / total, noise / total
         forms["v_prediction"] = lambda sample, clean, white: signal * white - noise * clean
-    if predicts not in forms:
-        raise ValueError(
-            f"{name} with use_flow_sigmas={bool(straight)} asks its network for {predicts!r}, expected one of "
-            f"{', '.join(map(repr, forms))}"
-        )
+    check_choice(predicts, f"what {type(scheduler).__name__} asks its network for", *forms)
     return signal, noise, forms[predicts]
 
 
@@ -610,8 +569,7 @@ def _start_there(scheduler: Any, sigma_skip: float, reached: float) -> None:
         if not math.isclose(start, reached, rel_tol=1e-4):
             raise ValueError(
                 f"the pipeline's grid starts at a noise level of {start:g} below sigma_skip, but the latents stand at "
-                f"{reached:g}: expected teleport_latents to be given the pipeline's own num_inference_steps and "
-                "whatever else it hands to set_timesteps, such as sigmas or mu"
+                f"{reached:g}: give teleport_latents its num_inference_steps, sigmas, mu or whatever it sets"
             )
 
     scheduler.set_timesteps = MethodType(set_timesteps, scheduler)

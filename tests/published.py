@@ -139,8 +139,8 @@ def write(path, seed: int = 0, **changes) -> DDPMpp:
     return network
 
 
-def tensor_pickle(storage: bytes, size=(2,), stride=(1,), offset=0) -> dict:
-    """A file whose one parameter has these parts, whatever they are."""
+def tensor_pickle(storage: bytes, size=(2,), stride=(1,), offset=0, of=None) -> dict:
+    """A file in which the last weight of the network, of shape (2,), has these parts, whatever they are."""
 
     class Part:
         def __init__(self, function, *args):
@@ -153,8 +153,11 @@ def tensor_pickle(storage: bytes, size=(2,), stride=(1,), offset=0) -> dict:
     hooks = collections.OrderedDict()
     tensor = Part(torch._utils._rebuild_tensor_v2, stored, offset, size, stride, False, hooks)
     parameter = Part(torch._utils._rebuild_parameter, tensor, True, hooks)
-    content = snapshot(nn.Module(), TINY)
-    content["ema"]._modules["model"].__dict__["_parameters"] = {"weight": parameter}
+    arguments = TINY | {"out_channels": 2}
+    content = snapshot(DDPMpp(**arguments), arguments)
+    content["ema"]._modules["model"].dec["8x8_aux_conv"].__dict__["_parameters"]["bias"] = (
+        parameter if of is None else of
+    )
     return content
 
 

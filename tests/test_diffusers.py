@@ -328,12 +328,7 @@ KARRAS |= {"KDPM2Ancestral", "EDMEuler", "EDMEuler-v", "EDMDPM++", "Flow", "Flow
 @pytest.mark.parametrize("name", ALL)
 def test_the_karras_grid_starts_at_sigma_skip(name, gaussian):
     if name not in KARRAS:
-        refusal = (
-            "a wrong time"
-            if name.startswith("DPM++Flow")
-            else "does not spread its levels below a given one: asked for 6 "
-        )
-        with pytest.raises(ValueError, match=refusal):
+        with pytest.raises(ValueError, match="does not spread its levels below a given one: asked for 6 "):
             teleport_latents(ALL[name], gaussian, 1, 6.0, 12, grid="karras")
         return
     jump = teleport_latents(ALL[name], gaussian, draw_noise(), 6.0, 100, grid="karras")
@@ -369,11 +364,11 @@ def test_edm_takes_sigmas_for_places_on_its_grid(gaussian):
     [
         ({"target": diffusers.DPMSolverSinglestepScheduler()}, ValueError, "is not known to start rightly"),
         ({"target": diffusers.LCMScheduler()}, ValueError, "is not known to start rightly .* DDIMScheduler, "),
-        ({"target": nn.Identity()}, TypeError, "expected a pipeline or a scheduler of diffusers, got Identity"),
+        ({"target": nn.Identity()}, ValueError, "Identity is not known to start rightly"),
         (
             {"target": object.__new__(diffusers.FluxInpaintPipeline)},
             ValueError,
-            "keeps parts of one.* give pipe.scheduler",
+            "takes no latents, or not as all .* Put a HybridDenoiser",
         ),
         ({"target": diffusers.IPNDMScheduler()}, ValueError, "is not known to start rightly"),
         ({"gaussian": nn.Identity()}, TypeError, "Identity"),
@@ -399,7 +394,7 @@ def test_bad_input_is_named(change, error, message, gaussian):
 def test_a_grid_that_rises_or_is_given_has_no_jump(gaussian):
     with pytest.raises(ValueError, match=r"sigma_skip is 6.0, expected a VE noise level between 0 and the first, 1"):
         teleport_latents(TABLE["Euler"], gaussian, 1, 6.0, sigmas=[1.0, 8.0, 30.0, 0.0])
-    with pytest.raises(ValueError, match="a wrong time on a Karras grid with given timesteps"):
+    with pytest.raises(ValueError, match=r"FlowMatchEulerDiscreteScheduler .* at a wrong time"):
         teleport_latents(OTHERS["FlowShift"], gaussian, 1, 6.0, timesteps=[990.0, 500.0, 20.0], grid="karras")
 
 
@@ -484,16 +479,22 @@ STRAIGHT = {"use_flow_sigmas": True}
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (diffusers.IPNDMScheduler(), "IPNDMScheduler has neither add_noise nor scale_noise"),
-        (diffusers.DDIMInverseScheduler(), "DDIMInverseScheduler has neither"),
-        (diffusers.SASolverScheduler(**STRAIGHT), "adds noise by its table"),
-        (diffusers.LCMScheduler(), "LCMScheduler is for distilled networks"),
+        (diffusers.IPNDMScheduler(), "IPNDMScheduler does not tell its states by add_noise"),
+        (diffusers.DDIMInverseScheduler(), "DDIMInverseScheduler does not tell"),
+        (diffusers.SASolverScheduler(**STRAIGHT), "SASolverScheduler does not tell"),
+        (diffusers.LCMScheduler(), "what LCMScheduler asks its network for is 'the image of a distilled network"),
         (diffusers.TCDScheduler(), "distilled"),
         (diffusers.CMStochasticIterativeScheduler(), "distilled"),
         (diffusers.FlowMatchLCMScheduler(), "distilled"),
         (diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "distilled"),
-        (diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction"), "use_flow_sigmas=False asks"),
-        (diffusers.UniPCMultistepScheduler(prediction_type="v_prediction", **STRAIGHT), "use_flow_sigmas=True asks"),
+        (
+            diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction"),
+            "what UniPCMultistepScheduler asks its network for is 'flow_prediction', expected",
+        ),
+        (
+            diffusers.UniPCMultistepScheduler(prediction_type="v_prediction", **STRAIGHT),
+            "is 'v_prediction', expected .* 'flow_prediction'",
+        ),
     ],
 )
 def test_the_hybrid_refuses_what_it_has_no_answer_for(scheduler, message, gaussian):
@@ -519,23 +520,8 @@ def test_an_sde_solver_asks_between_its_levels(monkeypatch, gaussian):
 def test_a_state_that_is_not_told_is_refused():
     scheduler = diffusers.IPNDMScheduler()
     scheduler.set_timesteps(5)
-    with pytest.raises(ValueError, match=r"neither add_noise nor scale_noise.* such as DDIMScheduler"):
+    with pytest.raises(ValueError, match=r"does not tell its states .* such as DDIMScheduler"):
         signal_and_noise(scheduler)
-
-
-@pytest.mark.parametrize("index", [0, 9])  # the first is answered analytically, the last by the network
-def test_without_guidance_two_gaussians_are_refused(index, gaussian):
-    """With two prompts and guidance off, image 0 would get the unconditional one."""
-    scheduler, x = copy.deepcopy(TABLE["DDIM"]), draw_noise(2)
-    scheduler.set_timesteps(10)
-    t, other = scheduler.timesteps[index], gaussian.with_mean(gaussian.mean + 1)
-    hybrid = HybridDenoiser(tiny_unet(), (gaussian, other), 6.0, scheduler)
-    with pytest.raises(ValueError, match=r"2 samples do not fall into 2 equal parts.*guidance is off"):
-        hybrid(x, t)
-    answer = hybrid(torch.cat([x, x]), t).sample
-    if index == 0:
-        alone = [HybridDenoiser(tiny_unet(), g, 6.0, scheduler)(x, t).sample for g in (gaussian, other)]
-        torch.testing.assert_close(answer, torch.cat(alone))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -584,25 +570,23 @@ def test_a_variance_that_was_learned_outright_is_not_answered(gaussian):
 def test_the_hybrid_names_what_it_cannot_use(gaussian):
     scheduler = copy.deepcopy(TABLE["DDIM"])
     scheduler.set_timesteps(10)
-    hybrid = HybridDenoiser(tiny_unet(), (gaussian, gaussian), 6.0, scheduler)
-    with pytest.raises(ValueError, match="timestep 444, which is none of the scheduler's 10"):
+    hybrid = HybridDenoiser(tiny_unet(), gaussian, 6.0, scheduler)
+    with pytest.raises(ValueError, match="timestep 444 is none of the scheduler's 10"):
         hybrid(draw_noise(), 444)
-    with pytest.raises(ValueError, match="3 samples do not fall into 2 equal parts"):
-        hybrid(draw_noise(), scheduler.timesteps[0])
     with pytest.raises(ValueError, match="timesteps lie between 0 and 900, expected one for the whole batch"):
         hybrid(draw_noise(), torch.tensor([0, 900, 900]))
     for level in (0, math.nan):
         with pytest.raises(ValueError, match=f"sigma_skip is {level}, expected"):
             HybridDenoiser(tiny_unet(), gaussian, level, scheduler)
-    with pytest.raises(TypeError, match=r"network is function, expected a network that takes timestep"):
+    with pytest.raises(TypeError, match="network is function, expected one that takes timestep"):
         HybridDenoiser(lambda x, t: x, gaussian, 1.0, scheduler)
-    with pytest.raises(TypeError, match="network is Identity, expected a network that takes timestep"):
+    with pytest.raises(TypeError, match="network is Identity, expected one that takes timestep"):
         HybridDenoiser(nn.Identity(), gaussian, 1.0, scheduler)
-    for nothing in (None, (), {0: gaussian}):
-        with pytest.raises(TypeError, match=r"expected a denoiser such as a gausstools.Gaussian, or several"):
+    for nothing in (None, (gaussian,), {0: gaussian}):
+        with pytest.raises(TypeError, match="expected a denoiser such as a Gaussian"):
             HybridDenoiser(tiny_unet(), nothing, 1.0, scheduler)
     turned = type("Lumina2Transformer2DModel", (Tokens,), {})()
-    with pytest.raises(ValueError, match="pipelines turn the sign of what a Lumina2Transformer2DModel answers"):
+    with pytest.raises(TypeError, match=r"network is Lumina2Transformer2DModel, expected .* no pipeline turns round"):
         HybridDenoiser(turned, gaussian, 1.0, OTHERS["Flow"])
 
 
@@ -690,9 +674,6 @@ def test_teleport_pipeline_is_read_from_any_saved_pipeline_and_a_gaussian(tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"generator": [torch.Generator()] * 3}, "generator is a list of 3, expected one for each of 2 images"),
-        ({"generator": [torch.Generator()]}, "a list of 1"),
-        ({"generator": [torch.Generator()] * 2, "latents": draw_noise(3)}, "a list of 2, expected one for each of 3"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"latents": torch.zeros(2, 1, 3, 3)}, r"latents has shape \(2, 1, 3, 3\)"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
@@ -704,18 +685,14 @@ def test_teleport_pipeline_names_bad_input(change, message, gaussian):
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
     with pytest.raises(ValueError, match=message):
         pipe(**({"batch_size": 2, "num_inference_steps": 3} | change))
-    with pytest.raises(ValueError, match=r"gaussian has shape \(1, 4, 4\), expected .* \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"gaussian has shape \(1, 4, 4\), expected \(1, 8, 8\)"):
         TeleportPipeline(tiny_unet(8), TABLE["DDIM"], gaussian)
 
 
 def test_no_image_is_made_of_nan(gaussian):
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
-    broken = pipe.unet.register_forward_hook(lambda module, args, answer: type(answer)(sample=answer.sample * math.nan))
-    with pytest.raises(ValueError, match=r"the run ended in NaN .*UNet2DModel"):
-        pipe(1, num_inference_steps=2)
-    broken.remove()
-    nn.init.constant_(pipe.unet.conv_in.bias, math.nan)
-    with pytest.raises(ValueError, match=r"weight conv_in.bias holds"):
+    pipe.unet.register_forward_hook(lambda module, args, answer: type(answer)(sample=answer.sample * math.nan))
+    with pytest.raises(ValueError, match=r"the end of the run, in torch.float32, holds 16 values that are NaN"):
         pipe(1, num_inference_steps=2)
 
 
@@ -875,10 +852,19 @@ def test_text_to_image_pipelines_start_from_the_jump(kind, name, tmp_path, laten
 
 @pytest.mark.parametrize(("kind", "name"), [k for k in KINDS if k[1] != "DDPM"])
 def test_a_jump_and_a_hybrid_lead_text_to_image_pipelines_to_the_guided_flow(kind, name, tmp_path, latent):
-    """A hybrid that answers at all levels is a Gaussian network; with two means, the flow is the guided Gaussian's."""
+    """A hybrid that answers at all levels is a Gaussian network; with two means, the flow is the guided Gaussian's.
+
+    The pipelines stack the same latents twice, first for the unconditional mean.
+    """
     pipe, given, part = pipelines(kind, name, tmp_path)
     unconditional, conditional = latent, latent.with_mean(latent.mean + 0.1)
-    analytic = HybridDenoiser(getattr(pipe, part), (unconditional, conditional), 1e-9, pipe.scheduler)
+
+    def both(x, sigma):
+        first, second = x.chunk(2)
+        assert torch.equal(first, second)
+        return torch.cat([unconditional(first, sigma), conditional(second, sigma)])
+
+    analytic = HybridDenoiser(getattr(pipe, part), both, 1e-9, pipe.scheduler)
     setattr(pipe, part, analytic)
     noise = torch.randn(2, *LATENT, generator=torch.Generator().manual_seed(1))
     guided = gt.teleportation.guided(unconditional, conditional, 4.0)
@@ -888,7 +874,7 @@ def test_a_jump_and_a_hybrid_lead_text_to_image_pipelines_to_the_guided_flow(kin
     assert (whole - exact).norm() < 0.06 * exact.norm()
     assert analytic.calls == 0
     jump = teleport_latents(pipe, guided, noise, 6.0, 50)
-    setattr(pipe, part, HybridDenoiser(analytic.network, (unconditional, conditional), 1e-9, jump.scheduler))
+    setattr(pipe, part, HybridDenoiser(analytic.network, both, 1e-9, jump.scheduler))
     with jump.on(pipe):
         rest = pipe(**run, latents=jump.latents).images
     assert (whole - rest).norm() < 0.01 * exact.norm()

@@ -389,36 +389,48 @@ def edit(path, **changes):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "a UNet2DConditionModel, expected a UNet2DModel"),
-        ("unet/config.json", {"num_class_embeds": 10}, r"class-conditional network \(num_class_embeds\)"),
-        ("unet/config.json", {"class_embed_type": "timestep"}, r"class-conditional network \(class_embed_type\)"),
-        ("unet/config.json", {"out_channels": 2}, "from 1 to 2 channels"),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "_class_name 'UNet2DConditionModel', expected"),
+        (
+            "unet/config.json",
+            {"num_class_embeds": 10},
+            "num_class_embeds 10, expected None: an unconditional UNet2DModel",
+        ),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type 'timestep', expected None"),
+        ("unet/config.json", {"out_channels": 2}, "out_channels 2, expected 1"),
         ("unet/config.json", {"sample_size": None}, "states no sample_size"),
-        ("unet/config.json", {"time_embedding_type": "fourier"}, "with fourier times, expected positional ones"),
-        ("unet/config.json", {"time_embedding_type": "learned"}, "with learned times"),
+        (
+            "unet/config.json",
+            {"time_embedding_type": "fourier"},
+            "time_embedding_type 'fourier', expected 'positional'",
+        ),
+        ("unet/config.json", {"time_embedding_type": "learned"}, "time_embedding_type 'learned'"),
         ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "a latent model, with vqvae"),
         ("scheduler/scheduler_config.json", {"_class_name": "ScoreSdeVeScheduler"}, "a ScoreSdeVeScheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "alphas_cumprod"),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "LCMScheduler"},
-            "LCMScheduler, which is for distilled networks",
+            "LCMScheduler .* not for distilled networks",
         ),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "prediction_type": "v_prediction"},
-            "EulerDiscreteScheduler, which tells its network a noise level",
+            "a EulerDiscreteScheduler .* that tells its network noise levels",
         ),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
-            "UniPCMultistepScheduler, which tells its network a noise level",
+            "a UniPCMultistepScheduler .* that tells its network noise levels",
         ),
-        ("scheduler/scheduler_config.json", {"_class_name": "UNet2DModel"}, "'UNet2DModel', expected a scheduler"),
-        ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "'Mine', expected a scheduler"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "has the prediction type 'flow'"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "a DDPMScheduler that diffusers cannot build"),
-        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps is above 1000000"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "UNet2DModel"},
+            "a 'UNet2DModel' that diffusers cannot build: expected a scheduler",
+        ),
+        ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "a 'Mine' that diffusers cannot build"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "of prediction type 'flow'"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "a 'DDPMScheduler' that diffusers cannot build"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps up to 1000000"),
         ("unet/config.json", {"block_out_channels": [10**5, 10**5]}, "config.json asks for .* but the files hold"),
         ("unet/config.json", {"norm_num_groups": 0}, "no network that diffusers can read"),
         ("unet/config.json", {"sample_size": "large"}, "states no sample_size"),
@@ -436,7 +448,6 @@ def test_models_of_other_kinds_are_refused(folders, tmp_path, file, changes, mes
     [
         ("unet/config.json", "there is no file .*config.json; expected a folder that save_pretrained"),
         ("scheduler/scheduler_config.json", "there is no file .*scheduler_config.json"),
-        (f"unet/{hub.WEIGHTS}.safetensors", "has no weights"),
     ],
 )
 def test_missing_parts_are_named(folders, tmp_path, missing, message):
@@ -447,7 +458,7 @@ def test_missing_parts_are_named(folders, tmp_path, missing, message):
 
 
 def test_weights_that_do_not_fit_are_refused(folders, tmp_path):
-    """diffusers itself would leave random numbers where it finds none."""
+    """diffusers itself would leave random numbers where it finds no weights for a layer."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
@@ -463,6 +474,9 @@ def test_weights_that_do_not_fit_are_refused(folders, tmp_path):
             gt.pretrained.load(tmp_path)
     path.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="no network that diffusers can read"):
+        gt.pretrained.load(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"config.json asks for \d+ weights, but the files hold"):
         gt.pretrained.load(tmp_path)
 
 
@@ -711,15 +725,13 @@ def test_the_parameters_have_the_published_names_and_shapes():
 # Answers of NVIDIA Modulus 0.9.0 (SongUNet, under the Apache licence), with weights and inputs filled as below: three
 # pixels of the first image, three of the second, and the mean square. It attends in float32.
 MODULUS = [
-    ({}, False, [-0.043789188, -0.120086585, -0.121279649], [0.560069240, 0.676798085, 0.541643906], 0.099744355),
-    ({}, True, [-0.037738010, -0.106182307, -0.104972057], [0.566983480, 0.679648408, 0.540564880], 0.098991326),
-    (NCSN, False, [0.339115652, 0.354278521, 0.186836399], [0.530493442, 0.384891288, 0.292731486], 0.138076109),
-    (NCSN, True, [0.339177647, 0.354344919, 0.186835882], [0.530644735, 0.385052687, 0.292793832], 0.138101227),
+    ({}, [-0.043789188, -0.120086585, -0.121279649], [0.560069240, 0.676798085, 0.541643906], 0.099744355),
+    (NCSN, [0.339115652, 0.354278521, 0.186836399], [0.530493442, 0.384891288, 0.292731486], 0.138076109),
 ]
 
 
-@pytest.mark.parametrize(("changes", "augmented", "first", "last", "square"), MODULUS)
-def test_another_implementation_gives_the_same_answers(changes, augmented, first, last, square):
+@pytest.mark.parametrize(("changes", "first", "last", "square"), MODULUS)
+def test_another_implementation_gives_the_same_answers(changes, first, last, square):
     network = DDPMpp(
         8, 2, 2, augment_dim=3, model_channels=8, channel_mult=[1, 2, 2], num_blocks=1, attn_resolutions=[4], **changes
     )
@@ -730,8 +742,7 @@ def test_another_implementation_gives_the_same_answers(changes, augmented, first
             value.copy_(filled.reshape(value.shape))
     x = torch.sin(torch.arange(256, dtype=torch.float64)).reshape(2, 2, 8, 8)
     c_noise = torch.tensor([-1.3, 0.7], dtype=torch.float64)
-    augment = torch.tensor([[1, 0, -1], [0, 0.5, 0]], dtype=torch.float64) if augmented else None
-    answer = network(x, c_noise, augment).detach()
+    answer = network(x, c_noise).detach()
     for found, expected in [
         (answer[0, 0, 0, :3], first),
         (answer[1, 1, 7, 5:], last),
@@ -816,11 +827,12 @@ def test_the_denoiser_of_a_class_answers_as_if_asked_about_each_image_alone():
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_its_gradient_flows_to_every_parameter(classes):
+def test_its_gradient_flows_to_every_parameter_that_it_asks(classes):
     network = DDPMpp(**published.TINY | {"label_dim": classes}).train()
     labels = torch.tensor([0, 2]) if classes else None
-    network(torch.randn(2, *EVENT), torch.zeros(2), torch.randn(2, 3), labels).square().sum().backward()
-    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+    network(torch.randn(2, *EVENT), torch.zeros(2), labels).square().sum().backward()
+    still = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
+    assert still == ["map_augment.weight"]
 
 
 @pytest.mark.usefixtures("as_installed")

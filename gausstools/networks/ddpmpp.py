@@ -38,7 +38,8 @@ class DDPMpp(nn.Module):
         img_resolution: pixels along a side, divisible by ``2^(len(channel_mult) − 1)``.
         in_channels, out_channels: of the image and of the answer.
         label_dim: number of classes, 0 for a network that is told none; it is kept as ``classes``.
-        augment_dim: length of the vector that tells the network how a training image was augmented, 0 for none.
+        augment_dim: length of the vector that told the network how a training image was augmented, 0 for none. Its
+            weights are kept; of no effect here.
         model_channels: the unit of width, divisible by 4.
         channel_mult: width at each resolution in that unit, each resolution half as fine as the one before.
         channel_mult_emb, channel_mult_noise: length of the time embedding, and of the waves that it is made from.
@@ -145,7 +146,6 @@ class DDPMpp(nn.Module):
         self,
         x: Float[Tensor, "batch channels height width"],
         c_noise: Float[Tensor, " batch"],
-        augment: Float[Tensor, "batch augment"] | None = None,
         labels: Integer[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch out height width"]:
         """Return F for scaled images ``(batch, *event_shape)`` and ``c_noise = ln(σ)/4``, ``(batch,)``.
@@ -153,7 +153,6 @@ class DDPMpp(nn.Module):
         Args:
             x: the images.
             c_noise: the noise level.
-            augment: ``(batch, augment_dim)``, how each image was augmented in training; None for not at all.
             labels: ``(batch,)``, the class of each, from 0, for a network with classes; None is no class in particular.
         """
         waves = self.map_noise(c_noise)
@@ -162,8 +161,6 @@ class DDPMpp(nn.Module):
             if labels is not None:
                 told[torch.arange(len(x)), labels] = math.sqrt(self.classes)
             waves = waves + self.map_label(told)
-        if augment is not None:
-            waves = waves + self.map_augment(augment)
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(waves))))
 
         passed, image = [], x
@@ -185,15 +182,7 @@ class DDPMpp(nn.Module):
 class _UNetBlock(nn.Module):
     """A residual block, which may halve or double the resolution, and may attend."""
 
-    def __init__(
-        self,
-        narrow: int,
-        wide: int,
-        embedding: int,
-        taps: Sequence[float],
-        resample: str | None = None,
-        attends: bool = False,
-    ):
+    def __init__(self, narrow: int, wide: int, embedding: int, taps: list, resample: str = "", attends: bool = False):
         super().__init__()
         self.skip_scale, self.adaptive_scale, self.num_heads = HALF, False, int(attends)
         self.norm0 = _norm(narrow)
@@ -217,7 +206,7 @@ class _UNetBlock(nn.Module):
 class _Conv2d(nn.Conv2d):
     """A convolution, after a filter that halves or doubles the resolution; if that is "fused", before it."""
 
-    def __init__(self, narrow: int, wide: int, kernel: int, taps: Sequence[float] = (), resample: str | None = None):
+    def __init__(self, narrow: int, wide: int, kernel: int, taps: list | None = None, resample: str = ""):
         super().__init__(narrow, wide, kernel, padding=kernel // 2)
         self.up, self.down, self.fused_resample = resample == "up", resample in ("down", "fused"), resample == "fused"
         if resample:
@@ -227,16 +216,13 @@ class _Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.up or self.down):
             return super().forward(x)
-        border = (self.resample_filter.shape[-1] - 1) // 2
+        border, kernel = (self.resample_filter.shape[-1] - 1) // 2, self.resample_filter
         if self.fused_resample:
             # The convolution sees the zeros around the image once, wide enough for both.
             x, border = functional.conv2d(x, self.weight, self.bias, padding=1 + border), 0
-        channels = x.shape[1]
-        kernel = self.resample_filter.expand(channels, -1, -1, -1)
-        if self.up:  # each pixel is spread over four
-            x = functional.conv_transpose2d(x, 4 * kernel, stride=2, padding=border, groups=channels)
-        else:
-            x = functional.conv2d(x, kernel, stride=2, padding=border, groups=channels)
+        filtered = functional.conv_transpose2d if self.up else functional.conv2d
+        kernel = (4 * kernel if self.up else kernel).expand(x.shape[1], -1, -1, -1)  # up, a pixel is spread over four
+        x = filtered(x, kernel, stride=2, padding=border, groups=x.shape[1])
         return x if self.fused_resample else super().forward(x)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gausstools.models import files
 from gausstools.networks.ddpmpp import DDPMpp
@@ -34,12 +34,7 @@ PARAMETER = "torch._utils._rebuild_parameter"
 TENSOR = "torch._utils._rebuild_tensor_v2"
 STORAGE = "torch.storage._load_from_bytes"
 NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-DTYPES = {
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.DoubleStorage": torch.float64,
-}
+DTYPES = {"torch.FloatStorage": torch.float32, "torch.HalfStorage": torch.float16}
 NAMES = {PERSISTENT, MODULES, *MAPPINGS, PARAMETER, TENSOR, STORAGE, *NUMBERS, *DTYPES, "numpy.dtype", "builtins.set"}
 VALUES = {operation.name for operation in pickletools.opcodes if operation.arg and operation.stack_after} - {
     *("GET", "BINGET", "LONG_BINGET", "GLOBAL", "INST", "PERSID", "EXT1", "EXT2", "EXT4")
@@ -49,7 +44,6 @@ MARK = object()  # where a group of items begins on the stack
 SINGLE = {"MARK": MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}  # no file needs its sets
 LONGEST = 500_000  # operations; the published networks have a fifth of that
-DEEPEST = 10  # modules within modules; the published networks have four
 
 
 def load(path: str | os.PathLike) -> EDM:
@@ -94,9 +88,10 @@ class _Note:
         self.name, self.args, self.items, self.state = name, args, {}, None
 
 
-def _since_mark(stack: list) -> list:
+def _taken(stack: list, count: int | None) -> list:
+    """So many items off the top of the stack, or, if that is None, all above the mark, and the mark itself."""
     items = []
-    while (item := stack.pop()) is not MARK:
+    while len(items) != count and (item := stack.pop()) is not MARK:
         items.append(item)
     return items[::-1]
 
@@ -118,15 +113,13 @@ def _read(file: io.BytesIO) -> object:
                 stack.append(SINGLE[name])
             case name if name in EMPTY:
                 stack.append(EMPTY[name]())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
-                stack.append(tuple([stack.pop() for _ in range(int(name[-1]))][::-1]))
-            case "TUPLE":
-                stack.append(tuple(_since_mark(stack)))
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                stack.append(tuple(_taken(stack, int(name[5:]) if name[5:] else None)))
             case "APPEND" | "APPENDS" | "ADDITEMS" as name:
-                items = [stack.pop()] if name == "APPEND" else _since_mark(stack)
+                items = _taken(stack, 1 if name == "APPEND" else None)
                 _typed(stack[-1], list).extend(items)
             case "SETITEM" | "SETITEMS" as name:
-                items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else _since_mark(stack)
+                items = _taken(stack, 2 if name == "SETITEM" else None)
                 target = stack[-1].items if isinstance(stack[-1], _Note) else _typed(stack[-1], dict)
                 pairs = zip(items[::2], items[1::2], strict=True)
                 target.update((key, item) for key, item in pairs if isinstance(key, str))  # nobody looks up others
@@ -157,17 +150,23 @@ def _read(file: io.BytesIO) -> object:
 
 def _build(content: object, size: int) -> EDM:
     kind, denoiser = _module(_mapping(content, "the file").get("ema"), "'ema'")
-    layers = dict(_layers(_mapping(denoiser.get("_modules"), "'ema'").get("model"), "", 0, set()))
     _expect("the class", kind, "EDMPrecond", "'ema'")
-    _expect("the class", layers[""][0], "SongUNet", "'ema.model'")
-    arguments = _mapping(layers[""][1].get("_init_kwargs"), "the network's arguments")
+    network = _mapping(denoiser.get("_modules"), "'ema'").get("model")
+    kind, state = _module(network, "'ema.model'")
+    _expect("the class", kind, "SongUNet", "'ema.model'")
+    arguments = _mapping(state.get("_init_kwargs"), "the network's arguments")
     with torch.device("meta"):  # shapes only: the file does not get to allocate what it has no weights for
-        rebuilt = DDPMpp(**{name: _plain(value, name) for name, value in arguments.items()})
-    files.fill(rebuilt, dict(_weights(layers, size)))
-    _check_layers(layers, dict(rebuilt.named_modules()))
-    _expect("label_dim", denoiser.get("label_dim"), rebuilt.classes, "'ema'")
+        ours = DDPMpp(**{name: _plain(value, name) for name, value in arguments.items()})
+    weights = {}
+    for name, (tensor, read) in _weights(network, ours, ""):
+        size -= read
+        if size < 0:
+            raise _Refused(f"has the same numbers for several weights; at {name} they exceed the file")
+        weights[name] = tensor
+    files.fill(ours, weights)
+    _expect("label_dim", denoiser.get("label_dim"), ours.classes, "'ema'")
     sigma_data = _plain(denoiser.get("sigma_data"), "sigma_data")
-    return EDM(rebuilt, rebuilt.event_shape, sigma_data).eval().requires_grad_(False)
+    return EDM(ours, ours.event_shape, sigma_data).eval().requires_grad_(False)
 
 
 def _module(note: object, where: str) -> tuple[object, dict]:
@@ -180,44 +179,27 @@ def _module(note: object, where: str) -> tuple[object, dict]:
     raise _Refused(f"has {_describe(note)} at {where}, expected a network")
 
 
-def _layers(module: object, name: str, depth: int, seen: set[int]) -> Iterator[tuple[str, tuple[object, dict]]]:
-    """The class and the attributes of each module by name, as ``named_modules`` has them."""
-    if depth > DEEPEST or len(name) > 1000 or id(module) in seen:  # a few bytes can nest or repeat modules without end
-        raise _Refused(f"is no sound pickle: its modules repeat, or nest deeper than {DEEPEST}, at {name[:100]!r}")
-    seen.add(id(module))
-    kind, state = _module(module, repr(name))
-    yield name, (kind, state)
-    for inner, child in _mapping(state.get("_modules"), f"{name}._modules").items():
-        if child is not None:
-            yield from _layers(child, f"{name}.{inner}" if name else inner, depth + 1, seen)
-
-
-def _weights(layers: dict[str, tuple[object, dict]], size: int) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name, as ``state_dict`` has them."""
-    for layer, (_, state) in layers.items():
-        for group in ("_parameters", "_buffers"):
-            for name, value in _mapping(state.get(group), f"{layer}{group}").items():
-                if value is not None:
-                    where = f"{layer}.{name[:100]}" if layer else name[:100]
-                    tensor, read = _tensor(value, where)
-                    size -= read
-                    if size < 0:
-                        raise _Refused(f"has the same numbers for several weights; at {where} they exceed the file")
-                    yield where, tensor
-
-
-def _check_layers(found: dict[str, tuple[object, dict]], ours: dict[str, torch.nn.Module]) -> None:
+def _weights(note: object, ours: nn.Module, name: str) -> Iterator[tuple[str, tuple[Tensor, int]]]:
+    """What a module in the file has in place of the weights of ours, whose parts and constants it must state."""
+    kind, state = _module(note, repr(name))
+    if name:
+        _expect("the class", kind, type(ours).__name__.removeprefix("_"), repr(name))
+    for constant in vars(ours).keys() & state.keys() - {"training"}:
+        if not constant.startswith("_"):
+            _expect(constant, state[constant], getattr(ours, constant), repr(name))
+    groups = [_mapping(state.get(group), repr(name)) for group in ("_parameters", "_buffers", "_modules")]
+    found = {part: value for group in groups for part, value in group.items() if value is not None}
+    parts = dict([*ours.named_parameters(recurse=False), *ours.named_buffers(recurse=False), *ours.named_children()])
     # The published networks go through enc and dec in the order of the file.
-    orders = [[name for name in layers if name.count(".") == 1] for layers in (found, ours)]
-    if found.keys() != ours.keys() or orders[0] != orders[1]:
-        odd = min(found.keys() ^ ours.keys(), default="their order")
-        raise _Refused(f"has other layers than a network of these arguments: they differ in {odd}")
-    for name, layer in list(ours.items())[1:]:
-        kind, state = found[name]
-        _expect("the class", kind, type(layer).__name__.removeprefix("_"), repr(name))
-        for constant in vars(layer).keys() & state.keys() - {"training"}:
-            if not constant.startswith("_"):
-                _expect(constant, state[constant], getattr(layer, constant), repr(name))
+    if found.keys() != parts.keys() or (isinstance(ours, nn.ModuleDict) and list(found) != list(parts)):
+        odd = reprlib.repr(sorted(found.keys() ^ parts.keys()) or "their order")
+        raise _Refused(f"has other parts at {name!r} than a network of these arguments: they differ in {odd}")
+    for part, value in found.items():
+        where = f"{name}.{part}" if name else part
+        if isinstance(parts[part], nn.Module):
+            yield from _weights(value, parts[part], where)
+        else:
+            yield where, _tensor(value, tuple(parts[part].shape), where)
 
 
 def _expect(what: str, found: object, expected: str | float | int, where: str) -> None:
@@ -227,8 +209,8 @@ def _expect(what: str, found: object, expected: str | float | int, where: str) -
         raise _Refused(f"has {what} {reprlib.repr(found)} at {where}, expected {expected!r}: only that can be rebuilt")
 
 
-def _tensor(note: object, where: str) -> tuple[Tensor, int]:
-    """A tensor in float32, and how many bytes of the file it was read from."""
+def _tensor(note: object, shape: tuple, where: str) -> tuple[Tensor, int]:
+    """A tensor of this shape in float32, and how many bytes of the file it was read from."""
     if _name(note) == PARAMETER and note.args:
         note = note.args[0]
     if _name(note) != TENSOR:
@@ -239,9 +221,9 @@ def _tensor(note: object, where: str) -> tuple[Tensor, int]:
         if storage.name != STORAGE:
             raise ValueError(f"{storage.name} in place of a storage")
         values = _numbers(_typed(content, bytes))
-        if not all(type(side) is int for side in _typed(size, tuple)) or len(size) > 4 or math.prod(size) > len(values):
-            raise ValueError(f"size {reprlib.repr(size)} on {len(values)} values")
-        return values.as_strided(size, stride, offset).to(torch.float32, copy=True), len(content)
+        if size != shape or math.prod(shape) > len(values):
+            raise ValueError(f"size {reprlib.repr(size)} on {len(values)} values, expected {shape}")
+        return values.as_strided(shape, stride, offset).to(torch.float32, copy=True), len(content)
     except Exception as error:  # what is no such tensor can fail at each step
         raise _Refused(
             f"has no readable tensor at {where} ({type(error).__name__.strip('_')}: {error}), expected a storage of "

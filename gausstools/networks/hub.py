@@ -23,7 +23,6 @@ __all__ = ["DiffusersDenoiser"]
 
 WEIGHTS = "diffusion_pytorch_model"
 PLACES = ("", "unet/")  # where a network lies: alone, or within a pipeline
-CONDITIONS = ("class_embed_type", "num_class_embeds")
 CONSISTENCY = {"CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "LCMScheduler", "TCDScheduler"}
 MOST_STEPS = 10**6  # of a table: what a file asks for is allocated before anything is known of it
 LATENT = ("vae", "vqvae", "movq")  # parts of a pipeline whose network does not work on images
@@ -87,10 +86,8 @@ class DiffusersDenoiser(nn.Module):
             raise ValueError(f"{folder} holds a latent model, with {' and '.join(latent)}; expected one of images")
         home = folder / "unet" if (folder / "unet").is_dir() else folder
         config = _read(home / "config.json")
-        shape = _check_network(home, config)
+        shape = _check_network(home / "config.json", config)
         process, predicts = _read_process(folder)
-        if not any(home.glob(f"{WEIGHTS}*")):
-            raise FileNotFoundError(f"{home} has no weights, expected {WEIGHTS}.safetensors beside config.json")
         return cls(_read_network(home, config), process, predicts, shape).eval().requires_grad_(False)
 
     def _ask(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -144,23 +141,21 @@ def _read(path: Path) -> dict:
     return content
 
 
-def _check_network(home: Path, config: dict) -> tuple[int, int, int]:
-    """The shape of an image, if the network is one that takes nothing but images."""
-    kind, time, shape = config.get("_class_name"), config.get("time_embedding_type"), event_shape(config)
-    channels, out = config.get("in_channels"), config.get("out_channels")
-    told = [name for name in CONDITIONS if config.get(name) is not None]
-    for wrong, found in [
-        (kind != "UNet2DModel", f"a {kind}, expected a UNet2DModel, the unconditional network of diffusers"),
-        (
-            time not in (None, "positional"),
-            f"a network with {time} times, expected positional ones, of a table's steps",
-        ),
-        (told, f"a class-conditional network ({', '.join(told)}), expected none of that"),
-        (channels != out, f"a network from {channels} to {out} channels, expected as many out as in"),
-        (shape is None, "a network that states no sample_size, expected pixels along a side, such as 32"),
-    ]:
-        if wrong:
-            raise ValueError(f"{home} holds {found}")
+def _check_network(path: Path, config: dict) -> tuple[int, int, int]:
+    """The shape of an image, if the network is one that takes nothing but images, and their step."""
+    needed = {
+        "_class_name": "UNet2DModel",
+        "time_embedding_type": "positional",
+        "out_channels": config.get("in_channels"),
+    }
+    for name, expected in (needed | {"class_embed_type": None, "num_class_embeds": None}).items():
+        if config.get(name, expected) != expected:
+            raise ValueError(
+                f"{path} states {name} {config[name]!r}, expected {expected!r}: an unconditional UNet2DModel"
+            )
+    shape = event_shape(config)
+    if shape is None:
+        raise ValueError(f"{path} states no sample_size, expected pixels along a side, such as 32")
     return shape
 
 
@@ -198,29 +193,23 @@ def _read_process(folder: Path) -> tuple[DDPM, Prediction]:
     config = _read(home / "scheduler_config.json")
     kind = str(config.get("_class_name"))
     diffusers = import_diffusers("this model is one of")
-    scheduler = getattr(diffusers, kind, None)
-    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
-        raise ValueError(f"{home} holds {kind!r}, expected a scheduler of diffusers, such as DDPMScheduler")
     try:
-        if config.get("num_train_timesteps", 0) > MOST_STEPS:
-            raise ValueError(f"num_train_timesteps is above {MOST_STEPS}")
+        scheduler = getattr(diffusers, kind)
+        if not issubclass(scheduler, diffusers.SchedulerMixin) or config.get("num_train_timesteps", 0) > MOST_STEPS:
+            raise ValueError(f"expected a scheduler, with num_train_timesteps up to {MOST_STEPS}")
         scheduler = scheduler.from_config(config)
     except Exception as error:  # whatever the settings in the file make of it
-        raise ValueError(f"{home} holds a {kind} that diffusers cannot build: {error}") from error
+        raise ValueError(f"{home} holds a {kind!r} that diffusers cannot build: {error}") from error
     config, table = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
     predicts = config.get("prediction_type")
     # Euler's "continuous" works for v alone.
     continuous = config.get("timestep_type") == "continuous" and predicts == "v_prediction"
-    for wrong, why in [
-        (table is None, "has no table of steps, alphas_cumprod"),
-        (predicts not in ("epsilon", "sample", "v_prediction"), f"has the prediction type {predicts!r}"),
-        (kind in CONSISTENCY, "is for distilled networks, whose answer is no posterior mean"),
-        (continuous or config.get("use_flow_sigmas"), "tells its network a noise level, not the step of a table"),
-    ]:
-        if wrong:
-            raise ValueError(
-                f"{home} holds a {kind}, which {why}. Expected a scheduler such as DDPMScheduler, with 'epsilon', "
-                "'sample' or 'v_prediction'"
-            )
+    told_levels = continuous or config.get("use_flow_sigmas")
+    if table is None or told_levels or kind in CONSISTENCY or predicts not in ("epsilon", "sample", "v_prediction"):
+        raise ValueError(
+            f"{home} holds a {kind} of prediction type {predicts!r} that tells its network "
+            f"{'noise levels' if told_levels else 'steps'}. Expected one such as DDPMScheduler, not for distilled "
+            "networks: with steps, their table alphas_cumprod, and 'epsilon', 'sample' or 'v_prediction'"
+        )
     # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
     return DDPM(table[table > 0].cpu()), predicts
