@@ -90,8 +90,7 @@ def signal_and_noise(scheduler: Any) -> tuple[Float[Tensor, " steps"], Float[Ten
     """
     _check_known(scheduler)
     levels = [_signal_and_noise_at(scheduler, index) for index in range(len(scheduler.timesteps))]
-    signal, noise = torch.tensor(levels, dtype=torch.float64).T
-    return signal, noise
+    return torch.tensor(levels, dtype=torch.float64).unbind(1)
 
 
 @dataclass(frozen=True)
@@ -268,10 +267,10 @@ class HybridDenoiser(nn.Module):
     def __init__(self, network: nn.Module, gaussian: Denoiser, sigma_skip: float, scheduler: Any):
         super().__init__()
         kind = type(network).__name__
-        takes = inspect.signature(network.forward).parameters if isinstance(network, nn.Module) else ()
-        if "timestep" not in takes or kind.startswith(_TURNED):
+        self._signature = inspect.signature(getattr(network, "forward", network))
+        if "timestep" not in self._signature.parameters or kind.startswith(_TURNED):
             raise TypeError(
-                f"network is {kind}, expected one that takes timestep and whose answer no pipeline turns round"
+                f"network is {kind}, expected one that takes timestep, and whose answer is not turned round"
             )
         if not callable(gaussian):
             raise TypeError(f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a Gaussian")
@@ -283,7 +282,6 @@ class HybridDenoiser(nn.Module):
         self.sigma_skip = _check_skip(sigma_skip)
         self.calls = self.saved = 0
         self._scheduler = scheduler
-        self._signature = inspect.signature(network.forward)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's answer, or the analytic one in its form: a tuple if ``return_dict`` is False."""
@@ -401,14 +399,12 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             shape = (check_count(batch_size, "batch_size", 1), *self.gaussian.event_shape)
             latents = diffusers.utils.torch_utils.randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
+        steps = {"num_inference_steps": check_count(num_inference_steps, "num_inference_steps", 1), "device": device}
         if sigma_skip is None:
             scheduler = copy.deepcopy(self.scheduler)
-            scheduler.set_timesteps(check_count(num_inference_steps, "num_inference_steps", 1), device=device)
+            scheduler.set_timesteps(**steps)
         else:
-            gaussian = self.gaussian.to(device)
-            jump = teleport_latents(
-                self.scheduler, gaussian, latents, sigma_skip, num_inference_steps, grid=grid, device=device
-            )
+            jump = teleport_latents(self.scheduler, self.gaussian.to(device), latents, sigma_skip, grid=grid, **steps)
             scheduler, latents = jump.scheduler, jump.latents
         extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
         x = latents.to(dtype) * _initial(scheduler)
@@ -427,13 +423,12 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
 
 def _scheduler_of(target: Any) -> Any:
     """A pipeline's scheduler, or the scheduler itself, if it can start in the middle of its grid."""
-    kind = type(target).__name__
     if isinstance(target, diffusers.DiffusionPipeline):
         takes = inspect.signature(type(target).__call__).parameters.keys()
         if "latents" not in takes or takes & {"strength", "mask_image"}:
             raise ValueError(
-                f"{kind} takes no latents, or not as all that it starts from. Put a HybridDenoiser in the place of its "
-                "network; or use TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional"
+                f"{type(target).__name__} takes no latents, or not as all that it starts from. Put a HybridDenoiser in "
+                "the place of its network; or use TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional"
             )
         target = target.scheduler
     if not {base.__name__ for base in type(target).__mro__}.intersection(_STARTS_ANYWHERE.split(", ")):

@@ -157,10 +157,9 @@ class DDPMpp(nn.Module):
         """
         waves = self.map_noise(c_noise)
         if self.classes:
-            told = x.new_zeros(len(x), self.classes)
-            if labels is not None:
-                told[torch.arange(len(x)), labels] = math.sqrt(self.classes)
-            waves = waves + self.map_label(told)
+            waves = waves + self.map_label.bias
+        if labels is not None:
+            waves = waves + math.sqrt(self.classes) * self.map_label.weight.T[labels]
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(waves))))
 
         passed, image = [], x

@@ -165,8 +165,7 @@ def _build(content: object, size: int) -> EDM:
         weights[name] = tensor
     files.fill(ours, weights)
     _expect("label_dim", denoiser.get("label_dim"), ours.classes, "'ema'")
-    sigma_data = _plain(denoiser.get("sigma_data"), "sigma_data")
-    return EDM(ours, ours.event_shape, sigma_data).eval().requires_grad_(False)
+    return EDM(ours, ours.event_shape, _plain(denoiser.get("sigma_data"), "sigma_data")).eval().requires_grad_(False)
 
 
 def _module(note: object, where: str) -> tuple[object, dict]:
@@ -213,13 +212,11 @@ def _tensor(note: object, shape: tuple, where: str) -> tuple[Tensor, int]:
     """A tensor of this shape in float32, and how many bytes of the file it was read from."""
     if _name(note) == PARAMETER and note.args:
         note = note.args[0]
-    if _name(note) != TENSOR:
+    if _name(note) != TENSOR or _name(note.args[0]) != STORAGE:
         raise _Refused(f"has {_describe(note)} at {where}, expected a tensor")
     try:
         storage, offset, size, stride = note.args[:4]
         (content,) = storage.args
-        if storage.name != STORAGE:
-            raise ValueError(f"{storage.name} in place of a storage")
         values = _numbers(_typed(content, bytes))
         if size != shape or math.prod(shape) > len(values):
             raise ValueError(f"size {reprlib.repr(size)} on {len(values)} values, expected {shape}")

@@ -81,8 +81,7 @@ class DiffusersDenoiser(nn.Module):
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
         parts = _read(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-        latent = [part for part in LATENT if part in parts]
-        if latent:
+        if latent := [part for part in LATENT if part in parts]:
             raise ValueError(f"{folder} holds a latent model, with {' and '.join(latent)}; expected one of images")
         home = folder / "unet" if (folder / "unet").is_dir() else folder
         config = _read(home / "config.json")
@@ -112,12 +111,10 @@ def download(name: str) -> Path:
     import_diffusers("models of the Hugging Face hub need")
     from huggingface_hub import snapshot_download
 
-    described = ["model_index.json", *(f"{place}config.json" for place in PLACES)]
-    described += ["scheduler_config.json", "scheduler/scheduler_config.json"]
     try:
         for ending in ("safetensors", "bin"):
             weights = [f"{place}{WEIGHTS}.{ending}" for place in PLACES]
-            folder = Path(snapshot_download(name, allow_patterns=described + weights))
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", *weights]))
             if any(any((folder / place).glob(f"{WEIGHTS}.*")) for place in PLACES):
                 return folder
     except Exception as error:  # the client raises its own kinds, and those of the library that it connects with
@@ -201,14 +198,12 @@ def _read_process(folder: Path) -> tuple[DDPM, Prediction]:
     except Exception as error:  # whatever the settings in the file make of it
         raise ValueError(f"{home} holds a {kind!r} that diffusers cannot build: {error}") from error
     config, table = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
-    predicts = config.get("prediction_type")
-    # Euler's "continuous" works for v alone.
-    continuous = config.get("timestep_type") == "continuous" and predicts == "v_prediction"
-    told_levels = continuous or config.get("use_flow_sigmas")
-    if table is None or told_levels or kind in CONSISTENCY or predicts not in ("epsilon", "sample", "v_prediction"):
+    predicts, continuous = config.get("prediction_type"), config.get("timestep_type") == "continuous"
+    levels = config.get("use_flow_sigmas") or (continuous and predicts == "v_prediction")  # Euler's, for v alone
+    if table is None or levels or kind in CONSISTENCY or predicts not in ("epsilon", "sample", "v_prediction"):
         raise ValueError(
             f"{home} holds a {kind} of prediction type {predicts!r} that tells its network "
-            f"{'noise levels' if told_levels else 'steps'}. Expected one such as DDPMScheduler, not for distilled "
+            f"{'noise levels' if levels else 'steps'}. Expected one such as DDPMScheduler, not for distilled "
             "networks: with steps, their table alphas_cumprod, and 'epsilon', 'sample' or 'v_prediction'"
         )
     # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
