@@ -306,8 +306,7 @@ class HybridDenoiser(nn.Module):
             denoiser.to(sample.device)
         clean = denoiser(x * scale, sigma)
         answer = form(x, clean, (x - signal * clean) / noise).to(sample)
-        config = self.network.config
-        if config.get("out_channels") == 2 * config.get("in_channels", 0):
+        if self.network.config.get("out_channels") == 2 * self.network.config.get("in_channels", 0):
             if self._scheduler.config.get("variance_type") == "learned":
                 raise ValueError("variance_type is 'learned': there is no analytic answer, expected 'learned_range'")
             # Networks that learned a variance return it beside: 0 is the middle of the range that it is a share of.
@@ -391,13 +390,18 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
                 the latter in [0, 1].
 
         Raises:
-            ValueError: for an argument out of its range, or a run that ends in NaN, which no image is made of.
+            ValueError: for an argument out of its range, another number of generators than of images, or a run that
+                ends in NaN, which no image is made of.
         """
         device, dtype = self._execution_device, self.unet.dtype
         check_choice(output_type, "output_type", "pil", "np", "pt")
+        rows = check_count(batch_size, "batch_size", 1) if latents is None else len(latents)
+        if isinstance(generator, list) and len(generator) != rows:
+            raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {rows} images")
         if latents is None:
-            shape = (check_count(batch_size, "batch_size", 1), *self.gaussian.event_shape)
-            latents = diffusers.utils.torch_utils.randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            latents = diffusers.utils.torch_utils.randn_tensor(
+                (rows, *self.gaussian.event_shape), generator, device, dtype
+            )
         latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
         steps = {"num_inference_steps": check_count(num_inference_steps, "num_inference_steps", 1), "device": device}
         if sigma_skip is None:

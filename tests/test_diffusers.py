@@ -331,7 +331,7 @@ def test_the_karras_grid_starts_at_sigma_skip(name, gaussian):
         with pytest.raises(ValueError, match="does not spread its levels below a given one: asked for 6 "):
             teleport_latents(ALL[name], gaussian, 1, 6.0, 12, grid="karras")
         return
-    jump = teleport_latents(ALL[name], gaussian, draw_noise(), 6.0, 100, grid="karras")
+    jump = teleport_latents(ALL[name], gaussian, draw_noise(), 6.0, 50, grid="karras")
     assert jump.sigma == pytest.approx(6.0, rel=1e-5)
     assert (jump.nfe, jump.nfe_saved) == (len(jump.scheduler.timesteps), 0)
     if name not in RANDOM:
@@ -676,6 +676,9 @@ def test_teleport_pipeline_is_read_from_any_saved_pipeline_and_a_gaussian(tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"generator": [torch.Generator()] * 3}, "generator is a list of 3, expected one for each of 2 images"),
+        ({"generator": [torch.Generator()]}, "a list of 1"),
+        ({"generator": [torch.Generator()] * 2, "latents": draw_noise(3)}, "a list of 2, expected one for each of 3"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"latents": torch.zeros(2, 1, 3, 3)}, r"latents has shape \(2, 1, 3, 3\)"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),

@@ -32,7 +32,8 @@ class DDPMpp(nn.Module):
 
     The arguments are those that the published files state. Their defaults are DDPM++. NCSN++ has
     ``embedding_type="fourier"``, ``channel_mult_noise=2``, ``encoder_type="residual"`` and
-    ``resample_filter=(1, 3, 3, 1)``.
+    ``resample_filter=(1, 3, 3, 1)``. Such networks are read here and not trained: the first weights are PyTorch's, and
+    nothing is dropped.
 
     Args:
         img_resolution: pixels along a side, divisible by ``2^(len(channel_mult) − 1)``.
@@ -159,7 +160,7 @@ class DDPMpp(nn.Module):
         if self.classes:
             waves = waves + self.map_label.bias
         if labels is not None:
-            waves = waves + math.sqrt(self.classes) * self.map_label.weight.T[labels]
+            waves = waves + math.sqrt(self.classes) * self.map_label.weight.T[labels.long()]
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(waves))))
 
         passed, image = [], x

@@ -39,7 +39,6 @@ NAMES = {PERSISTENT, MODULES, *MAPPINGS, PARAMETER, TENSOR, STORAGE, *NUMBERS, *
 VALUES = {operation.name for operation in pickletools.opcodes if operation.arg and operation.stack_after} - {
     *("GET", "BINGET", "LONG_BINGET", "GLOBAL", "INST", "PERSID", "EXT1", "EXT2", "EXT4")
 }
-OLD_FORMAT = (0x1950A86A20F9469CFC6C, 1001)  # of PyTorch: its magic number and version
 MARK = object()  # where a group of items begins on the stack
 SINGLE = {"MARK": MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}  # no file needs its sets
@@ -231,10 +230,10 @@ def _tensor(note: object, shape: tuple, where: str) -> tuple[Tensor, int]:
 def _numbers(content: bytes) -> Tensor:
     """The numbers behind a tensor, in PyTorch's old format: they follow on five pickles and their count."""
     file = io.BytesIO(content)
-    magic, version, machine, storage, _ = (_read(file) for _ in range(5))
+    _, _, machine, storage, _ = (_read(file) for _ in range(5))
     _, kind, _, _, count, view = _typed(storage, _Note).args[0]
     start, dtype = file.tell() + 8, DTYPES[_typed(kind, _Note).name]
-    sound = (magic, version) == OLD_FORMAT and _typed(machine, dict).get("little_endian") is True and view is None
+    sound = _typed(machine, dict).get("little_endian") is True and view is None
     if not sound or len(content) - start != _typed(count, int) * dtype.itemsize:
         raise ValueError("its parts do not fit")
     return torch.frombuffer(bytearray(memoryview(content)[start:]), dtype=dtype)
