@@ -399,9 +399,8 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != rows:
             raise ValueError(f"generator is a list of {len(generator)}, expected one for each of {rows} images")
         if latents is None:
-            latents = diffusers.utils.torch_utils.randn_tensor(
-                (rows, *self.gaussian.event_shape), generator, device, dtype
-            )
+            draw, shape = diffusers.utils.torch_utils.randn_tensor, (rows, *self.gaussian.event_shape)
+            latents = draw(shape, generator=generator, device=device, dtype=dtype)
         latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
         steps = {"num_inference_steps": check_count(num_inference_steps, "num_inference_steps", 1), "device": device}
         if sigma_skip is None:
@@ -545,10 +544,8 @@ def _cut(scheduler: Any, sigma_skip: float) -> tuple[float, float]:
     starts = range(0, len(signal), scheduler.order)
     first = next((index for index in starts if noise[index] <= sigma_skip * (1 + 1e-5) * signal[index]), None)
     if first is None:
-        raise ValueError(
-            f"sigma_skip is {sigma_skip}, but the last step of {type(scheduler).__name__} starts at "
-            f"{float(noise[starts[-1]] / signal[starts[-1]]):.4g}: expected a higher sigma_skip, or more steps"
-        )
+        lowest = float(noise[starts[-1]] / signal[starts[-1]])
+        raise ValueError(f"sigma_skip is {sigma_skip}, expected {lowest:.4g} at least, where the last step starts")
     for name in _PER_STEP:
         if hasattr(scheduler, name):
             setattr(scheduler, name, getattr(scheduler, name)[first:])

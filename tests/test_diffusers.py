@@ -380,7 +380,7 @@ def test_edm_takes_sigmas_for_places_on_its_grid(gaussian):
         ({"sigma_skip": -1.0}, ValueError, "sigma_skip is -1.0"),
         ({"sigma_skip": math.nan}, ValueError, "sigma_skip is nan"),
         ({"sigma_skip": torch.ones(2)}, ValueError, "sigma_skip is tensor.* expected a VE noise level"),
-        ({"sigma_skip": 0.001}, ValueError, "the last step of DDIMScheduler starts at 0.01"),
+        ({"sigma_skip": 0.001}, ValueError, "expected 0.01 at least, where the last step starts"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps is 0"),
         ({"grid": "cosine"}, ValueError, "grid is 'cosine', expected 'cut' or 'karras'"),
     ],
