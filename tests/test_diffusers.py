@@ -462,6 +462,15 @@ def test_the_hybrid_knows_the_level_however_it_is_called(named, dtype, gaussian)
     assert max(hybrid.network.seen) <= 0.67
 
 
+def test_on_the_whole_grid_of_training_a_timestep_of_1_is_no_share_of_1000(gaussian):
+    scheduler = copy.deepcopy(TABLE["DDIM"])
+    scheduler.set_timesteps(1000)
+    hybrid = HybridDenoiser(tiny_unet(), gaussian, 6.0, scheduler)
+    hybrid(draw_noise(), scheduler.timesteps[-2])
+    assert scheduler.timesteps[-2] == 1
+    assert (hybrid.calls, hybrid.saved) == (1, 0)
+
+
 def test_the_hybrid_is_the_network_in_all_else(gaussian):
     hybrid = HybridDenoiser(tiny_unet(), gaussian, 6.0, TABLE["DDIM"])
     assert hybrid.config is hybrid.network.config
