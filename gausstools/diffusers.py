@@ -18,67 +18,45 @@ import copy
 import functools
 import inspect
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from gausstools.denoiser import Denoiser, check_batch, check_choice, check_count, check_shape, working_dtype
-from gausstools.models import Gaussian, files
+from gausstools.denoiser import (
+    Denoiser,
+    check_batch,
+    check_choice,
+    check_count,
+    check_shape,
+    check_values,
+    working_dtype,
+)
+from gausstools.models import Gaussian
 from gausstools.models.base import ScoreModel
-from gausstools.networks import DiffusersDenoiser, hub
+from gausstools.networks import hub
 from gausstools.networks.imports import import_diffusers
-from gausstools.noise import FlowMatching, karras_sigmas
+from gausstools.noise import FlowMatching
 from gausstools.teleportation import teleport
 
 diffusers = import_diffusers("gausstools.diffusers bridges to")
 
 __all__ = ["HybridDenoiser", "TeleportPipeline", "Teleported", "signal_and_noise", "teleport_latents"]
 
-_STARTS_ANYWHERE = {
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "EDMEulerScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "UniPCMultistepScheduler",
-}
+_STARTS_ANYWHERE = (
+    "DDIMScheduler, DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, EDMEulerScheduler, "
+    "EDMDPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, "
+    "FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler, "
+    "KDPM2DiscreteScheduler, LMSDiscreteScheduler, UniPCMultistepScheduler"
+)
 """The schedulers whose run from the middle of a grid was checked against the same run by other means."""
 
-_REFUSED = {
-    "PNDMScheduler": "its first step asks the network twice, at timesteps that its grid repeats, so the rest of its "
-    "grid is not a run of its own",
-    "DPMSolverSinglestepScheduler": "the order of each of its steps is laid down for the whole grid, so a run from the "
-    "middle begins with a step that needs answers of the network from before",
-}
-
-_TURNED = {
-    "HiDreamImageTransformer2DModel",
-    "Ideogram4Transformer2DModel",
-    "Lumina2Transformer2DModel",
-    "LuminaNextDiT2DModel",
-    "NucleusMoEImageTransformer2DModel",
-    "ZImageTransformer2DModel",
-}
+_TURNED = ("HiDreamImage", "Ideogram4", "Lumina", "NucleusMoEImage", "ZImage")
 """Networks of flow matching whose pipelines turn the sign of the answer, most of them the time as well."""
-
-_GAUSSIAN_FILE = "gaussian.safetensors"
-_OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 _KARRAS = {"use_karras_sigmas": True, "sigma_schedule": "karras"} | dict.fromkeys(
     ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), False
@@ -112,8 +90,7 @@ def signal_and_noise(scheduler: Any) -> tuple[Float[Tensor, " steps"], Float[Ten
     """
     _check_known(scheduler)
     levels = [_signal_and_noise_at(scheduler, index) for index in range(len(scheduler.timesteps))]
-    signal, noise = torch.tensor(levels, dtype=torch.float64).T
-    return signal, noise
+    return torch.tensor(levels, dtype=torch.float64).unbind(1)
 
 
 @dataclass(frozen=True)
@@ -156,14 +133,13 @@ class Teleported:
 
 def teleport_latents(
     target: Any,
-    gaussian: ScoreModel | Mapping[int, Gaussian],
+    gaussian: ScoreModel,
     noise: Float[Tensor, "batch *event"] | int,
     sigma_skip: float,
     num_inference_steps: int | None = None,
     *,
     grid: Literal["cut", "karras"] = "cut",
     generator: torch.Generator | None = None,
-    labels: Integer[Tensor, " batch"] | None = None,
     **timesteps: Any,
 ) -> Teleported:
     """Carry noise down to ``σ_skip`` by the Gaussian's flow, for a pipeline that goes on from there.
@@ -178,8 +154,8 @@ def teleport_latents(
     Args:
         target: a pipeline that starts from noise alone, or its scheduler.
         gaussian: of what the network works on, in its scaling and shape: of images in [-1, 1], or of latents times the
-            autoencoder's ``scaling_factor``. What :func:`gausstools.teleport` takes, a family by label included; with
-            guidance it is :func:`gausstools.teleportation.guided`.
+            autoencoder's ``scaling_factor``. A Gaussian, or a model that has ``to_gaussian``; with guidance it is
+            :func:`gausstools.teleportation.guided`.
         noise: ``(batch, *event)``, standard normal; or a batch size, and it is drawn.
         sigma_skip: VE noise level to jump to.
         num_inference_steps: what the pipeline is given; None where ``sigmas`` or ``timesteps`` say how many.
@@ -187,15 +163,13 @@ def teleport_latents(
             not above sigma_skip: fewer calls. "karras" spreads all ``num_inference_steps`` anew between sigma_skip and
             the scheduler's lowest level (Karras et al. 2022, eq. 5): as many calls, closer together.
         generator: draws the noise, if a batch size was given.
-        labels: ``(batch,)``, the class of each row, with a family of Gaussians alone.
         timesteps: what else the pipeline hands to ``set_timesteps``, such as ``sigmas`` or ``mu``. When it then asks
             for another grid than this, the scheduler refuses.
 
     Raises:
-        TypeError: if target is neither a pipeline nor a scheduler, or there is no flow to gaussian.
-        ValueError: for a pipeline that takes no latents, or an image as well; a scheduler that does not start rightly
-            in the middle of its grid, or that is not known to; a grid that rises; or a sigma_skip that is not within
-            its levels.
+        TypeError: if there is no flow to gaussian.
+        ValueError: for a pipeline that takes no latents, or an image as well; a scheduler that is not known to start
+            rightly in the middle of its grid; or a sigma_skip that is not within its levels.
 
     >>> gaussian = Gaussian.isotropic(torch.zeros(1, 2, 2), 0.25)
     >>> noise = torch.ones(1, 1, 2, 2)
@@ -206,50 +180,44 @@ def teleport_latents(
     True
     """
     scheduler = copy.deepcopy(_scheduler_of(target))
-    _check_starts_anywhere(scheduler, timesteps)
     check_choice(grid, "grid", "cut", "karras")
     if num_inference_steps is not None:
-        check_count(num_inference_steps, "num_inference_steps", 1)
-        timesteps = {"num_inference_steps": num_inference_steps, **timesteps}
-    model = next(iter(gaussian.values()), None) if isinstance(gaussian, Mapping) else gaussian
-    if not isinstance(model, ScoreModel):
-        raise TypeError(f"gaussian is {type(model).__name__}, expected a gausstools.Gaussian, whose flow is the jump")
+        timesteps["num_inference_steps"] = check_count(num_inference_steps, "num_inference_steps", 1)
+    if not isinstance(gaussian, ScoreModel):
+        raise TypeError(f"gaussian is {type(gaussian).__name__}, expected a Gaussian, whose flow is the jump")
     if not isinstance(noise, Tensor):
-        shape = (check_count(noise, "noise", 1), *model.event_shape)
-        noise = torch.randn(shape, generator=generator, dtype=model.dtype, device=model.mean.device)
-    check_batch(noise, model.event_shape, "noise")
+        shape = (check_count(noise, "noise", 1), *gaussian.event_shape)
+        noise = torch.randn(shape, generator=generator, dtype=gaussian.dtype, device=gaussian.mean.device)
+    check_batch(noise, gaussian.event_shape, "noise")
 
     scheduler.set_timesteps(**timesteps)
     signal, spread = signal_and_noise(scheduler)
-    levels = spread / signal
-    calls, steps = len(levels), levels[:: scheduler.order]
-    if (steps.diff() > 0).any():
-        raise ValueError(
-            f"the grid of {type(scheduler).__name__} rises from a noise level of {float(steps[0]):.4g} to "
-            f"{float(steps.max()):.4g}, expected levels that fall: the jump takes the place of its first steps"
-        )
-    sigma_skip = _check_skip(sigma_skip, float(levels[0]), type(scheduler).__name__)
+    sigma_skip = _check_skip(sigma_skip, float(spread[0] / signal[0]))
     weight = float(signal[0] + spread[0])
-    x = noise.to(model.mean) * (float(_initial(scheduler)) / weight)
+    x = noise.to(gaussian.mean) * (float(_initial(scheduler)) / weight)
 
     if grid == "karras":
-        if "timesteps" in timesteps:
-            raise ValueError("timesteps were given with grid='karras', which has its own: expected grid='cut', or none")
-        _spread_anew(scheduler, sigma_skip, signal, spread)
+        straight = torch.allclose(signal + spread, torch.ones_like(spread))
+        # from_config drops a sigma_max that the scheduler does not declare; what is registered its set_timesteps finds.
+        settings = {"sigma_max": sigma_skip / (1 + sigma_skip) if straight else sigma_skip}
+        settings |= {name: value for name, value in _KARRAS.items() if name in scheduler.config}
+        scheduler.register_to_config(**settings)
     scheduler.set_timesteps(**timesteps)
     reached, scale = _cut(scheduler, sigma_skip)
-    if grid == "karras" and not math.isclose(reached, sigma_skip, rel_tol=1e-4):
+    # On a Karras grid, timesteps that were given and those of flow sigmas tell the network a wrong time.
+    known = "timesteps" not in timesteps and not scheduler.config.get("use_flow_sigmas")
+    if grid == "karras" and not (known and math.isclose(reached, sigma_skip, rel_tol=1e-4)):
         raise ValueError(
             f"{type(scheduler).__name__} does not spread its levels below a given one: asked for {sigma_skip:g} its "
-            f"Karras grid starts at {reached:g}. Expected grid='cut', or EulerDiscreteScheduler"
+            f"Karras grid starts at {reached:g}, or at a wrong time. Expected grid='cut', or EulerDiscreteScheduler"
         )
     _start_there(scheduler, sigma_skip, reached)
     # Any state a·x0 + s·n is a + s times one of flow matching, at time s/(a + s), also where no signal is left.
     grid_of_flow = torch.tensor([float(spread[0]) / weight, 0.0], dtype=torch.float64)
-    jump = teleport(gaussian, x, grid_of_flow, reached, process=FlowMatching(), labels=labels)
+    jump = teleport(gaussian, x, grid_of_flow, reached, process=FlowMatching())
     latents = (jump.x * (scale * (1 + reached) / float(_initial(scheduler)))).to(noise)
     left = len(scheduler.timesteps)
-    return Teleported(latents, scheduler, reached, left, calls - left)
+    return Teleported(latents, scheduler, reached, left, len(signal) - left)
 
 
 class HybridDenoiser(nn.Module):
@@ -267,9 +235,8 @@ class HybridDenoiser(nn.Module):
         network: called as ``network(sample, timestep, …)`` in whatever order or by whatever names; it has a parameter
             ``timestep``, and its first is the sample.
         gaussian: denoiser of what the network works on, in its scaling and shape: a :class:`gausstools.Gaussian` or
-            any other. Or several, for classifier-free guidance: one for each equal part of the batch, in the order in
-            which the pipeline stacks them. These parts hold the same latents; where they do not, the pipeline runs
-            without guidance, and the call is refused. It computes on the device of the sample, in float32 at least.
+            any other, such as one that answers differently for each part of a batch that guidance has stacked. It
+            computes on the device of the sample, in float32 at least.
         sigma_skip: VE noise level above which the network is not asked.
         scheduler: the pipeline's own, ``pipe.scheduler``: where it stands tells the noise level of a call.
 
@@ -278,10 +245,10 @@ class HybridDenoiser(nn.Module):
         saved: how often it was not.
 
     Raises:
-        TypeError: if network is no ``nn.Module``, or has no parameter ``timestep``.
+        TypeError: if network is no ``nn.Module`` with a parameter ``timestep``, or one whose pipelines turn its answer.
         ValueError: if sigma_skip is not above 0; for a scheduler that does not tell its states, or whose networks
             answer with no posterior mean (those of consistency models); on a call at a timestep that is none of the
-            scheduler's, or with parts of a batch that differ.
+            scheduler's.
 
     >>> gaussian = Gaussian.isotropic(torch.zeros(1, 8, 8), 0.25)
     >>> unet = diffusers.UNet2DModel(
@@ -297,40 +264,29 @@ class HybridDenoiser(nn.Module):
     ((1, 8, 8, 1), 14, 6)
     """
 
-    def __init__(self, network: nn.Module, gaussian: Denoiser | Sequence[Denoiser], sigma_skip: float, scheduler: Any):
+    def __init__(self, network: nn.Module, gaussian: Denoiser, sigma_skip: float, scheduler: Any):
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network is {type(network).__name__}, expected an nn.Module, such as pipe.unet")
-        if type(network).__name__ in _TURNED:
-            raise ValueError(
-                f"pipelines turn the sign of what a {type(network).__name__} answers, expected teleport_latents"
+        kind = type(network).__name__
+        self._signature = inspect.signature(getattr(network, "forward", network))
+        if "timestep" not in self._signature.parameters or kind.startswith(_TURNED):
+            raise TypeError(
+                f"network is {kind}, expected one that takes timestep, and whose answer is not turned round"
             )
-        self._signature = inspect.signature(network.forward)
-        if "timestep" not in self._signature.parameters:
-            raise TypeError(f"{type(network).__name__} has no parameter timestep, expected a network of a pipeline")
+        if not callable(gaussian):
+            raise TypeError(f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a Gaussian")
         _check_known(scheduler)
         _as_the_network_sees_it(scheduler, 1.0, 1.0)
         self.network = network
+        # In a tuple it is no part of this module, which a pipeline may cast to half precision as a whole.
+        self._gaussian = (gaussian,)
         self.sigma_skip = _check_skip(sigma_skip)
-        # In a tuple they are no parts of this module, which a pipeline may cast to half precision as a whole.
-        several = gaussian if isinstance(gaussian, Sequence) else (gaussian,)
-        if not several or not all(map(callable, several)):
-            raise TypeError(
-                f"gaussian is {type(gaussian).__name__}, expected a denoiser such as a gausstools.Gaussian, or several"
-            )
-        self._denoisers = tuple(several)
-        self._scheduler = scheduler
-        self.reset()
-
-    def reset(self) -> None:
-        """Set both counts to 0."""
         self.calls = self.saved = 0
+        self._scheduler = scheduler
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's answer, or the analytic one in its form: a tuple if ``return_dict`` is False."""
         given = self._signature.bind(*args, **kwargs).arguments
         sample, index = given[next(iter(self._signature.parameters))], _index(self._scheduler, given["timestep"])
-        self._check_parts(sample)
         signal, noise = _signal_and_noise_at(self._scheduler, index)
         if noise <= self.sigma_skip * signal:
             self.calls += 1
@@ -345,26 +301,17 @@ class HybridDenoiser(nn.Module):
         """What the network would say of ``sample = a·x0 + b·n`` if the analytic denoiser were right."""
         signal, noise, form = _as_the_network_sees_it(self._scheduler, signal, noise)
         scale, sigma = (1 / signal, noise / signal) if signal > 0 else (_FAR / noise, _FAR)
-        parts = sample.chunk(len(self._denoisers))
-        clean = torch.cat([_ask(d, part, scale, sigma) for d, part in zip(self._denoisers, parts, strict=True)])
-        answer = form(sample.to(clean), clean, (sample.to(clean) - signal * clean) / noise).to(sample)
-        config = self.network.config
-        if config.get("out_channels") == 2 * config.get("in_channels", 0):
+        x, (denoiser,) = sample.to(working_dtype(sample.dtype)), self._gaussian
+        if isinstance(denoiser, nn.Module):
+            denoiser.to(sample.device)
+        clean = denoiser(x * scale, sigma)
+        answer = form(x, clean, (x - signal * clean) / noise).to(sample)
+        if self.network.config.get("out_channels") == 2 * self.network.config.get("in_channels", 0):
             if self._scheduler.config.get("variance_type") == "learned":
                 raise ValueError("variance_type is 'learned': there is no analytic answer, expected 'learned_range'")
             # Networks that learned a variance return it beside: 0 is the middle of the range that it is a share of.
             answer = torch.cat([answer, torch.zeros_like(answer)], dim=1)
         return answer
-
-    def _check_parts(self, sample: Tensor) -> None:
-        """Refuse a batch that is not the same latents once for each denoiser, as guidance stacks them."""
-        count = len(self._denoisers)
-        if count > 1 and not sample.equal(sample[: len(sample) // count].repeat(count, *[1] * (sample.ndim - 1))):
-            raise ValueError(
-                f"{len(sample)} samples do not fall into {count} equal parts, the same latents once for each Gaussian, "
-                "as a pipeline stacks them for guidance. Expected one Gaussian where guidance is off "
-                "(guidance_scale=1), or where the pipeline calls its network once for each condition"
-            )
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -374,12 +321,15 @@ class HybridDenoiser(nn.Module):
 
 
 class TeleportPipeline(diffusers.DiffusionPipeline):
-    """Unconditional image generation that starts by a jump. It saves and loads with its Gaussian.
+    """Unconditional image generation that starts by a jump.
 
     ``DDPMPipeline`` and ``DDIMPipeline`` take no latents, so this is what to turn them into::
 
         pipe = gt.diffusers.TeleportPipeline.from_pipe(pipe, gaussian=gt.shipped.statistics("cifar10"))
         images = pipe(16, num_inference_steps=20, sigma_skip=8.0).images
+
+    ``from_pretrained(name, gaussian=…)`` reads one from a folder or the hub. What ``save_pretrained`` writes is without
+    the Gaussian, which has its own ``save``.
 
     Args:
         unet: a ``UNet2DModel``.
@@ -410,9 +360,7 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             raise TypeError(f"gaussian is {type(gaussian).__name__}, expected the gausstools.Gaussian of the images")
         shape = hub.event_shape(getattr(unet, "config", {}))
         if shape and gaussian.event_shape != shape:
-            raise ValueError(
-                f"gaussian has shape {tuple(gaussian.event_shape)}, expected that of unet's images, {shape}"
-            )
+            raise ValueError(f"gaussian has shape {tuple(gaussian.event_shape)}, expected {shape}, that of the images")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.gaussian = gaussian  # not registered: diffusers would cast it to half precision with the network
         self.nfe = 0
@@ -427,11 +375,9 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         *,
         latents: Float[Tensor, "batch *event"] | None = None,
         grid: Literal["cut", "karras"] = "cut",
-        sampler: Callable | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
-        return_dict: bool = True,
     ) -> Any:
-        """Return a batch of images, as an ``ImagePipelineOutput``; as a tuple if ``return_dict`` is False.
+        """Return a batch of images, as an ``ImagePipelineOutput``.
 
         Args:
             batch_size: number of images; where latents are given, there are as many as of them.
@@ -440,9 +386,6 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             sigma_skip: VE noise level to jump to; None for an ordinary run.
             latents: ``(batch, *event)``, the standard normal noise to start from instead of drawn one.
             grid: as for :func:`teleport_latents`.
-            sampler: one of :mod:`gausstools.samplers` in place of the scheduler, with num_inference_steps steps on the
-                Karras grid from sigma_skip to the network's lowest level, and then 0. For networks with a table of
-                steps. Noise is added by no step.
             output_type: "pil", "np" ``(batch, height, width, channels)`` or "pt" ``(batch, channels, height, width)``;
                 the latter in [0, 1].
 
@@ -451,7 +394,6 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
                 ends in NaN, which no image is made of.
         """
         device, dtype = self._execution_device, self.unet.dtype
-        check_count(num_inference_steps, "num_inference_steps", 1)
         check_choice(output_type, "output_type", "pil", "np", "pt")
         rows = check_count(batch_size, "batch_size", 1) if latents is None else len(latents)
         if isinstance(generator, list) and len(generator) != rows:
@@ -460,160 +402,62 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
             draw, shape = diffusers.utils.torch_utils.randn_tensor, (rows, *self.gaussian.event_shape)
             latents = draw(shape, generator=generator, device=device, dtype=dtype)
         latents = check_batch(latents, self.gaussian.event_shape, "latents").to(device)
-        gaussian, counted = self.gaussian.to(device), []
-        counter = self.unet.register_forward_hook(lambda *_: counted.append(1))
-        try:
-            if sampler is not None:
-                x = self._sample(sampler, gaussian, latents, num_inference_steps, sigma_skip)
-            elif sigma_skip is None:
-                scheduler = copy.deepcopy(self.scheduler)
-                scheduler.set_timesteps(num_inference_steps, device=device)
-                x = self._run(scheduler, latents.to(dtype), generator)
-            else:
-                jump = teleport_latents(
-                    self.scheduler, gaussian, latents, sigma_skip, num_inference_steps, grid=grid, device=device
-                )
-                x = self._run(jump.scheduler, jump.latents.to(dtype), generator)
-        finally:
-            counter.remove()
-        self.nfe = len(counted)
-        if not x.isfinite().all():
-            files.check_weights(self.unet, "the network's")
-            raise ValueError(
-                f"the run ended in NaN or infinity: expected finite answers of the {type(self.unet).__name__}, whose "
-                f"weights are finite. In {dtype} they may overflow; else see the settings of "
-                f"{type(self.scheduler).__name__}"
-            )
-        images = diffusers.image_processor.VaeImageProcessor().postprocess(x, output_type)
-        self.maybe_free_model_hooks()
-        return diffusers.ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Write the pipeline into a folder, as diffusers does, and the Gaussian beside it."""
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        self.gaussian.save(Path(save_directory) / _GAUSSIAN_FILE)  # first: the other pushes the folder to the hub
-        super().save_pretrained(save_directory, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "TeleportPipeline":
-        """Return a pipeline from a folder or the hub, as diffusers does.
-
-        Args:
-            pretrained_model_name_or_path: a folder, or ``owner/name`` on the hub. It may hold another pipeline of
-                unconditional networks, such as a ``DDPMPipeline``.
-            kwargs: those of diffusers, which hold for the Gaussian too where they say what to take from the hub, such
-                as ``revision`` and ``token``; and ``gaussian``, which is needed where none was saved.
-
-        Raises:
-            FileNotFoundError: if no Gaussian was saved with it and none is given.
-            ValueError: if weights are NaN or infinite.
-        """
-        from huggingface_hub import hf_hub_download
-
-        name = os.fspath(pretrained_model_name_or_path)
-        if "gaussian" not in kwargs:
-            saved, problem = Path(name) / _GAUSSIAN_FILE, None
-            if not Path(name).is_dir():
-                wanted = {key: kwargs[key] for key in _OF_THE_HUB if key in kwargs}
-                try:
-                    saved = Path(hf_hub_download(name, _GAUSSIAN_FILE, **wanted))
-                except Exception as error:  # of the client's own kinds, and of the library that it connects with
-                    problem = error
-            if not saved.is_file():
-                tried = f", nor on the Hugging Face hub ({' '.join(str(problem).split())})" if problem else ""
-                raise FileNotFoundError(
-                    f"there is no file {saved}; give the Gaussian of the images, gaussian=…{tried}"
-                ) from problem
-            kwargs["gaussian"] = Gaussian.load(saved)
-        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        files.check_weights(pipe.unet, f"in {name} the")
-        return pipe
-
-    def _run(self, scheduler: Any, latents: Tensor, generator: Any) -> Tensor:
-        """The loop of every pipeline of diffusers."""
+        steps = {"num_inference_steps": check_count(num_inference_steps, "num_inference_steps", 1), "device": device}
+        if sigma_skip is None:
+            scheduler = copy.deepcopy(self.scheduler)
+            scheduler.set_timesteps(**steps)
+        else:
+            jump = teleport_latents(self.scheduler, self.gaussian.to(device), latents, sigma_skip, grid=grid, **steps)
+            scheduler, latents = jump.scheduler, jump.latents
         extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        x = latents * _initial(scheduler)
+        x = latents.to(dtype) * _initial(scheduler)
         for t in self.progress_bar(scheduler.timesteps):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             x = scheduler.step(self.unet(scaled, t).sample, t, x, **extra).prev_sample
-        return x
-
-    def _sample(
-        self, sampler: Callable, gaussian: Gaussian, latents: Tensor, steps: int, sigma_skip: float | None
-    ) -> Tensor:
-        process, predicts = hub.process_of(self.scheduler)
-        denoiser = DiffusersDenoiser(self.unet, process, predicts, gaussian.event_shape)
-        lowest, highest = process.levels
-        start = highest if sigma_skip is None else _check_skip(sigma_skip, highest, "the table of the network")
-        # The sampler computes in the Gaussian's precision, the network in its own.
-        x = gaussian.flow(latents.to(gaussian.mean) * highest, highest, start)
-        *_, last = sampler(denoiser, x, karras_sigmas(steps, lowest, start))
-        return last.x.to(latents)
+        self.nfe = len(scheduler.timesteps)
+        check_values(x, f"the end of the run, in {dtype},")
+        images = diffusers.image_processor.VaeImageProcessor().postprocess(x, output_type)
+        self.maybe_free_model_hooks()
+        return diffusers.ImagePipelineOutput(images=images)
 
 
 # ---- reading a scheduler
 
 
 def _scheduler_of(target: Any) -> Any:
-    """A pipeline's scheduler, or the scheduler itself."""
+    """A pipeline's scheduler, or the scheduler itself, if it can start in the middle of its grid."""
     if isinstance(target, diffusers.DiffusionPipeline):
-        takes = inspect.signature(type(target).__call__).parameters
-        if "latents" not in takes:
+        takes = inspect.signature(type(target).__call__).parameters.keys()
+        if "latents" not in takes or takes & {"strength", "mask_image"}:
             raise ValueError(
-                f"{type(target).__name__} takes no latents, so it cannot start from given ones. Use "
-                "TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional, or put a HybridDenoiser in the "
-                "place of its network"
-            )
-        if "strength" in takes or "mask_image" in takes:
-            raise ValueError(
-                f"{type(target).__name__} starts from an image or keeps parts of one, and takes the latents as its "
-                "noise. Put a HybridDenoiser in the place of its network; or give pipe.scheduler, if it starts from "
-                "noise alone and keeps no part"
+                f"{type(target).__name__} takes no latents, or not as all that it starts from. Put a HybridDenoiser in "
+                "the place of its network; or use TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional"
             )
         target = target.scheduler
-    if not isinstance(target, diffusers.SchedulerMixin):
-        raise TypeError(f"expected a pipeline or a scheduler of diffusers, got {type(target).__name__}")
+    if not {base.__name__ for base in type(target).__mro__}.intersection(_STARTS_ANYWHERE.split(", ")):
+        raise ValueError(
+            f"{type(target).__name__} is not known to start rightly in the middle of its grid, as these schedulers do: "
+            f"{_STARTS_ANYWHERE}. Use one of them, or a HybridDenoiser, which takes others too"
+        )
+    if "set_timesteps" in vars(target):
+        raise ValueError("this scheduler starts after a jump already, expected the pipeline's own")
     return target
 
 
-def _check_starts_anywhere(scheduler: Any, timesteps: dict) -> None:
-    name = type(scheduler).__name__
-    instead = "Use another scheduler, such as DDIMScheduler, or a HybridDenoiser, which takes most of them"
-    if "set_timesteps" in vars(scheduler):
-        raise ValueError("this scheduler starts after a jump already, expected the pipeline's own")
-    lineage = [base.__name__ for base in type(scheduler).__mro__]
-    for base in lineage:
-        if base in _REFUSED:
-            raise ValueError(f"{name} does not start rightly in the middle of its grid: {_REFUSED[base]}. {instead}")
-    if not _STARTS_ANYWHERE.intersection(lineage):
-        raise ValueError(
-            f"{name} is not known to start rightly in the middle of its grid, as these do: "
-            f"{', '.join(sorted(_STARTS_ANYWHERE))}. {instead}"
-        )
-    if "sigma_data" in scheduler.config and "sigmas" in timesteps:
-        raise ValueError(
-            f"{name}.set_timesteps takes sigmas for places between 0 and 1 on its Karras grid, not for noise levels. "
-            "Expected num_inference_steps, and grid='karras' for levels below sigma_skip"
-        )
-
-
 def _check_known(scheduler: Any) -> None:
-    """Refuse a scheduler whose states cannot be read off it."""
-    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
-        wrong = "has neither add_noise nor scale_noise, which tell what its states are"
-    elif type(scheduler).__name__ == "SASolverScheduler" and scheduler.config.get("use_flow_sigmas"):
-        wrong = "adds noise by its table also where its states are those of flow matching"
-    else:
-        return
-    raise ValueError(f"{type(scheduler).__name__} {wrong}. Expected another scheduler, such as DDIMScheduler")
+    kind, tells = type(scheduler).__name__, hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
+    # SASolver adds noise by its table also where its states are those of flow matching.
+    if not tells or (kind == "SASolverScheduler" and scheduler.config.get("use_flow_sigmas")):
+        raise ValueError(
+            f"{kind} does not tell its states by add_noise or scale_noise, expected one such as DDIMScheduler"
+        )
 
 
-def _check_skip(sigma_skip: Any, top: float | None = None, start: str = "") -> float:
-    """The one noise level that it is, above 0, and below the top where the run starts."""
+def _check_skip(sigma_skip: Any, top: float = math.inf) -> float:
+    """The one noise level that it is, above 0, and not above the top where the run starts."""
     level = torch.as_tensor(sigma_skip, dtype=torch.float64)
-    if level.numel() != 1 or not level > 0 or (top is not None and not level < top):
-        between = "> 0" if top is None else f"between 0 and {top:.4g}, where {start} starts"
-        raise ValueError(f"sigma_skip is {sigma_skip}, expected a VE noise level {between}")
+    if level.numel() != 1 or not 0 < level <= top:
+        raise ValueError(f"sigma_skip is {sigma_skip}, expected a VE noise level between 0 and the first, {top:.4g}")
     return level.item()
 
 
@@ -636,11 +480,11 @@ def _signal_and_noise_at(scheduler: Any, index: int) -> tuple[float, float]:
         probe.set_begin_index(index)
     t = scheduler.timesteps[index : index + 1]
     one = torch.ones(1, dtype=torch.float64, device=t.device)
-    if hasattr(probe, "scale_noise"):
-        levels = float(probe.scale_noise(one, t, 0 * one)), float(probe.scale_noise(0 * one, t, one))
-        # Mochi's time runs the other way, which scale_noise does not know: its 0 is noise.
-        return levels[::-1] if scheduler.config.get("invert_sigmas") else levels
-    return float(probe.add_noise(one, 0 * one, t)), float(probe.add_noise(0 * one, one, t))
+    if not hasattr(probe, "scale_noise"):
+        return float(probe.add_noise(one, 0 * one, t)), float(probe.add_noise(0 * one, one, t))
+    levels = float(probe.scale_noise(one, t, 0 * one)), float(probe.scale_noise(0 * one, t, one))
+    # Mochi's time runs the other way, which scale_noise does not know: its 0 is noise.
+    return levels[::-1] if scheduler.config.get("invert_sigmas") else levels
 
 
 def _index(scheduler: Any, timestep: Tensor | float) -> int:
@@ -650,40 +494,35 @@ def _index(scheduler: Any, timestep: Tensor | float) -> int:
         raise ValueError(f"timesteps lie between {asked.min():g} and {asked.max():g}, expected one for the whole batch")
     grid = scheduler.timesteps.double().cpu()
     # Some pipelines divide the timestep by the number of training steps, some round it to bfloat16.
-    distances = [(grid - asked[0] * unit).abs() for unit in (1, scheduler.config.num_train_timesteps)]
-    close = [distance <= 1e-2 * grid.abs() for distance in distances]
-    stands = getattr(scheduler, "step_index", None)
-    if stands is not None and stands < len(grid) and any(near[stands] for near in close):
+    distances = torch.stack([(grid - asked[0] * unit).abs() for unit in (1, scheduler.config.num_train_timesteps)])
+    close = distances <= 1e-2 * grid.abs()
+    stands = getattr(scheduler, "step_index", len(grid))  # which DDIM and DDPM do not tell
+    stands = (scheduler.begin_index or 0) if stands is None else stands
+    if stands < len(grid) and close[:, stands].any():
         return stands
-    nearest = [near & (distance == distance.min()) for near, distance in zip(close, distances, strict=True)]
-    for place in (getattr(scheduler, "begin_index", None) or 0, slice(None)):
-        for near in nearest:
-            if near[place].any():
-                return place if isinstance(place, int) else int(near.nonzero()[0])
-    raise ValueError(
-        f"the network was asked at timestep {asked[0]:g}, which is none of the scheduler's {len(grid)}. Expected the "
-        "scheduler that the pipeline runs: make the HybridDenoiser anew, with pipe.scheduler"
-    )
+    for distance, near in zip(distances, close, strict=True):
+        if near[distance.argmin()]:
+            return int(distance.argmin())
+    raise ValueError(f"timestep {asked[0]:g} is none of the scheduler's {len(grid)}, expected those of pipe.scheduler")
 
 
 def _as_the_network_sees_it(scheduler: Any, signal: float, noise: float) -> tuple[float, float, Callable]:
     """The factors a and b of the network's input ``a·x0 + b·n``, and its answer as a function of input, x0 and n."""
     config, lineage = scheduler.config, {base.__name__ for base in type(scheduler).__mro__}
-    name, predicts, straight = type(scheduler).__name__, config.get("prediction_type"), config.get("use_flow_sigmas")
-    if lineage & hub.CONSISTENCY or config.get("stochastic_sampling"):
-        raise ValueError(
-            f"{name} is for distilled networks, which answer with an image and not with the mean of all that are "
-            "possible, as an analytic denoiser does: expected another scheduler, or teleport_latents where it takes it"
-        )
+    predicts, straight = config.get("prediction_type"), config.get("use_flow_sigmas")
     if lineage & {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"}:
         predicts, straight = "flow_prediction", True
-    if "sigma_data" in config:
-        data = config.sigma_data
-        total = math.hypot(noise, data)
-        out = noise * data / total * (-1 if predicts == "v_prediction" else 1)
-        return 1 / total, noise / total, lambda sample, clean, white: (clean - data**2 / total * sample) / out
+    if lineage & hub.CONSISTENCY or config.get("stochastic_sampling"):
+        predicts = "the image of a distilled network, no posterior mean"
     forms = {"epsilon": lambda sample, clean, white: white, "sample": lambda sample, clean, white: clean}
-    if straight:
+    if "sigma_data" in config:
+        data, total = config.sigma_data, math.hypot(noise, config.sigma_data)
+        turn = total / (noise * data) * (-1 if predicts == "v_prediction" else 1)
+        signal, noise = 1 / total, noise / total
+        forms = dict.fromkeys(
+            ("epsilon", "v_prediction"), lambda sample, clean, _: turn * (clean - data**2 / total * sample)
+        )
+    elif straight:
         turn = -1 if config.get("invert_sigmas") else 1
         forms["flow_prediction"] = lambda sample, clean, white: turn * (white - clean)
     else:
@@ -691,37 +530,11 @@ def _as_the_network_sees_it(scheduler: Any, signal: float, noise: float) -> tupl
         total = math.hypot(signal, noise)
         signal, noise = signal / total, noise / total
         forms["v_prediction"] = lambda sample, clean, white: signal * white - noise * clean
-    if predicts not in forms:
-        raise ValueError(
-            f"{name} with use_flow_sigmas={bool(straight)} asks its network for {predicts!r}, expected one of "
-            f"{', '.join(map(repr, forms))}"
-        )
+    check_choice(predicts, f"what {type(scheduler).__name__} asks its network for", *forms)
     return signal, noise, forms[predicts]
 
 
-def _ask(denoiser: Denoiser, sample: Tensor, scale: float, sigma: float) -> Tensor:
-    if isinstance(denoiser, nn.Module):
-        denoiser.to(sample.device)
-    mean = getattr(denoiser, "mean", None)
-    x = sample.to(mean.dtype if isinstance(mean, Tensor) else working_dtype(sample.dtype))
-    return denoiser(x * scale, sigma)
-
-
 # ---- changing a copy of it
-
-
-def _spread_anew(scheduler: Any, sigma_skip: float, signal: Tensor, noise: Tensor) -> None:
-    """Ask for the Karras grid below sigma_skip."""
-    if scheduler.config.get("use_flow_sigmas"):
-        raise ValueError(
-            f"{type(scheduler).__name__} tells the network a wrong time on a Karras grid of flow sigmas: "
-            "expected grid='cut', or FlowMatchEulerDiscreteScheduler"
-        )
-    straight = torch.allclose(signal + noise, torch.ones_like(noise))
-    # from_config drops a sigma_max that the scheduler does not declare; what is registered its set_timesteps finds.
-    settings = {"sigma_max": sigma_skip / (1 + sigma_skip) if straight else sigma_skip}
-    settings |= {name: value for name, value in _KARRAS.items() if name in scheduler.config}
-    scheduler.register_to_config(**settings)
 
 
 def _cut(scheduler: Any, sigma_skip: float) -> tuple[float, float]:
@@ -731,10 +544,8 @@ def _cut(scheduler: Any, sigma_skip: float) -> tuple[float, float]:
     starts = range(0, len(signal), scheduler.order)
     first = next((index for index in starts if noise[index] <= sigma_skip * (1 + 1e-5) * signal[index]), None)
     if first is None:
-        raise ValueError(
-            f"sigma_skip is {sigma_skip}, but the last step of {type(scheduler).__name__} starts at "
-            f"{float(noise[starts[-1]] / signal[starts[-1]]):.4g}: expected a higher sigma_skip, or more steps"
-        )
+        lowest = float(noise[starts[-1]] / signal[starts[-1]])
+        raise ValueError(f"sigma_skip is {sigma_skip}, expected {lowest:.4g} at least, where the last step starts")
     for name in _PER_STEP:
         if hasattr(scheduler, name):
             setattr(scheduler, name, getattr(scheduler, name)[first:])
@@ -754,8 +565,7 @@ def _start_there(scheduler: Any, sigma_skip: float, reached: float) -> None:
         if not math.isclose(start, reached, rel_tol=1e-4):
             raise ValueError(
                 f"the pipeline's grid starts at a noise level of {start:g} below sigma_skip, but the latents stand at "
-                f"{reached:g}: expected teleport_latents to be given the pipeline's own num_inference_steps and "
-                "whatever else it hands to set_timesteps, such as sigmas or mu"
+                f"{reached:g}: give teleport_latents its num_inference_steps, sigmas, mu or whatever it sets"
             )
 
     scheduler.set_timesteps = MethodType(set_timesteps, scheduler)

@@ -59,7 +59,7 @@ class Persistent(nn.Module):
 def constants(layer: nn.Module, name: str) -> tuple[str, dict]:
     """The class that a layer has in the published files, and what it states beside its weights."""
     if isinstance(layer, nn.Conv2d):
-        resampling = {"up": layer.resample == "up", "down": layer.resample == "down"}
+        resampling = {"up": layer.up, "down": layer.down}
         resampling["fused_resample"] = name.endswith("aux_residual")
         return "Conv2d", {"in_channels": layer.in_channels, "out_channels": layer.out_channels} | resampling
     if isinstance(layer, nn.GroupNorm):
@@ -69,7 +69,7 @@ def constants(layer: nn.Module, name: str) -> tuple[str, dict]:
     if name == "map_noise":
         if hasattr(layer, "freqs"):
             return "FourierEmbedding", {}
-        return "PositionalEmbedding", {"num_channels": layer.length, "max_positions": 10000, "endpoint": True}
+        return "PositionalEmbedding", {"num_channels": layer.num_channels, "max_positions": 10000, "endpoint": True}
     channels = {"in_channels": layer.conv0.in_channels, "out_channels": layer.conv0.out_channels}
     more = {"emb_channels": layer.affine.in_features, "num_heads": int(hasattr(layer, "qkv")), "dropout": 0.13}
     return "UNetBlock", channels | more | {"skip_scale": np.sqrt(0.5), "adaptive_scale": False}
@@ -139,8 +139,8 @@ def write(path, seed: int = 0, **changes) -> DDPMpp:
     return network
 
 
-def tensor_pickle(storage: bytes, size=(2,), stride=(1,), offset=0) -> dict:
-    """A file whose one parameter has these parts, whatever they are."""
+def tensor_pickle(storage: bytes, size=(2,), stride=(1,), offset=0, of=None) -> dict:
+    """A file in which the last weight of the network, of shape (2,), has these parts, whatever they are."""
 
     class Part:
         def __init__(self, function, *args):
@@ -153,8 +153,11 @@ def tensor_pickle(storage: bytes, size=(2,), stride=(1,), offset=0) -> dict:
     hooks = collections.OrderedDict()
     tensor = Part(torch._utils._rebuild_tensor_v2, stored, offset, size, stride, False, hooks)
     parameter = Part(torch._utils._rebuild_parameter, tensor, True, hooks)
-    content = snapshot(nn.Module(), TINY)
-    content["ema"]._modules["model"].__dict__["_parameters"] = {"weight": parameter}
+    arguments = TINY | {"out_channels": 2}
+    content = snapshot(DDPMpp(**arguments), arguments)
+    content["ema"]._modules["model"].dec["8x8_aux_conv"].__dict__["_parameters"]["bias"] = (
+        parameter if of is None else of
+    )
     return content
 
 

@@ -719,12 +719,8 @@ NOT_ASKED = {
     **dict.fromkeys(("compare.Unexplained", "compare.Residual", "compare.ByRank"), RECORDS),
     **dict.fromkeys(("convergence.Converged", "convergence.SolverError", "diffusers.Teleported"), RECORDS),
     "diffusers.Teleported.on": PART,
-    "diffusers.HybridDenoiser.reset": "takes nothing",
     "diffusers.signal_and_noise": "takes a scheduler",
-    **{
-        f"diffusers.TeleportPipeline{m}": "made of parts; tests/test_diffusers.py calls it"
-        for m in ("", ".from_pretrained", ".save_pretrained")
-    },
+    "diffusers.TeleportPipeline": "made of parts; tests/test_diffusers.py calls it",
 }
 
 NOT_ASKED |= {
@@ -737,7 +733,7 @@ NOT_ASKED |= {
     **dict.fromkeys(("samplers.dpm_solver_v3.ModelStatistics.load",), FILE),
     **dict.fromkeys(("features.load", "networks.imports.import_diffusers"), NAME),
     **dict.fromkeys(("networks.unet.UNet", "networks.unet.UNet.forward", "features.Classifier"), "a bare network"),
-    **{f"networks.ddpmpp.DDPMpp{m}": "a bare network" for m in ("", ".forward", ".published")},
+    **{f"networks.ddpmpp.DDPMpp{m}": "a bare network" for m in ("", ".forward")},
     **{f"training.Trainer{m}": "works in a folder; tests/test_training.py" for m in ("", ".run", ".save")},
     "training.machine": "says where this runs",
     "samplers.quadrature.Quadrature.running": "integrates what it is given",

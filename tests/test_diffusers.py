@@ -303,7 +303,7 @@ def test_pndm_starts_wrongly_in_the_middle_of_its_timesteps(gaussian):
         end = run(scheduler, Exact(gaussian, scheduler), x, first)[-1]
         off.append(float((end - exact).norm() / exact.norm()))
     assert off[1] > 2 * off[0]
-    with pytest.raises(ValueError, match=r"PNDMScheduler does not start rightly .* repeats.* DDIMScheduler"):
+    with pytest.raises(ValueError, match=r"PNDMScheduler is not known to start rightly .* DDIMScheduler, "):
         teleport_latents(scheduler, gaussian, 1, 6.0, 20)
 
 
@@ -328,15 +328,10 @@ KARRAS |= {"KDPM2Ancestral", "EDMEuler", "EDMEuler-v", "EDMDPM++", "Flow", "Flow
 @pytest.mark.parametrize("name", ALL)
 def test_the_karras_grid_starts_at_sigma_skip(name, gaussian):
     if name not in KARRAS:
-        refusal = (
-            "a wrong time"
-            if name.startswith("DPM++Flow")
-            else "does not spread its levels below a given one: asked for 6 "
-        )
-        with pytest.raises(ValueError, match=refusal):
+        with pytest.raises(ValueError, match="does not spread its levels below a given one: asked for 6 "):
             teleport_latents(ALL[name], gaussian, 1, 6.0, 12, grid="karras")
         return
-    jump = teleport_latents(ALL[name], gaussian, draw_noise(), 6.0, 100, grid="karras")
+    jump = teleport_latents(ALL[name], gaussian, draw_noise(), 6.0, 50, grid="karras")
     assert jump.sigma == pytest.approx(6.0, rel=1e-5)
     assert (jump.nfe, jump.nfe_saved) == (len(jump.scheduler.timesteps), 0)
     if name not in RANDOM:
@@ -359,7 +354,7 @@ def test_edm_takes_sigmas_for_places_on_its_grid(gaussian):
     scheduler = diffusers.EDMEulerScheduler()
     scheduler.set_timesteps(sigmas=torch.tensor([6.0, 1.0]))
     assert not torch.allclose(scheduler.sigmas[:2], torch.tensor([6.0, 1.0]), rtol=0.5)
-    with pytest.raises(ValueError, match="takes sigmas for places between 0 and 1"):
+    with pytest.raises(ValueError, match=r"sigma_skip is 6.0, expected a VE noise level between 0 and the first, -"):
         teleport_latents(scheduler, gaussian, 1, 6.0, sigmas=torch.tensor([6.0, 1.0]))
 
 
@@ -367,25 +362,25 @@ def test_edm_takes_sigmas_for_places_on_its_grid(gaussian):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"target": diffusers.DPMSolverSinglestepScheduler()}, ValueError, "does not start rightly in the middle"),
+        ({"target": diffusers.DPMSolverSinglestepScheduler()}, ValueError, "is not known to start rightly"),
         ({"target": diffusers.LCMScheduler()}, ValueError, "is not known to start rightly .* DDIMScheduler, "),
-        ({"target": nn.Identity()}, TypeError, "expected a pipeline or a scheduler of diffusers, got Identity"),
+        ({"target": nn.Identity()}, ValueError, "Identity is not known to start rightly"),
         (
             {"target": object.__new__(diffusers.FluxInpaintPipeline)},
             ValueError,
-            "keeps parts of one.* give pipe.scheduler",
+            "takes no latents, or not as all .* Put a HybridDenoiser",
         ),
         ({"target": diffusers.IPNDMScheduler()}, ValueError, "is not known to start rightly"),
         ({"gaussian": nn.Identity()}, TypeError, "Identity"),
-        ({"gaussian": {}}, TypeError, "gaussian is NoneType"),
+        ({"gaussian": {}}, TypeError, "gaussian is dict"),
         ({"noise": torch.zeros(1, 3)}, ValueError, r"noise has shape \(1, 3\), expected \(batch, 1, 4, 4\)"),
         ({"noise": 0}, ValueError, "noise is 0"),
-        ({"sigma_skip": 200.0}, ValueError, "sigma_skip is 200.0, expected .* between 0 and 157.4, where DDIM"),
+        ({"sigma_skip": 200.0}, ValueError, "sigma_skip is 200.0, expected .* between 0 and the first, 157.4"),
         ({"sigma_skip": 0.0}, ValueError, "sigma_skip is 0.0"),
         ({"sigma_skip": -1.0}, ValueError, "sigma_skip is -1.0"),
         ({"sigma_skip": math.nan}, ValueError, "sigma_skip is nan"),
         ({"sigma_skip": torch.ones(2)}, ValueError, "sigma_skip is tensor.* expected a VE noise level"),
-        ({"sigma_skip": 0.001}, ValueError, "the last step of DDIMScheduler starts at 0.01"),
+        ({"sigma_skip": 0.001}, ValueError, "expected 0.01 at least, where the last step starts"),
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps is 0"),
         ({"grid": "cosine"}, ValueError, "grid is 'cosine', expected 'cut' or 'karras'"),
     ],
@@ -396,10 +391,10 @@ def test_bad_input_is_named(change, error, message, gaussian):
         teleport_latents(**(given | change))
 
 
-def test_a_grid_that_rises_has_no_first_steps_to_skip(gaussian):
-    with pytest.raises(ValueError, match="EulerDiscreteScheduler rises from a noise level of 1 to 30, expected"):
+def test_a_grid_that_rises_or_is_given_has_no_jump(gaussian):
+    with pytest.raises(ValueError, match=r"sigma_skip is 6.0, expected a VE noise level between 0 and the first, 1"):
         teleport_latents(TABLE["Euler"], gaussian, 1, 6.0, sigmas=[1.0, 8.0, 30.0, 0.0])
-    with pytest.raises(ValueError, match="timesteps were given with grid='karras'"):
+    with pytest.raises(ValueError, match=r"FlowMatchEulerDiscreteScheduler .* at a wrong time"):
         teleport_latents(OTHERS["FlowShift"], gaussian, 1, 6.0, timesteps=[990.0, 500.0, 20.0], grid="karras")
 
 
@@ -436,14 +431,6 @@ def test_another_grid_than_the_latents_stand_on_is_refused(grid, gaussian):
     assert len(twin.timesteps) == jump.nfe
 
 
-def test_a_family_moves_each_row_by_its_own(gaussian):
-    other = gaussian.with_mean(gaussian.mean + 1)
-    noise, labels = draw_noise(), torch.tensor([1, 0, 1])
-    jump = teleport_latents(TABLE["DPM++"], {0: gaussian, 1: other}, noise, 6.0, 12, labels=labels)
-    alone = [teleport_latents(TABLE["DPM++"], g, noise, 6.0, 12).latents for g in (gaussian, other)]
-    torch.testing.assert_close(jump.latents, torch.stack([alone[1][0], alone[0][1], alone[1][2]]))
-
-
 # ---- the hybrid network
 
 
@@ -473,8 +460,15 @@ def test_the_hybrid_knows_the_level_however_it_is_called(named, dtype, gaussian)
     levels = [level(scheduler, index)[0] for index in range(30)]
     assert (hybrid.calls, hybrid.saved) == (sum(x <= 2.0 for x in levels), sum(x > 2.0 for x in levels))
     assert max(hybrid.network.seen) <= 0.67
-    hybrid.reset()
-    assert (hybrid.calls, hybrid.saved) == (0, 0)
+
+
+def test_on_the_whole_grid_of_training_a_timestep_of_1_is_no_share_of_1000(gaussian):
+    scheduler = copy.deepcopy(TABLE["DDIM"])
+    scheduler.set_timesteps(1000)
+    hybrid = HybridDenoiser(tiny_unet(), gaussian, 6.0, scheduler)
+    hybrid(draw_noise(), scheduler.timesteps[-2])
+    assert scheduler.timesteps[-2] == 1
+    assert (hybrid.calls, hybrid.saved) == (1, 0)
 
 
 def test_the_hybrid_is_the_network_in_all_else(gaussian):
@@ -494,16 +488,22 @@ STRAIGHT = {"use_flow_sigmas": True}
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (diffusers.IPNDMScheduler(), "IPNDMScheduler has neither add_noise nor scale_noise"),
-        (diffusers.DDIMInverseScheduler(), "DDIMInverseScheduler has neither"),
-        (diffusers.SASolverScheduler(**STRAIGHT), "adds noise by its table"),
-        (diffusers.LCMScheduler(), "LCMScheduler is for distilled networks"),
+        (diffusers.IPNDMScheduler(), "IPNDMScheduler does not tell its states by add_noise"),
+        (diffusers.DDIMInverseScheduler(), "DDIMInverseScheduler does not tell"),
+        (diffusers.SASolverScheduler(**STRAIGHT), "SASolverScheduler does not tell"),
+        (diffusers.LCMScheduler(), "what LCMScheduler asks its network for is 'the image of a distilled network"),
         (diffusers.TCDScheduler(), "distilled"),
         (diffusers.CMStochasticIterativeScheduler(), "distilled"),
         (diffusers.FlowMatchLCMScheduler(), "distilled"),
         (diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "distilled"),
-        (diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction"), "use_flow_sigmas=False asks"),
-        (diffusers.UniPCMultistepScheduler(prediction_type="v_prediction", **STRAIGHT), "use_flow_sigmas=True asks"),
+        (
+            diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction"),
+            "what UniPCMultistepScheduler asks its network for is 'flow_prediction', expected",
+        ),
+        (
+            diffusers.UniPCMultistepScheduler(prediction_type="v_prediction", **STRAIGHT),
+            "is 'v_prediction', expected .* 'flow_prediction'",
+        ),
     ],
 )
 def test_the_hybrid_refuses_what_it_has_no_answer_for(scheduler, message, gaussian):
@@ -529,23 +529,8 @@ def test_an_sde_solver_asks_between_its_levels(monkeypatch, gaussian):
 def test_a_state_that_is_not_told_is_refused():
     scheduler = diffusers.IPNDMScheduler()
     scheduler.set_timesteps(5)
-    with pytest.raises(ValueError, match=r"neither add_noise nor scale_noise.* such as DDIMScheduler"):
+    with pytest.raises(ValueError, match=r"does not tell its states .* such as DDIMScheduler"):
         signal_and_noise(scheduler)
-
-
-@pytest.mark.parametrize("index", [0, 9])  # the first is answered analytically, the last by the network
-def test_without_guidance_two_gaussians_are_refused(index, gaussian):
-    """With two prompts and guidance off, image 0 would get the unconditional one."""
-    scheduler, x = copy.deepcopy(TABLE["DDIM"]), draw_noise(2)
-    scheduler.set_timesteps(10)
-    t, other = scheduler.timesteps[index], gaussian.with_mean(gaussian.mean + 1)
-    hybrid = HybridDenoiser(tiny_unet(), (gaussian, other), 6.0, scheduler)
-    with pytest.raises(ValueError, match=r"2 samples do not fall into 2 equal parts.*guidance is off"):
-        hybrid(x, t)
-    answer = hybrid(torch.cat([x, x]), t).sample
-    if index == 0:
-        alone = [HybridDenoiser(tiny_unet(), g, 6.0, scheduler)(x, t).sample for g in (gaussian, other)]
-        torch.testing.assert_close(answer, torch.cat(alone))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -578,8 +563,6 @@ def test_a_gaussian_in_half_precision_is_computed_with_in_float32(dtype):
     assert torch.equal(hybrid, exact)
     exact = teleport_latents(scheduler, whole, x, 6.0, 12).latents
     assert torch.equal(teleport_latents(scheduler, half, x, 6.0, 12).latents, exact)
-    family = teleport_latents(scheduler, {0: half}, x, 6.0, 12, labels=torch.zeros(3, dtype=torch.long)).latents
-    assert torch.equal(family, exact)
     assert teleport_latents(scheduler, half, 2, 6.0, 12).latents.dtype == half.dtype == dtype
 
 
@@ -596,25 +579,25 @@ def test_a_variance_that_was_learned_outright_is_not_answered(gaussian):
 def test_the_hybrid_names_what_it_cannot_use(gaussian):
     scheduler = copy.deepcopy(TABLE["DDIM"])
     scheduler.set_timesteps(10)
-    hybrid = HybridDenoiser(tiny_unet(), (gaussian, gaussian), 6.0, scheduler)
-    with pytest.raises(ValueError, match="timestep 444, which is none of the scheduler's 10"):
+    hybrid = HybridDenoiser(tiny_unet(), gaussian, 6.0, scheduler)
+    with pytest.raises(ValueError, match="timestep 444 is none of the scheduler's 10"):
         hybrid(draw_noise(), 444)
-    with pytest.raises(ValueError, match="3 samples do not fall into 2 equal parts"):
-        hybrid(draw_noise(), scheduler.timesteps[0])
     with pytest.raises(ValueError, match="timesteps lie between 0 and 900, expected one for the whole batch"):
         hybrid(draw_noise(), torch.tensor([0, 900, 900]))
     for level in (0, math.nan):
         with pytest.raises(ValueError, match=f"sigma_skip is {level}, expected"):
             HybridDenoiser(tiny_unet(), gaussian, level, scheduler)
-    with pytest.raises(TypeError, match=r"network is function, expected an nn.Module"):
+    with pytest.raises(TypeError, match="network is function, expected one that takes timestep,"):
         HybridDenoiser(lambda x, t: x, gaussian, 1.0, scheduler)
-    with pytest.raises(TypeError, match="Identity has no parameter timestep"):
+    with pytest.raises(TypeError, match="network is Identity, expected one that takes timestep,"):
         HybridDenoiser(nn.Identity(), gaussian, 1.0, scheduler)
-    for nothing in (None, (), {0: gaussian}):
-        with pytest.raises(TypeError, match=r"expected a denoiser such as a gausstools.Gaussian, or several"):
+    for nothing in (None, (gaussian,), {0: gaussian}):
+        with pytest.raises(TypeError, match="expected a denoiser such as a Gaussian"):
             HybridDenoiser(tiny_unet(), nothing, 1.0, scheduler)
     turned = type("Lumina2Transformer2DModel", (Tokens,), {})()
-    with pytest.raises(ValueError, match="pipelines turn the sign of what a Lumina2Transformer2DModel answers"):
+    with pytest.raises(
+        TypeError, match=r"network is Lumina2Transformer2DModel, expected .* whose answer is not turned round"
+    ):
         HybridDenoiser(turned, gaussian, 1.0, OTHERS["Flow"])
 
 
@@ -680,61 +663,22 @@ def test_teleport_pipeline_is_the_loop_from_the_jump(name, gaussian):
     assert pipe.nfe == jump.nfe + jump.nfe_saved
 
 
-def test_teleport_pipeline_saves_and_loads_with_its_gaussian(tmp_path, gaussian):
+def test_teleport_pipeline_is_read_from_any_saved_pipeline_and_a_gaussian(tmp_path, gaussian):
+    """A list of generators makes each image depend on its own alone."""
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DPM++"]), gaussian))
     run = {"num_inference_steps": 10, "sigma_skip": 6.0, "output_type": "np"}
     seeds = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     images = pipe(2, generator=seeds, **run).images
-    pipe.save_pretrained(tmp_path)
-    loaded = quiet(TeleportPipeline.from_pretrained(tmp_path))
-    alone = loaded(1, generator=torch.Generator().manual_seed(3), **run).images
-    np.testing.assert_allclose(alone[0], images[0], atol=1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "gaussian.safetensors",
-        "model_index.json",
-        "scheduler",
-        "unet",
-    ]
-    (tmp_path / "gaussian.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"gaussian.safetensors; give the Gaussian of the images"):
-        TeleportPipeline.from_pretrained(tmp_path)
-    assert TeleportPipeline.from_pretrained(tmp_path, gaussian=gaussian).gaussian is gaussian
+    diffusers.DDIMPipeline(pipe.unet, pipe.scheduler).save_pretrained(tmp_path / "other")
+    pipe.save_pretrained(tmp_path / "own")
+    for name in ("own", "other"):
+        loaded = quiet(TeleportPipeline.from_pretrained(tmp_path / name, scheduler=pipe.scheduler, gaussian=gaussian))
+        alone = loaded(1, generator=torch.Generator().manual_seed(3), **run).images
+        np.testing.assert_allclose(alone[0], images[0], atol=1e-5)
+        with pytest.raises(TypeError, match="gaussian is NoneType"):
+            TeleportPipeline.from_pretrained(tmp_path / name)
     with pytest.raises(TypeError, match="gaussian is NoneType"):
         TeleportPipeline.from_pipe(diffusers.DDIMPipeline(pipe.unet, TABLE["DDIM"]))
-
-
-def test_teleport_pipeline_takes_its_gaussian_from_the_hub(tmp_path, monkeypatch, gaussian):
-    """By the client's own cache, as it lies after a download of revision "best"; with the arguments of diffusers."""
-    cached = tmp_path / "models--someone--tiny"
-    pipe = TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian)
-    pipe.save_pretrained(cached / "snapshots" / ("0" * 40))
-    (cached / "refs").mkdir()
-    (cached / "refs" / "best").write_text("0" * 40)
-    given = {"cache_dir": tmp_path, "revision": "best", "local_files_only": True, "token": "secret"}
-    loaded = TeleportPipeline.from_pretrained("someone/tiny", **given)
-    assert torch.equal(loaded.gaussian.mean, gaussian.mean)
-    seen = []
-    monkeypatch.setattr(
-        "huggingface_hub.hf_hub_download", lambda *args, **kwargs: seen.append((args, kwargs)) or "none"
-    )
-    with pytest.raises(FileNotFoundError, match="give the Gaussian of the images"):
-        TeleportPipeline.from_pretrained("someone/tiny", **given)
-    assert seen == [(("someone/tiny", "gaussian.safetensors"), given)]
-    monkeypatch.undo()
-    with pytest.raises(FileNotFoundError, match=r"nor on the Hugging Face hub \(.*\)"):
-        TeleportPipeline.from_pretrained("someone/else", **given)
-
-
-def test_what_is_pushed_to_the_hub_holds_the_gaussian(tmp_path, monkeypatch, gaussian):
-    pipe, pushed = TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian), []
-    saved = diffusers.DiffusionPipeline.save_pretrained
-    monkeypatch.setattr(
-        diffusers.DiffusionPipeline,
-        "save_pretrained",
-        lambda self, folder, push_to_hub: (saved(self, folder), pushed.extend(path.name for path in folder.iterdir())),
-    )
-    pipe.save_pretrained(tmp_path / "new", push_to_hub=True)
-    assert {"gaussian.safetensors", "unet"} <= set(pushed)
 
 
 @pytest.mark.usefixtures("as_installed")
@@ -748,38 +692,27 @@ def test_what_is_pushed_to_the_hub_holds_the_gaussian(tmp_path, monkeypatch, gau
         ({"latents": torch.zeros(2, 1, 3, 3)}, r"latents has shape \(2, 1, 3, 3\)"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"output_type": "jpeg"}, "output_type is 'jpeg', expected 'pil', 'np' or 'pt'"),
-        ({"sampler": gt.samplers.euler, "sigma_skip": 1e4}, "sigma_skip is 10000.0, expected .* between 0 and 157.4"),
-        ({"sampler": gt.samplers.euler, "sigma_skip": math.nan}, "sigma_skip is nan"),
+        ({"sigma_skip": math.nan}, "sigma_skip is nan"),
     ],
 )
 def test_teleport_pipeline_names_bad_input(change, message, gaussian):
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
     with pytest.raises(ValueError, match=message):
         pipe(**({"batch_size": 2, "num_inference_steps": 3} | change))
-    with pytest.raises(ValueError, match=r"gaussian has shape \(1, 4, 4\), expected .* \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"gaussian has shape \(1, 4, 4\), expected \(1, 8, 8\)"):
         TeleportPipeline(tiny_unet(8), TABLE["DDIM"], gaussian)
 
 
-@pytest.mark.parametrize("sampler", [None, gt.samplers.euler])
-def test_no_image_is_made_of_nan(sampler, tmp_path, gaussian):
+def test_no_image_is_made_of_nan(gaussian):
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
-    broken = pipe.unet.register_forward_hook(lambda module, args, answer: type(answer)(sample=answer.sample * math.nan))
-    message = "the run ended in NaN .*UNet2DModel" if sampler is None else "NaN"
-    with pytest.raises(ValueError, match=message):
-        pipe(1, num_inference_steps=2, sampler=sampler)
-    broken.remove()
-    nn.init.constant_(pipe.unet.conv_in.bias, math.nan)
-    pipe.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"weight conv_in.bias holds .* values that are NaN or infinite"):
-        TeleportPipeline.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"weight conv_in.bias holds|values that are NaN"):
-        pipe(1, num_inference_steps=2, sampler=sampler)
+    pipe.unet.register_forward_hook(lambda module, args, answer: type(answer)(sample=answer.sample * math.nan))
+    with pytest.raises(ValueError, match=r"the end of the run, in torch.float32, holds 16 values that are NaN"):
+        pipe(1, num_inference_steps=2)
 
 
-@pytest.mark.parametrize("sampler", [None, gt.samplers.euler])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_teleport_pipeline_in_half_precision(sampler, dtype, gaussian):
-    noise, run = draw_noise(), {"num_inference_steps": 6, "sigma_skip": 6.0, "output_type": "pt", "sampler": sampler}
+def test_teleport_pipeline_in_half_precision(dtype, gaussian):
+    noise, run = draw_noise(), {"num_inference_steps": 6, "sigma_skip": 6.0, "output_type": "pt"}
     pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
     expected = pipe(latents=noise, **run).images
     pipe.unet.to(dtype)
@@ -787,24 +720,6 @@ def test_teleport_pipeline_in_half_precision(sampler, dtype, gaussian):
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.05)
     assert pipe.gaussian.mean.dtype == torch.float32
-
-
-def test_teleport_pipeline_takes_a_sampler(gaussian):
-    """The network is wrapped as gausstools.pretrained wraps one."""
-    pipe = quiet(TeleportPipeline(tiny_unet(), copy.deepcopy(TABLE["DDIM"]), gaussian))
-    noise = draw_noise()
-    images = pipe(
-        num_inference_steps=8, sigma_skip=6.0, latents=noise, sampler=gt.samplers.heun, output_type="pt"
-    ).images
-    assert pipe.nfe == 2 * 9 - 1 - 2
-    denoiser = gt.networks.DiffusersDenoiser(pipe.unet, gt.DDPM.linear(), "epsilon", EVENT)
-    x = gaussian.flow(157.4074 * noise, 157.4074, 6.0)
-    with torch.no_grad():
-        *_, last = gt.samplers.heun(denoiser, x, gt.karras_sigmas(8, 0.0100005, 6.0))
-    torch.testing.assert_close(images, (last.x / 2 + 0.5).clamp(0, 1), rtol=1e-3, atol=1e-3)
-    pipe.scheduler = copy.deepcopy(OTHERS["Flow"])
-    with pytest.raises(ValueError, match="has no table of steps"):
-        pipe(sampler=gt.samplers.heun)
 
 
 LATENT = (4, 8, 8)
@@ -951,10 +866,19 @@ def test_text_to_image_pipelines_start_from_the_jump(kind, name, tmp_path, laten
 
 @pytest.mark.parametrize(("kind", "name"), [k for k in KINDS if k[1] != "DDPM"])
 def test_a_jump_and_a_hybrid_lead_text_to_image_pipelines_to_the_guided_flow(kind, name, tmp_path, latent):
-    """A hybrid that answers at all levels is a Gaussian network; with two means, the flow is the guided Gaussian's."""
+    """A hybrid that answers at all levels is a Gaussian network; with two means, the flow is the guided Gaussian's.
+
+    The pipelines stack the same latents twice, first for the unconditional mean.
+    """
     pipe, given, part = pipelines(kind, name, tmp_path)
     unconditional, conditional = latent, latent.with_mean(latent.mean + 0.1)
-    analytic = HybridDenoiser(getattr(pipe, part), (unconditional, conditional), 1e-9, pipe.scheduler)
+
+    def both(x, sigma):
+        first, second = x.chunk(2)
+        assert torch.equal(first, second)
+        return torch.cat([unconditional(first, sigma), conditional(second, sigma)])
+
+    analytic = HybridDenoiser(getattr(pipe, part), both, 1e-9, pipe.scheduler)
     setattr(pipe, part, analytic)
     noise = torch.randn(2, *LATENT, generator=torch.Generator().manual_seed(1))
     guided = gt.teleportation.guided(unconditional, conditional, 4.0)
@@ -964,7 +888,7 @@ def test_a_jump_and_a_hybrid_lead_text_to_image_pipelines_to_the_guided_flow(kin
     assert (whole - exact).norm() < 0.06 * exact.norm()
     assert analytic.calls == 0
     jump = teleport_latents(pipe, guided, noise, 6.0, 50)
-    setattr(pipe, part, HybridDenoiser(analytic.network, (unconditional, conditional), 1e-9, jump.scheduler))
+    setattr(pipe, part, HybridDenoiser(analytic.network, both, 1e-9, jump.scheduler))
     with jump.on(pipe):
         rest = pipe(**run, latents=jump.latents).images
     assert (whole - rest).norm() < 0.01 * exact.norm()

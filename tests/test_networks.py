@@ -389,36 +389,48 @@ def edit(path, **changes):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "a UNet2DConditionModel, expected a UNet2DModel"),
-        ("unet/config.json", {"num_class_embeds": 10}, r"class-conditional network \(num_class_embeds\)"),
-        ("unet/config.json", {"class_embed_type": "timestep"}, r"class-conditional network \(class_embed_type\)"),
-        ("unet/config.json", {"out_channels": 2}, "from 1 to 2 channels"),
-        ("unet/config.json", {"sample_size": None}, "states no sample_size"),
-        ("unet/config.json", {"time_embedding_type": "fourier"}, r"whose time is a noise level \(fourier\)"),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "_class_name 'UNet2DConditionModel', expected"),
         (
             "unet/config.json",
-            {"time_embedding_type": "learned", "num_train_timesteps": 9},
-            "learned 9 steps, but .* 1000",
+            {"num_class_embeds": 10},
+            "num_class_embeds 10, expected None: an unconditional UNet2DModel",
         ),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type 'timestep', expected None"),
+        ("unet/config.json", {"out_channels": 2}, "out_channels 2, expected 1"),
+        ("unet/config.json", {"sample_size": None}, "states no sample_size"),
+        (
+            "unet/config.json",
+            {"time_embedding_type": "fourier"},
+            "time_embedding_type 'fourier', expected 'positional'",
+        ),
+        ("unet/config.json", {"time_embedding_type": "learned"}, "time_embedding_type 'learned'"),
         ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "a latent model, with vqvae"),
         ("scheduler/scheduler_config.json", {"_class_name": "ScoreSdeVeScheduler"}, "a ScoreSdeVeScheduler"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "alphas_cumprod"),
-        ("scheduler/scheduler_config.json", {"_class_name": "LCMScheduler"}, "LCMScheduler is for distilled networks"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "LCMScheduler"},
+            "LCMScheduler .* not for distilled networks",
+        ),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous", "prediction_type": "v_prediction"},
-            "with timestep_type=continuous tells its network a noise level",
+            "a EulerDiscreteScheduler .* that tells its network noise levels",
         ),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
-            "with use_flow_sigmas tells its network a noise level",
+            "a UniPCMultistepScheduler .* that tells its network noise levels",
         ),
-        ("scheduler/scheduler_config.json", {"_class_name": "UNet2DModel"}, "'UNet2DModel', expected a scheduler"),
-        ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "'Mine', expected a scheduler"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction type 'flow'"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "a DDPMScheduler that diffusers cannot build"),
-        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps is above 1000000"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "UNet2DModel"},
+            "a 'UNet2DModel' that diffusers cannot build: expected a scheduler",
+        ),
+        ("scheduler/scheduler_config.json", {"_class_name": "Mine"}, "a 'Mine' that diffusers cannot build"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "of prediction type 'flow'"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "mine"}, "a 'DDPMScheduler' that diffusers cannot build"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps up to 1000000"),
         ("unet/config.json", {"block_out_channels": [10**5, 10**5]}, "config.json asks for .* but the files hold"),
         ("unet/config.json", {"norm_num_groups": 0}, "no network that diffusers can read"),
         ("unet/config.json", {"sample_size": "large"}, "states no sample_size"),
@@ -436,7 +448,6 @@ def test_models_of_other_kinds_are_refused(folders, tmp_path, file, changes, mes
     [
         ("unet/config.json", "there is no file .*config.json; expected a folder that save_pretrained"),
         ("scheduler/scheduler_config.json", "there is no file .*scheduler_config.json"),
-        (f"unet/{hub.WEIGHTS}.safetensors", "has no weights"),
     ],
 )
 def test_missing_parts_are_named(folders, tmp_path, missing, message):
@@ -447,7 +458,7 @@ def test_missing_parts_are_named(folders, tmp_path, missing, message):
 
 
 def test_weights_that_do_not_fit_are_refused(folders, tmp_path):
-    """diffusers itself would leave random numbers where it finds none."""
+    """diffusers itself would leave random numbers where it finds no weights for a layer."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
@@ -464,6 +475,9 @@ def test_weights_that_do_not_fit_are_refused(folders, tmp_path):
     path.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="no network that diffusers can read"):
         gt.pretrained.load(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"config.json asks for \d+ weights, but the files hold"):
+        gt.pretrained.load(tmp_path)
 
 
 def test_weights_that_are_nan_are_named(folders, tmp_path):
@@ -475,34 +489,6 @@ def test_weights_that_are_nan_are_named(folders, tmp_path):
         save_file(load_file(path) | {"conv_in.bias": torch.full((8,), bad)}, path)
         with pytest.raises(ValueError, match=r"weight conv_in.bias holds 8 values that are NaN or infinite"):
             gt.pretrained.load(tmp_path)
-
-
-def test_a_network_that_learned_a_vector_for_each_step_is_asked_at_the_nearest(tmp_path):
-    """diffusers' own answer at that step, taken as the noise."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8,),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-        time_embedding_type="learned",
-        num_train_timesteps=1000,
-    )
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
-    network, table = gt.pretrained.load(tmp_path), DDPMScheduler().alphas_cumprod.double()
-    for t in (0.0, 300.0, 300.4, 300.6, 999.0):
-        sigma = float(gt.DDPM(table).sigma(torch.tensor(t, dtype=torch.float64)))
-        x = noised(sigma)
-        with torch.no_grad():
-            noise = unet(x / (1 + sigma**2) ** 0.5, round(t)).sample
-        torch.testing.assert_close(network(x, sigma), x - sigma * noise, rtol=1e-4, atol=1e-5 * max(sigma, 1))
-    assert network(noised(1.0), torch.tensor([0.001, 0.7, 1e4])).isfinite().all()
 
 
 class Hostile:
@@ -527,7 +513,7 @@ def test_weights_in_pytorchs_format_run_nothing(folders, tmp_path):
 
 def test_damaged_settings_are_named(folders, tmp_path):
     shutil.copytree(folders / "epsilon", tmp_path, dirs_exist_ok=True)
-    for content, message in [("{", "no readable JSON"), ("[" * 10**5, "no readable JSON"), ("[]", "holds a list")]:
+    for content, message in [("{", "no readable JSON"), ("[" * 10**5, "no readable JSON"), ("[]", "no readable JSON")]:
         (tmp_path / "unet" / "config.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             gt.pretrained.load(tmp_path)
@@ -739,15 +725,13 @@ def test_the_parameters_have_the_published_names_and_shapes():
 # Answers of NVIDIA Modulus 0.9.0 (SongUNet, under the Apache licence), with weights and inputs filled as below: three
 # pixels of the first image, three of the second, and the mean square. It attends in float32.
 MODULUS = [
-    ({}, False, [-0.043789188, -0.120086585, -0.121279649], [0.560069240, 0.676798085, 0.541643906], 0.099744355),
-    ({}, True, [-0.037738010, -0.106182307, -0.104972057], [0.566983480, 0.679648408, 0.540564880], 0.098991326),
-    (NCSN, False, [0.339115652, 0.354278521, 0.186836399], [0.530493442, 0.384891288, 0.292731486], 0.138076109),
-    (NCSN, True, [0.339177647, 0.354344919, 0.186835882], [0.530644735, 0.385052687, 0.292793832], 0.138101227),
+    ({}, [-0.043789188, -0.120086585, -0.121279649], [0.560069240, 0.676798085, 0.541643906], 0.099744355),
+    (NCSN, [0.339115652, 0.354278521, 0.186836399], [0.530493442, 0.384891288, 0.292731486], 0.138076109),
 ]
 
 
-@pytest.mark.parametrize(("changes", "augmented", "first", "last", "square"), MODULUS)
-def test_another_implementation_gives_the_same_answers(changes, augmented, first, last, square):
+@pytest.mark.parametrize(("changes", "first", "last", "square"), MODULUS)
+def test_another_implementation_gives_the_same_answers(changes, first, last, square):
     network = DDPMpp(
         8, 2, 2, augment_dim=3, model_channels=8, channel_mult=[1, 2, 2], num_blocks=1, attn_resolutions=[4], **changes
     )
@@ -758,8 +742,7 @@ def test_another_implementation_gives_the_same_answers(changes, augmented, first
             value.copy_(filled.reshape(value.shape))
     x = torch.sin(torch.arange(256, dtype=torch.float64)).reshape(2, 2, 8, 8)
     c_noise = torch.tensor([-1.3, 0.7], dtype=torch.float64)
-    augment = torch.tensor([[1, 0, -1], [0, 0.5, 0]], dtype=torch.float64) if augmented else None
-    answer = network(x, c_noise, augment).detach()
+    answer = network(x, c_noise).detach()
     for found, expected in [
         (answer[0, 0, 0, :3], first),
         (answer[1, 1, 7, 5:], last),
@@ -792,9 +775,9 @@ def test_waves_groups_filters_and_attention_are_the_textbooks():
     block = network.get_submodule("dec.4x4_in0")
     nn.init.normal_(block.proj.weight)
     h, embedding = torch.randn(1, 16, 4, 4), torch.zeros(1, 32)
-    block.attends = False
+    block.num_heads = 0
     before = block(h, embedding)
-    block.attends = True
+    block.num_heads = 1
     qkv = block.qkv(block.norm2(before)).reshape(16, 3, 16)
     q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
     attended = (v @ torch.softmax(q.T @ k / 4, 1).T).reshape(1, 16, 4, 4)
@@ -844,11 +827,12 @@ def test_the_denoiser_of_a_class_answers_as_if_asked_about_each_image_alone():
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-def test_its_gradient_flows_to_every_parameter(classes):
+def test_its_gradient_flows_to_every_parameter_that_it_asks(classes):
     network = DDPMpp(**published.TINY | {"label_dim": classes}).train()
     labels = torch.tensor([0, 2]) if classes else None
-    network(torch.randn(2, *EVENT), torch.zeros(2), torch.randn(2, 3), labels).square().sum().backward()
-    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+    network(torch.randn(2, *EVENT), torch.zeros(2), labels).square().sum().backward()
+    still = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
+    assert still == ["map_augment.weight"]
 
 
 @pytest.mark.usefixtures("as_installed")
@@ -856,14 +840,13 @@ def test_its_gradient_flows_to_every_parameter(classes):
     ("changes", "message"),
     [
         ({"label_dim": -1}, "label_dim is -1"),
-        ({"img_resolution": 7}, "img_resolution is 7 and channel_mult"),
-        ({"channel_mult": []}, "channel_mult"),
+        ({"img_resolution": 7}, "img_resolution is 7, expected one that channel_mult can halve 1 times"),
+        ({"channel_mult": []}, "the length of channel_mult is 0"),
         ({"model_channels": 6}, "model_channels is 6, expected a multiple of 4"),
         ({"embedding_type": "zero"}, "embedding_type is 'zero', expected 'positional' or 'fourier'"),
         ({"decoder_type": "skip"}, "decoder_type is 'skip', expected 'standard'"),
         ({"resample_filter": [1, -1]}, "resample_filter"),
         ({"resample_filter": [1, 2, 1]}, "resample_filter"),
-        ({"dropout": 1.5}, "dropout is 1.5"),
         ({"num_blocks": 0}, "num_blocks is 0"),
     ],
 )

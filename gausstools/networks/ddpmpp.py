@@ -6,8 +6,10 @@ Karras et al. 2022, appendix C). A block with input h and time embedding e retur
 ``(skip(h) + conv1(silu(norm1(conv0(silu(norm0(h))) + affine(e)))))/√2``,
 
 and where it attends, ``(h + proj(attention(qkv(norm2(h)))))/√2`` of that. Of n classes, the label of an image adds
-``W(√n·onehot) + b`` to the waves from which its time embedding is made. Parameters are named as in the published
-files, so that :mod:`gausstools.networks.edm_pickle` can fill them in.
+``W(√n·onehot) + b`` to the waves from which its time embedding is made.
+
+Parameters, classes of layers and the constants of these are named as in the published files, so that
+:mod:`gausstools.networks.edm_pickle` can fill in the former and compare the latter.
 """
 
 import math
@@ -23,8 +25,6 @@ from gausstools.denoiser import check_choice, check_count
 __all__ = ["DDPMpp"]
 
 HALF = math.sqrt(0.5)  # the sum of two branches of unit variance has unit variance again
-LONGEST = 10_000  # wavelength of the embedding, of which the shortest is 1
-TINY = 1e-5  # gain of the layers that end a branch: untrained, a block returns little but its input
 
 
 class DDPMpp(nn.Module):
@@ -32,20 +32,21 @@ class DDPMpp(nn.Module):
 
     The arguments are those that the published files state. Their defaults are DDPM++. NCSN++ has
     ``embedding_type="fourier"``, ``channel_mult_noise=2``, ``encoder_type="residual"`` and
-    ``resample_filter=(1, 3, 3, 1)``.
+    ``resample_filter=(1, 3, 3, 1)``. Such networks are read here and not trained: the first weights are PyTorch's, and
+    nothing is dropped.
 
     Args:
         img_resolution: pixels along a side, divisible by ``2^(len(channel_mult) − 1)``.
         in_channels, out_channels: of the image and of the answer.
         label_dim: number of classes, 0 for a network that is told none; it is kept as ``classes``.
-        augment_dim: length of the vector that tells the network how a training image was augmented, 0 for none.
+        augment_dim: length of the vector that told the network how a training image was augmented, 0 for none. Its
+            weights are kept; of no effect here.
         model_channels: the unit of width, divisible by 4.
         channel_mult: width at each resolution in that unit, each resolution half as fine as the one before.
         channel_mult_emb, channel_mult_noise: length of the time embedding, and of the waves that it is made from.
         num_blocks: residual blocks at each resolution.
         attn_resolutions: resolutions (pixels along a side) whose blocks attend. The middle one always does.
-        dropout: probability that a block drops a feature, in training.
-        label_dropout: how often a label was hidden in training; of no effect here.
+        dropout, label_dropout: how often features and labels were hidden in training; of no effect here.
         embedding_type: "positional" (fixed wavelengths) or "fourier" (random ones).
         encoder_type: "standard", or "residual", which adds the shrunken image to the features of each resolution.
         decoder_type: "standard".
@@ -88,15 +89,11 @@ class DDPMpp(nn.Module):
         width = check_count(model_channels, "model_channels", 4, 4096)
         multiples = [check_count(value, "channel_mult", 1, 64) for value in channel_mult]
         blocks = check_count(num_blocks, "num_blocks", 1, 32)
-        if not 1 <= len(multiples) <= 8 or side % 2 ** (len(multiples) - 1):
-            raise ValueError(
-                f"img_resolution is {side} and channel_mult {multiples}, expected a resolution that can be halved "
-                f"{max(len(multiples) - 1, 0)} times, and 1 to 8 multiples"
-            )
+        halved = check_count(len(multiples), "the length of channel_mult", 1, 8) - 1
+        if side % 2**halved:
+            raise ValueError(f"img_resolution is {side}, expected one that channel_mult can halve {halved} times")
         if width % 4:
             raise ValueError(f"model_channels is {width}, expected a multiple of 4: features are normalised in fours")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout!r}, expected a probability below 1")
         taps = [float(tap) for tap in resample_filter]
         if len(taps) not in (2, 4, 6, 8) or not math.isfinite(sum(taps)) or sum(taps) == 0:
             raise ValueError(f"resample_filter is {taps}, expected 2, 4, 6 or 8 taps with a sum that is not 0")
@@ -104,7 +101,7 @@ class DDPMpp(nn.Module):
         self.event_shape = torch.Size((check_count(in_channels, "in_channels", 1, 64), side, side))
         waves = width * check_count(channel_mult_noise, "channel_mult_noise", 1, 64)
         embedding = width * check_count(channel_mult_emb, "channel_mult_emb", 1, 64)
-        self.map_noise = _Waves(waves) if embedding_type == "positional" else _RandomWaves(waves)
+        self.map_noise = (_PositionalEmbedding if embedding_type == "positional" else _FourierEmbedding)(waves)
         self.classes = check_count(label_dim, "label_dim", 0, 4096)
         if self.classes:
             self.map_label = nn.Linear(self.classes, waves)
@@ -113,56 +110,43 @@ class DDPMpp(nn.Module):
         self.map_layer0 = nn.Linear(waves, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
 
-        def block(narrow: int, wide: int, **options) -> _Block:
-            return _Block(narrow, wide, embedding, dropout=dropout, taps=taps, **options)
+        def block(narrow: int, wide: int, **options) -> _UNetBlock:
+            return _UNetBlock(narrow, wide, embedding, taps, **options)
 
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
-        attn_resolutions = set(attn_resolutions)
-        sides = [side >> level for level in range(len(multiples))]
+        levels = [(side >> level, width * multiple) for level, multiple in enumerate(multiples)]
         features, seen = width, in_channels  # of the image as the residual encoder has it so far: seen
         passed = []  # widths that the encoder passes to the decoder
-        for level, (here, multiple) in enumerate(zip(sides, multiples, strict=True)):
-            if level == 0:
-                self.enc[f"{here}x{here}_conv"] = _Conv(in_channels, features, 3)
+        for here, wide in levels:
+            if here == side:
+                self.enc[f"{here}x{here}_conv"] = _Conv2d(in_channels, features, 3)
             else:
                 self.enc[f"{here}x{here}_down"] = block(features, features, resample="down")
                 if encoder_type == "residual":
-                    self.enc[f"{here}x{here}_aux_residual"] = _Shrink(seen, features, taps)
+                    self.enc[f"{here}x{here}_aux_residual"] = _Conv2d(seen, features, 3, taps, "fused")
                     seen = features
             passed.append(features)
             for index in range(blocks):
-                self.enc[f"{here}x{here}_block{index}"] = block(
-                    features, width * multiple, attends=here in attn_resolutions
-                )
-                features = width * multiple
+                self.enc[f"{here}x{here}_block{index}"] = block(features, wide, attends=here in attn_resolutions)
+                features = wide
                 passed.append(features)
-        for level, (here, multiple) in reversed([*enumerate(zip(sides, multiples, strict=True))]):
-            if level == len(sides) - 1:
+        for here, wide in reversed(levels):
+            if here == side >> halved:
                 self.dec[f"{here}x{here}_in0"] = block(features, features, attends=True)
                 self.dec[f"{here}x{here}_in1"] = block(features, features)
             else:
                 self.dec[f"{here}x{here}_up"] = block(features, features, resample="up")
             for index in range(blocks + 1):
-                self.dec[f"{here}x{here}_block{index}"] = block(
-                    features + passed.pop(), width * multiple, attends=index == blocks and here in attn_resolutions
-                )
-                features = width * multiple
+                attends = index == blocks and here in attn_resolutions
+                self.dec[f"{here}x{here}_block{index}"] = block(features + passed.pop(), wide, attends=attends)
+                features = wide
         self.dec[f"{side}x{side}_aux_norm"] = _norm(features)
-        self.dec[f"{side}x{side}_aux_conv"] = _Conv(
-            features, check_count(out_channels, "out_channels", 1, 64), 3, gain=TINY
-        )
-        for layer in (module for module in self.modules() if isinstance(module, nn.Linear)):
-            _initialise(layer)
-
-    def published(self) -> dict[str, tuple[str, dict[str, float | int]]]:
-        """Return what a published file says of each layer, by name: its class, and constants that it computes with."""
-        return {name: _published(layer) for name, layer in self.named_modules()}
+        self.dec[f"{side}x{side}_aux_conv"] = _Conv2d(features, check_count(out_channels, "out_channels", 1, 64), 3)
 
     def forward(
         self,
         x: Float[Tensor, "batch channels height width"],
         c_noise: Float[Tensor, " batch"],
-        augment: Float[Tensor, "batch augment"] | None = None,
         labels: Integer[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch out height width"]:
         """Return F for scaled images ``(batch, *event_shape)`` and ``c_noise = ln(σ)/4``, ``(batch,)``.
@@ -170,17 +154,13 @@ class DDPMpp(nn.Module):
         Args:
             x: the images.
             c_noise: the noise level.
-            augment: ``(batch, augment_dim)``, how each image was augmented in training; None for not at all.
             labels: ``(batch,)``, the class of each, from 0, for a network with classes; None is no class in particular.
         """
         waves = self.map_noise(c_noise)
         if self.classes:
-            told = x.new_zeros(len(x), self.classes)
-            if labels is not None:
-                told[torch.arange(len(x)), labels] = math.sqrt(self.classes)
-            waves = waves + self.map_label(told)
-        if augment is not None:
-            waves = waves + self.map_augment(augment)
+            waves = waves + self.map_label.bias
+        if labels is not None:
+            waves = waves + math.sqrt(self.classes) * self.map_label.weight.T[labels.long()]
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(waves))))
 
         passed, image = [], x
@@ -188,102 +168,78 @@ class DDPMpp(nn.Module):
             if name.endswith("_aux_residual"):
                 x = passed[-1] = image = HALF * (x + layer(image))
             else:
-                x = layer(x, embedding) if isinstance(layer, _Block) else layer(x)
+                x = layer(x, embedding) if isinstance(layer, _UNetBlock) else layer(x)
                 passed.append(x)
         for name, layer in self.dec.items():
             if "_block" in name:
                 x = torch.cat([x, passed.pop()], dim=1)
             if name.endswith("_aux_conv"):
                 x = functional.silu(x)
-            x = layer(x, embedding) if isinstance(layer, _Block) else layer(x)
+            x = layer(x, embedding) if isinstance(layer, _UNetBlock) else layer(x)
         return x
 
 
-class _Block(nn.Module):
+class _UNetBlock(nn.Module):
     """A residual block, which may halve or double the resolution, and may attend."""
 
-    def __init__(
-        self,
-        narrow: int,
-        wide: int,
-        embedding: int,
-        *,
-        dropout: float | int,
-        taps: Sequence[float | int],
-        resample: str | None = None,
-        attends: bool = False,
-    ):
+    def __init__(self, narrow: int, wide: int, embedding: int, taps: list, resample: str = "", attends: bool = False):
         super().__init__()
-        self.dropout = dropout
+        self.skip_scale, self.adaptive_scale, self.num_heads = HALF, False, int(attends)
         self.norm0 = _norm(narrow)
-        self.conv0 = _Conv(narrow, wide, 3, resample, taps)
+        self.conv0 = _Conv2d(narrow, wide, 3, taps, resample)
         self.affine = nn.Linear(embedding, wide)
         self.norm1 = _norm(wide)
-        self.conv1 = _Conv(wide, wide, 3, gain=TINY)
-        self.skip = _Conv(narrow, wide, 1, resample, taps) if resample or narrow != wide else None
-        self.attends = attends
+        self.conv1 = _Conv2d(wide, wide, 3)
+        self.skip = _Conv2d(narrow, wide, 1, taps, resample) if resample or narrow != wide else None
         if attends:
             self.norm2 = _norm(wide)
-            self.qkv = _Conv(wide, 3 * wide, 1, gain=math.sqrt(0.2))
-            self.proj = _Conv(wide, wide, 1, gain=TINY)
+            self.qkv = _Conv2d(wide, 3 * wide, 1)
+            self.proj = _Conv2d(wide, wide, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv0(functional.silu(self.norm0(x))) + self.affine(embedding)[:, :, None, None]
-        h = functional.dropout(functional.silu(self.norm1(h)), self.dropout, self.training)
-        x = HALF * (self.conv1(h) + (x if self.skip is None else self.skip(x)))
-        return HALF * (x + self.proj(_attend(self.qkv(self.norm2(x))))) if self.attends else x
+        h = self.conv1(functional.silu(self.norm1(h)))
+        x = self.skip_scale * (h + (x if self.skip is None else self.skip(x)))
+        return self.skip_scale * (x + self.proj(_attend(self.qkv(self.norm2(x))))) if self.num_heads else x
 
 
-class _Conv(nn.Conv2d):
-    """A convolution that keeps the resolution, after a filter that halves or doubles it."""
+class _Conv2d(nn.Conv2d):
+    """A convolution, after a filter that halves or doubles the resolution; if that is "fused", before it."""
 
-    def __init__(
-        self,
-        narrow: int,
-        wide: int,
-        kernel: int,
-        resample: str | None = None,
-        taps: Sequence[float | int] = (1, 1),
-        gain: float = 1.0,
-    ):
+    def __init__(self, narrow: int, wide: int, kernel: int, taps: list | None = None, resample: str = ""):
         super().__init__(narrow, wide, kernel, padding=kernel // 2)
-        self.resample = resample
+        self.up, self.down, self.fused_resample = resample == "up", resample in ("down", "fused"), resample == "fused"
         if resample:
-            self.register_buffer("resample_filter", _filter(taps))
-        _initialise(self, gain)
+            line = torch.tensor(taps, dtype=torch.float32)
+            self.register_buffer("resample_filter", (line[:, None] * line / line.sum().square())[None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_RESAMPLE[self.resample](x, self.resample_filter) if self.resample else x)
+        if not (self.up or self.down):
+            return super().forward(x)
+        border, kernel = (self.resample_filter.shape[-1] - 1) // 2, self.resample_filter
+        if self.fused_resample:
+            # The convolution sees the zeros around the image once, wide enough for both.
+            x, border = functional.conv2d(x, self.weight, self.bias, padding=1 + border), 0
+        filtered = functional.conv_transpose2d if self.up else functional.conv2d
+        kernel = (4 * kernel if self.up else kernel).expand(x.shape[1], -1, -1, -1)  # up, a pixel is spread over four
+        x = filtered(x, kernel, stride=2, padding=border, groups=x.shape[1])
+        return x if self.fused_resample else super().forward(x)
 
 
-class _Shrink(_Conv):
-    """The same layer when it halves the residual encoder's image: first the convolution, then the filter."""
-
-    def __init__(self, narrow: int, wide: int, taps: Sequence[float | int]):
-        super().__init__(narrow, wide, 3, "down", taps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # The convolution sees the zeros around the image once, wide enough for both.
-        border = (self.resample_filter.shape[-1] - 1) // 2
-        return _halve(functional.conv2d(x, self.weight, self.bias, padding=1 + border), self.resample_filter, padding=0)
-
-
-class _Waves(nn.Module):
-    """Sines and cosines of c_noise with wavelengths in a geometric series (Vaswani et al. 2017)."""
+class _PositionalEmbedding(nn.Module):
+    """Sines and cosines of c_noise with wavelengths in a geometric series from 1 (Vaswani et al. 2017)."""
 
     def __init__(self, length: int):
         super().__init__()
-        self.length = length
+        self.num_channels, self.max_positions, self.endpoint = length, 10_000, True
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        count = self.length // 2
-        phases = c_noise[:, None] * float(LONGEST) ** -torch.linspace(
-            0, 1, count, dtype=c_noise.dtype, device=c_noise.device
-        )
+        powers = torch.linspace(0, 1, self.num_channels // 2, dtype=c_noise.dtype, device=c_noise.device)
+        phases = c_noise[:, None] * float(self.max_positions) ** -powers
         return torch.cat([phases.sin(), phases.cos()], dim=1)
 
 
-class _RandomWaves(nn.Module):
+class _FourierEmbedding(nn.Module):
     """Sines and cosines of c_noise with random frequencies (Tancik et al. 2020)."""
 
     def __init__(self, length: int):
@@ -295,24 +251,6 @@ class _RandomWaves(nn.Module):
         return torch.cat([phases.sin(), phases.cos()], dim=1)
 
 
-def _published(layer: nn.Module) -> tuple[str, dict[str, float | int]]:
-    match layer:
-        case _Block():
-            constants = {"in_channels": layer.conv0.in_channels, "num_heads": int(layer.attends)}
-            return "UNetBlock", constants | {"skip_scale": HALF, "adaptive_scale": False}
-        case _Conv():
-            constants = {"in_channels": layer.in_channels, "out_channels": layer.out_channels}
-            resampling = {"up": layer.resample == "up", "down": layer.resample == "down"}
-            return "Conv2d", constants | resampling | {"fused_resample": isinstance(layer, _Shrink)}
-        case nn.GroupNorm():
-            return "GroupNorm", {"num_groups": layer.num_groups, "eps": layer.eps}
-        case nn.Linear():
-            return "Linear", {"in_features": layer.in_features}
-        case _Waves():
-            return "PositionalEmbedding", {"num_channels": layer.length, "max_positions": LONGEST, "endpoint": True}
-    return {DDPMpp: "SongUNet", _RandomWaves: "FourierEmbedding"}.get(type(layer), "ModuleDict"), {}
-
-
 def _attend(qkv: Tensor) -> Tensor:
     """One head of self-attention over the pixels; in ``(batch, 3C, height, width)`` q, k and v alternate."""
     batch, channels, height, width = qkv.shape
@@ -321,32 +259,5 @@ def _attend(qkv: Tensor) -> Tensor:
     return attended.transpose(1, 2).reshape(batch, channels // 3, height, width)
 
 
-def _filter(taps: Sequence[float | int]) -> Tensor:
-    """The separable filter ``(1, 1, taps, taps)``, with sum 1."""
-    line = torch.tensor(taps, dtype=torch.float32)
-    return (line[:, None] * line / line.sum().square())[None, None]
-
-
-def _halve(x: Tensor, kernel: Tensor, padding: int | None = None) -> Tensor:
-    channels = x.shape[1]
-    padding = (kernel.shape[-1] - 1) // 2 if padding is None else padding
-    return functional.conv2d(x, kernel.expand(channels, -1, -1, -1), stride=2, padding=padding, groups=channels)
-
-
-def _double(x: Tensor, kernel: Tensor) -> Tensor:
-    channels, padding = x.shape[1], (kernel.shape[-1] - 1) // 2
-    kernel = 4 * kernel.expand(channels, -1, -1, -1)  # each pixel is spread over four
-    return functional.conv_transpose2d(x, kernel, stride=2, padding=padding, groups=channels)
-
-
-_RESAMPLE = {"down": _halve, "up": _double}
-
-
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
-
-
-def _initialise(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
-    nn.init.xavier_uniform_(layer.weight, gain)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,7 +23,6 @@ __all__ = ["DiffusersDenoiser"]
 
 WEIGHTS = "diffusion_pytorch_model"
 PLACES = ("", "unet/")  # where a network lies: alone, or within a pipeline
-CONDITIONS = ("class_embed_type", "num_class_embeds")
 CONSISTENCY = {"CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "LCMScheduler", "TCDScheduler"}
 MOST_STEPS = 10**6  # of a table: what a file asks for is allocated before anything is known of it
 LATENT = ("vae", "vqvae", "movq")  # parts of a pipeline whose network does not work on images
@@ -35,8 +33,7 @@ class DiffusersDenoiser(nn.Module):
 
     Args:
         network: called as ``UNet2DModel`` is, with ``x_t`` ``(batch, *event)`` and fractional steps t ``(batch,)``; its
-            answer has a ``.sample`` in the shape of ``x_t``. It computes in the dtype of its parameters. One that
-            learned a vector for each step is asked at the nearest step.
+            answer has a ``.sample`` in the shape of ``x_t``. It computes in the dtype of its parameters.
         process: the table of noise levels that it was trained on.
         predicts: what it answers: "epsilon", "sample" or "v_prediction".
         event_shape: shape of one image.
@@ -48,20 +45,13 @@ class DiffusersDenoiser(nn.Module):
     tensor([[0.2000, 0.2000]])
     """
 
-    def __init__(
-        self,
-        network: Callable,
-        process: DDPM,
-        predicts: Prediction,
-        event_shape: Sequence[int],
-    ):
+    def __init__(self, network: Callable, process: DDPM, predicts: Prediction, event_shape: Sequence[int]):
         super().__init__()
         check_choice(predicts, "predicts", "epsilon", "sample", "v_prediction")
         self.network = network
         self.process = process
         self.predicts = predicts
         self.event_shape = torch.Size(event_shape)
-        self._whole_steps = getattr(getattr(network, "config", None), "time_embedding_type", None) == "learned"
 
     def forward(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return the denoiser ``E[x0 | x_σ = x]`` as the network knows it; ``x`` itself at σ = 0.
@@ -91,28 +81,18 @@ class DiffusersDenoiser(nn.Module):
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
         parts = _read(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-        latent = [part for part in LATENT if part in parts]
-        if latent:
+        if latent := [part for part in LATENT if part in parts]:
             raise ValueError(f"{folder} holds a latent model, with {' and '.join(latent)}; expected one of images")
         home = folder / "unet" if (folder / "unet").is_dir() else folder
         config = _read(home / "config.json")
-        shape = _check_network(home, config)
+        shape = _check_network(home / "config.json", config)
         process, predicts = _read_process(folder)
-        known = config.get("num_train_timesteps") if config.get("time_embedding_type") == "learned" else None
-        if isinstance(known, int) and known < len(process.alphas_cumprod):
-            raise ValueError(
-                f"{home} holds a network that learned {known} steps, but its scheduler has "
-                f"{len(process.alphas_cumprod)}: expected as many"
-            )
-        if not any(home.glob(f"{WEIGHTS}*")):
-            raise FileNotFoundError(f"{home} has no weights, expected {WEIGHTS}.safetensors beside config.json")
         return cls(_read_network(home, config), process, predicts, shape).eval().requires_grad_(False)
 
     def _ask(self, x_t: Tensor, t: Tensor) -> Tensor:
         parameters = self.network.parameters() if isinstance(self.network, nn.Module) else ()
         own = next(iter(parameters), x_t)
         # t keeps its own dtype: half precision would round the steps, and the network embeds them in float32 anyway.
-        t = t.round().long() if self._whole_steps else t
         return self.network(x_t.to(own), t.to(own.device)).sample.to(x_t)
 
 
@@ -128,64 +108,51 @@ def download(name: str) -> Path:
         ImportError: without huggingface_hub, which comes with diffusers.
         OSError: if it cannot be had: no connection and nothing in the cache, or no such model.
     """
+    import_diffusers("models of the Hugging Face hub need")
+    from huggingface_hub import snapshot_download
+
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ImportError("models come through huggingface_hub: pip install 'gausstools[networks]'") from error
-    described = ["model_index.json", *(f"{place}config.json" for place in PLACES)]
-    described += ["scheduler_config.json", "scheduler/scheduler_config.json"]
-    folder, problem = None, None
-    for ending in ("safetensors", "bin"):
-        weights = [f"{place}{WEIGHTS}.{ending}" for place in PLACES]
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=described + weights))
-        except Exception as error:  # the client raises its own kinds, and those of the library that it connects with
-            problem = problem or error
-        else:
+        for ending in ("safetensors", "bin"):
+            weights = [f"{place}{WEIGHTS}.{ending}" for place in PLACES]
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", *weights]))
             if any(any((folder / place).glob(f"{WEIGHTS}.*")) for place in PLACES):
                 return folder
-    if folder is None:
-        reason = " ".join(str(problem).split())
+    except Exception as error:  # the client raises its own kinds, and those of the library that it connects with
         raise OSError(
-            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub ({reason}). Connect to the "
-            "internet and check the name; or download the model elsewhere, with `hf download "
+            f"{name!r} is no folder here, nor to be had from the Hugging Face hub ({' '.join(str(error).split())}). "
+            "Connect to the internet and check the name; or download the model elsewhere, with `hf download "
             f"{name} --local-dir FOLDER`, copy the folder here and give its path"
-        ) from problem
-    raise OSError(
-        f"{name!r} on the Hugging Face hub has no {WEIGHTS}.safetensors or .bin, expected a model of diffusers"
-    )
+        ) from error
+    raise OSError(f"{name!r} on the Hugging Face hub has no {WEIGHTS}.safetensors or .bin, expected one of diffusers")
 
 
 def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; expected a folder that save_pretrained of diffusers wrote")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"there is no file {path}; expected a folder that save_pretrained of diffusers wrote: a pipeline such as "
-            "DDPMPipeline, or a UNet2DModel with the scheduler's scheduler_config.json beside it"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no readable JSON ({error}); expected what save_pretrained writes") from error
+    except (ValueError, RecursionError):
+        content = None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected the settings that save_pretrained writes")
+        raise ValueError(f"{path} is no readable JSON of settings; expected what save_pretrained writes")
     return content
 
 
-def _check_network(home: Path, config: dict) -> tuple[int, int, int]:
-    """The shape of an image, if the network is one that takes nothing but images."""
-    kind = config.get("_class_name")
-    if kind != "UNet2DModel":
-        raise ValueError(f"{home} holds a {kind}, expected a UNet2DModel, the unconditional network of diffusers")
-    if config.get("time_embedding_type") == "fourier":
-        raise ValueError(f"{home} holds a network whose time is a noise level (fourier), expected one of steps")
-    conditions = [name for name in CONDITIONS if config.get(name) is not None]
-    if conditions:
-        raise ValueError(f"{home} holds a class-conditional network ({', '.join(conditions)}), expected none of that")
-    channels, out, shape = config.get("in_channels"), config.get("out_channels"), event_shape(config)
-    if channels != out:
-        raise ValueError(f"{home} holds a network from {channels} to {out} channels, expected as many out as in")
+def _check_network(path: Path, config: dict) -> tuple[int, int, int]:
+    """The shape of an image, if the network is one that takes nothing but images, and their step."""
+    needed = {
+        "_class_name": "UNet2DModel",
+        "time_embedding_type": "positional",
+        "out_channels": config.get("in_channels"),
+    }
+    for name, expected in (needed | {"class_embed_type": None, "num_class_embeds": None}).items():
+        if config.get(name, expected) != expected:
+            raise ValueError(
+                f"{path} states {name} {config[name]!r}, expected {expected!r}: an unconditional UNet2DModel"
+            )
+    shape = event_shape(config)
     if shape is None:
-        raise ValueError(f"{home / 'config.json'} states no sample_size, expected pixels along a side, such as 32")
+        raise ValueError(f"{path} states no sample_size, expected pixels along a side, such as 32")
     return shape
 
 
@@ -217,48 +184,27 @@ def _read_network(home: Path, config: dict) -> nn.Module:
     return network
 
 
-def process_of(scheduler: Any) -> tuple[DDPM, Prediction]:
-    """Return the table of noise levels that a scheduler's network was trained on, and what the network predicts.
-
-    Raises:
-        ValueError: if it has no such table, or its network is no denoiser at the steps of the table.
-    """
-    kind, config, table = type(scheduler).__name__, scheduler.config, getattr(scheduler, "alphas_cumprod", None)
-    predicts = config.get("prediction_type")
-    if table is None or predicts not in ("epsilon", "sample", "v_prediction"):
-        raise ValueError(
-            f"{kind} with prediction type {predicts!r} has no table of steps that is known, expected a scheduler with "
-            "a table alphas_cumprod, such as DDPMScheduler, and 'epsilon', 'sample' or 'v_prediction'"
-        )
-    if kind in CONSISTENCY:
-        raise ValueError(f"{kind} is for distilled networks, whose answer is no posterior mean, expected a denoiser's")
-    # Euler's "continuous" works for v alone.
-    continuous = config.get("timestep_type") == "continuous" and predicts == "v_prediction"
-    if continuous or config.get("use_flow_sigmas"):
-        raise ValueError(
-            f"{kind} with {'timestep_type=continuous' if continuous else 'use_flow_sigmas'} tells its network a noise "
-            "level, expected a scheduler that tells it the step of its table"
-        )
-    # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
-    return DDPM(table[table > 0].cpu()), predicts
-
-
-def _read_process(folder: Path) -> tuple[DDPM, str]:
-    """The noise levels that the network was trained on, and what it predicts."""
+def _read_process(folder: Path) -> tuple[DDPM, Prediction]:
+    """The table of noise levels that the network was trained on, and what it predicts."""
     home = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     config = _read(home / "scheduler_config.json")
     kind = str(config.get("_class_name"))
     diffusers = import_diffusers("this model is one of")
-    scheduler = getattr(diffusers, kind, None)
-    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
-        raise ValueError(f"{home} holds {kind!r}, expected a scheduler of diffusers, such as DDPMScheduler")
     try:
-        if config.get("num_train_timesteps", 0) > MOST_STEPS:
-            raise ValueError(f"num_train_timesteps is above {MOST_STEPS}")
+        scheduler = getattr(diffusers, kind)
+        if not issubclass(scheduler, diffusers.SchedulerMixin) or config.get("num_train_timesteps", 0) > MOST_STEPS:
+            raise ValueError(f"expected a scheduler, with num_train_timesteps up to {MOST_STEPS}")
         scheduler = scheduler.from_config(config)
     except Exception as error:  # whatever the settings in the file make of it
-        raise ValueError(f"{home} holds a {kind} that diffusers cannot build: {error}") from error
-    try:
-        return process_of(scheduler)
-    except ValueError as error:
-        raise ValueError(f"{home} holds a {error}") from error
+        raise ValueError(f"{home} holds a {kind!r} that diffusers cannot build: {error}") from error
+    config, table = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
+    predicts, continuous = config.get("prediction_type"), config.get("timestep_type") == "continuous"
+    levels = config.get("use_flow_sigmas") or (continuous and predicts == "v_prediction")  # Euler's, for v alone
+    if table is None or levels or kind in CONSISTENCY or predicts not in ("epsilon", "sample", "v_prediction"):
+        raise ValueError(
+            f"{home} holds a {kind} of prediction type {predicts!r} that tells its network "
+            f"{'noise levels' if levels else 'steps'}. Expected one such as DDPMScheduler, not for distilled "
+            "networks: with steps, their table alphas_cumprod, and 'epsilon', 'sample' or 'v_prediction'"
+        )
+    # Schedules that end in pure noise have ᾱ = 0 there, thus no finite VE level; the step before it is the last.
+    return DDPM(table[table > 0].cpu()), predicts
