@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import multiprocessing
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 import gausstools as gt
 from gausstools import training
-from gausstools.commands.train import _Cached, _indices, _models, train
+from gausstools.commands.train import _Cached, _indices, _model, train
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
 from gausstools.training import Recipe, Trainer, residual_rows
@@ -133,7 +134,7 @@ def test_training_learns_a_gaussian_of_which_half_the_pixels_are_dark(tmp_path):
         return residual_rows(denoiser, gaussian, {"train": data}, [2.0], points=100)[0]["denoiser"]
 
     before = unexplained(trainer.averaged)
-    spend(trainer.run(8000))
+    spend(trainer.run(4000))
     assert before > 5
     assert unexplained(trainer.averaged) < 0.1
 
@@ -175,7 +176,9 @@ def test_the_average_is_the_exponential_one_with_a_half_life_in_images(tmp_path)
     torch.testing.assert_close(weights(trainer.averaged).double(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_stopped_and_resumed_a_run_ends_in_the_same_bits(tmp_path):
+def test_stopped_and_resumed_a_run_ends_in_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "NOTED", 100)
+
     def question(network):
         model = {"isotropic": gt.Gaussian.isotropic(torch.zeros(SHAPE), 0.25)}
         return residual_rows(network, model, {"train": images()}, [1.0], points=8)
@@ -183,7 +186,7 @@ def test_stopped_and_resumed_a_run_ends_in_the_same_bits(tmp_path):
     def run(folder, stops):
         for stop in (*stops, 640):
             trainer = Trainer(small(), images(), folder, Recipe(batch_size=16))
-            steps = trainer.run(640, evaluate_at={0: question, 100: question}, note_every=100)
+            steps = trainer.run(640, evaluate_at={0: question, 100: question})
             for _ in steps:
                 if trainer.images_seen >= stop and stop < 640:
                     break
@@ -215,34 +218,29 @@ def test_a_network_in_the_order_of_channels_trains_and_resumes_to_the_same_weigh
     torch.testing.assert_close(weights(other.averaged), weights(usual.averaged), rtol=1e-3, atol=1e-4)
 
 
-CHILD = """
-import sys, torch
-sys.path.insert(0, {tests!r})
-torch.set_num_threads(1)
-from test_training import *
-trainer = Trainer(small(), images(), {folder!r}, Recipe(batch_size=16))
-print("ready", flush=True)
-spend(trainer.run(1600, save_every=0.0))
-"""
+def work(folder):
+    spend(Trainer(small(), images(), folder, Recipe(batch_size=16)).run(800, save_every=0.0))
 
 
 def test_killed_at_any_moment_a_run_resumes_to_the_same_bits(tmp_path):
     """SIGKILL leaves no chance to tidy up; with save_every=0 many of these strike while a checkpoint is written."""
-    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for delay in (0.05, 0.2, 0.4):
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
-        assert child.stdout.readline() == b"ready\n"
+    folder = tmp_path / "killed"
+    for delay in (0.0, 0.05, 0.2):
+        child = multiprocessing.Process(target=work, args=(folder,))
+        child.start()
+        while not (folder / "checkpoint.safetensors").exists():
+            time.sleep(0.001)
         time.sleep(delay)
         child.kill()  # which leaves a lock, and perhaps a part of a file
-        child.communicate()
-    (tmp_path / "killed" / ".checkpoint.safetensors.123").write_bytes(b"part")
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.DEVNULL)
+        child.join()
+        assert child.exitcode not in (0, 1)
+    (folder / ".checkpoint.safetensors.123").write_bytes(b"part")
+    work(folder)
     whole = Trainer(small(), images(), tmp_path / "whole", Recipe(batch_size=16))
-    spend(whole.run(1600))
-    resumed = Trainer(small(), images(), tmp_path / "killed", Recipe(batch_size=16))
-    assert resumed.images_seen == 1600
-    assert not list((tmp_path / "killed").glob(".checkpoint*"))
+    spend(whole.run(800))
+    resumed = Trainer(small(), images(), folder, Recipe(batch_size=16))
+    assert resumed.images_seen == 800
+    assert not list(folder.glob(".checkpoint*"))
     assert torch.equal(weights(whole.averaged), weights(resumed.averaged))
 
 
@@ -257,8 +255,6 @@ def test_an_interruption_within_a_step_keeps_the_last_checkpoint(tmp_path, monke
     monkeypatch.setattr(torch, "_foreach_lerp_", interrupted)  # after the weights moved, before their average did
     with pytest.raises(KeyboardInterrupt):
         spend(trainer.run(320))
-    with pytest.raises(RuntimeError, match="the last step was interrupted"):
-        trainer.save()
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -288,11 +284,12 @@ def interrupting(at, run):
     return came
 
 
-def test_interrupted_anywhere_and_run_again_a_trainer_ends_in_the_same_bits(tmp_path):
+def test_interrupted_anywhere_and_run_again_a_trainer_ends_in_the_same_bits(tmp_path, monkeypatch):
     """In the notebook one presses Stop, and runs the cell again: the object goes on, whatever it was doing."""
+    monkeypatch.setattr(training, "NOTED", 4)
 
     def run(trainer):
-        spend(trainer.run(12, note_every=4))
+        spend(trainer.run(12))
 
     whole = quick(tmp_path / "whole")
     events = interrupting(None, lambda: run(whole))
@@ -326,10 +323,12 @@ def test_weights_that_no_file_should_hold_stop_the_run_and_keep_the_checkpoint(t
     trainer, whole = quick(tmp_path), quick(tmp_path / "whole")
     spend(trainer.run(20))
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    steps = trainer.run(32)
+    next(steps)
     with torch.no_grad():
         next(trainer.averaged.parameters()).fill_(value)  # of which the loss knows nothing
     with pytest.raises(FloatingPointError, match=r"averaged\.layer\.weight holds values that are NaN.* at step 8"):
-        spend(trainer.run(32))
+        spend(steps)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
     spend(trainer.run(32))
     spend(whole.run(32))
@@ -338,12 +337,13 @@ def test_weights_that_no_file_should_hold_stop_the_run_and_keep_the_checkpoint(t
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     trainer = Trainer(small(), images(), tmp_path, Recipe(batch_size=16))
-    spend(trainer.run(32))
+    steps = trainer.run(320)
+    next(steps)
     with torch.no_grad():
         next(trainer.denoiser.parameters()).fill_(torch.nan)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    with pytest.raises(FloatingPointError, match="loss is nan at step 2"):
-        spend(trainer.run(320))
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
+        spend(steps)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -367,42 +367,16 @@ def test_what_is_compared_is_compared_to_the_end(tmp_path):
     quick(tmp_path, compared={"points": 5, "judged": POINTS.clone()})
     with pytest.raises(ValueError, match=r"judged \w{64} there and \w{64} now; points 5 there and 6 now"):
         quick(tmp_path, compared={"points": 6, "judged": -POINTS})
-    with pytest.raises(TypeError, match="a setting is complex"):
-        quick(tmp_path, compared={"points": 1j})
-
-
-def test_a_checkpoint_of_an_earlier_version_is_gone_on_from_with_a_word(tmp_path):
-    spend(quick(tmp_path).run(20))
-    settings = files.read_settings(tmp_path / "checkpoint.safetensors", "Trainer")
-    for group in ("content", "computing"):
-        del settings["setup"][group]
-    rewritten(tmp_path, settings)
-    with pytest.warns(UserWarning, match="does not hold its points, precision, sha256 of the images; it goes on"):
-        trainer = quick(tmp_path, compared={"points": 5})
-    spend(trainer.run(40))
-    whole = quick(tmp_path / "whole")
-    spend(whole.run(40))
-    assert torch.equal(held(tmp_path), held(whole.folder))
-    with pytest.raises(ValueError, match="precision float32 there and bfloat16 now"):
-        quick(tmp_path, compared={"points": 5}, half_precision=True)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        {"settings": {"setup": {}}},
+        {"settings": {"settings": {}}},
         {"settings": {"progress": {}}},
         {"progress": None},
-        {"progress": {"step": 4}},
-        {"progress": {"step": 5.0}},
-        {"progress": {"step": 10**400}},
-        {"progress": {"seconds": float("nan")}},
-        {"progress": {"losses": [3]}},
-        {"progress": {"residuals": [{"score": 1}]}},
-        {"progress": {"machines": 1}},
         {"progress": {"unheard": 1}},
         {"averaged.layer.bias": None},
-        {"averaged.layer.bias": torch.full((4,), torch.nan)},
         {"optimizer.1.exp_avg": None},
         {"optimizer.1.exp_avg": torch.zeros(3)},
         {"optimizer.2.exp_avg": torch.zeros(4)},
@@ -417,20 +391,16 @@ def test_a_checkpoint_that_lacks_parts_or_holds_others_is_refused(tmp_path, dama
         progress = damage.pop("progress")
         settings["progress"] = progress and settings["progress"] | progress
     rewritten(tmp_path, damage.pop("settings", settings), **damage)
-    with pytest.raises(
-        ValueError, match=r"checkpoint\.safetensors (is no complete checkpoint|holds the weights of ano)"
-    ):
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is no complete checkpoint"):
         quick(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"images": -1}, "images is -1, expected a number >= 0"),
+        ({"images": -1}, "images is -1, expected an integer >= 0"),
         ({"images": float("nan")}, "images is nan"),
-        ({"images": 4, "seconds": float("nan")}, "seconds is nan"),
         ({"images": 4, "save_every": -1.0}, "save_every is -1"),
-        ({"images": 4, "note_every": 0}, "note_every is 0, expected a number > 0"),
     ],
 )
 def test_limits_that_say_nothing_are_refused_before_the_folder_is_taken(tmp_path, as_installed, limits, message):
@@ -455,11 +425,11 @@ def test_each_question_has_its_rows_and_each_value_its_column(tmp_path):
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"learning_rate": 1e30}, r"learning_rate is 1e\+30, expected at most 1"),
+        ({"learning_rate": 1e30}, r"learning_rate is 1e\+30, expected a number above 0 and up to 1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"log_sigma_mean": float("nan")}, "log_sigma_mean is nan"),
-        ({"log_sigma_mean": 90.0}, r"log_sigma_mean is 90.0.*expected levels from exp\(-40\) to exp\(40\)"),
-        ({"log_sigma_std": 11.0}, "log_sigma_std 11.0"),
+        ({"log_sigma_mean": 90.0}, "log_sigma_mean is 90.0, expected a number above -20 and up to 20"),
+        ({"log_sigma_std": 11.0}, "log_sigma_std is 11.0"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
         ({"warmup": -1}, "warmup is -1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
@@ -475,9 +445,9 @@ def test_a_recipe_that_cannot_be_is_refused(change, message):
 def test_images_that_do_not_fit_are_refused(tmp_path, as_installed):
     with pytest.raises(ValueError, match=r"images has shape \(2, 1, 9, 9\), expected \(batch, 1, 8, 8\)"):
         Trainer(small(), torch.zeros(2, 1, 9, 9), tmp_path)
-    with pytest.raises(ValueError, match="images are empty"):
+    with pytest.raises(ValueError, match="the number of images is 0"):
         Trainer(small(), torch.zeros(0, *SHAPE), tmp_path)
-    with pytest.raises(ValueError, match="expected a multiple of the 3 processes"):
+    with pytest.raises(ValueError, match="expected a multiple of 3 processes"):
         Trainer(small(), images(), tmp_path, processes=3)
     with pytest.raises(ValueError, match="process is 2, expected an integer from 0 to 1"):
         Trainer(small(), images(), tmp_path, processes=2, process=2)
@@ -533,32 +503,35 @@ def test_a_file_that_holds_no_network_is_refused(tmp_path):
 # ---- the command
 
 
-def command(*arguments, processes=1, **environment):
-    launch = [
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        str(processes),
-        "--main_process_port",
-        "0",
-        "-m",
-    ]
-    start = [sys.executable, "-m", *(launch if processes > 1 else []), "gausstools", "train", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
-    return subprocess.run(start, capture_output=True, text=True, env=environment, check=False)
+def invoked(*arguments):
+    application = typer.Typer()
+    application.command()(train)
+    return CliRunner().invoke(application, [*map(str, arguments)])
 
 
-SMALL = ("digits", "--batch-size", 32, "--widths", "16,16", "--layers", 1, "--precision", "float32")
+def command(*arguments, processes=1):
+    """Run the command, in this process or under accelerate launch."""
+    if processes == 1:
+        done = invoked(*arguments)
+        sys.stderr.write(done.stderr)
+        assert done.exit_code == 0, done.exception
+        return
+    launch = [*("--cpu", "--num_processes", str(processes), "--main_process_port", "0"), "-m", "gausstools", "train"]
+    launch += map(str, arguments)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *launch], check=True, env=environment)
+
+
+SMALL = ("digits", "--batch-size", 32, "--widths", "16,16", "--layers", 1, "--device", "cpu")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_command_trains_and_writes_a_card_that_is_true(tmp_path, processes):
+def test_the_command_trains_and_writes_a_card_that_is_true(tmp_path, capfd, processes):
     """Two processes share the batches; up to rounding they end in the weights of one."""
     out = tmp_path / "run"
     models = "isotropic,gaussian,mixture-3,mixture-2x5,cloud"
-    done = command(*SMALL, "--out", out, "--images", 640, "--points", 16, "--models", models, processes=processes)
-    assert done.returncode == 0, done.stderr
-    assert "loss=" in done.stderr  # of the progress bar
+    command(*SMALL, "--out", out, "--images", 640, "--points", 16, "--models", models, processes=processes)
+    assert "loss=" in capfd.readouterr().err  # of the progress bar
     text = (out / "README.md").read_text(encoding="utf-8")
     digits = gt.datasets.load("digits", "train").images
     assert f"the {len(digits):,} images" in text
@@ -592,8 +565,7 @@ def test_the_command_trains_and_writes_a_card_that_is_true(tmp_path, processes):
 def test_residuals_are_taken_on_the_chosen_training_images(tmp_path):
     np.save(tmp_path / "chosen.npy", np.array([7, 3], dtype=np.uint16))
     chosen = ("--points", 4, "--models", "mean,gaussian", "--residuals-on", tmp_path / "chosen.npy")
-    done = command(*SMALL, "--out", tmp_path / "run", "--images", 64, *chosen)
-    assert done.returncode == 0, done.stderr
+    command(*SMALL, "--out", tmp_path / "run", "--images", 64, *chosen)
     network, digits = EDM.load(tmp_path / "run" / "network.safetensors"), gt.datasets.load("digits").images
     models = {"mean": gt.Gaussian.isotropic(digits.mean(0), 0.0), "gaussian": gt.Gaussian.fit(digits)}
     expected = residual_rows(network, models, {"train": digits[[7, 3]]}, [1.0], points=4)
@@ -612,7 +584,7 @@ def test_indices_of_no_training_images_are_refused(tmp_path, indices):
         _indices(tmp_path / "text.npy", 1437)
 
 
-SMALLEST = {"images": 32, "batch_size": 32, "widths": "16,16", "layers": 1, "precision": "float32", "device": "cpu"}
+SMALLEST = {"images": 32, "batch_size": 32, "widths": "16,16", "layers": 1, "device": "cpu"}
 
 
 def test_the_command_checks_first_and_goes_on_with_the_same_settings_only(tmp_path):
@@ -629,7 +601,7 @@ def test_the_command_checks_first_and_goes_on_with_the_same_settings_only(tmp_pa
     for other, message in (
         ({"points": 5}, "points 4 there and 5 now"),
         ({"models": "mean,cloud"}, r"models \['mean'\] there and \['cloud', 'mean'\] now"),
-        ({"residuals_on": tmp_path / "chosen.npy"}, r"residuals on all there and \w{64} now"),
+        ({"residuals_on": tmp_path / "chosen.npy"}, r"residuals on None there and \w{64} now"),
         ({"precision": "bfloat16"}, "precision float32 there and bfloat16 now"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -638,24 +610,21 @@ def test_the_command_checks_first_and_goes_on_with_the_same_settings_only(tmp_pa
 
 @pytest.mark.parametrize("wrong", ["--layers=-1", "--points=0", "--images=-1", "--minutes=-1"])
 def test_the_command_refuses_numbers_out_of_their_range(tmp_path, wrong):
-    application = typer.Typer()
-    application.command()(train)
-    done = CliRunner().invoke(application, ["digits", "--out", str(tmp_path / "run"), wrong])
+    done = invoked("digits", "--out", tmp_path / "run", wrong)
     assert done.exit_code == 2
     assert f"Invalid value for '{wrong.partition('=')[0]}'" in done.output
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_goes_on_fits_no_mixture_again(tmp_path, monkeypatch):
+def test_a_run_that_goes_on_fits_no_model_again(tmp_path, monkeypatch):
     data = images()
-    _models("mixture-2x3", -data, tmp_path)  # those of other images are not taken for these
-    first = _models("mixture-2x3,mean", data, tmp_path)
-    fitted = gt.Mixture.fit(data, 2, 3, method="kmeans")
-    assert torch.equal(first["mixture-2x3"](data, 0.5), fitted(data, 0.5))
-    monkeypatch.setattr(gt.Mixture, "fit", lambda *_, **__: pytest.fail("fitted again"))
-    again = _models("mixture-2x3,mean", data, tmp_path)
-    for name in ("mixture-2x3", "mean"):
-        assert torch.equal(again[name](data, 0.5), first[name](data, 0.5))
+    for name, kind, arguments in (("mixture-2x3", gt.Mixture, (2, 3)), ("gaussian", gt.Gaussian, ())):
+        _model(name, -data, tmp_path)  # those of other images are not taken for these
+        first = _model(name, data, tmp_path)
+        fitted = kind.fit(data, *arguments, **({"method": "kmeans"} if arguments else {}))
+        assert torch.equal(first(data, 0.5), fitted(data, 0.5))
+        monkeypatch.setattr(kind, "fit", lambda *_, **__: pytest.fail("fitted again"))
+        assert torch.equal(_model(name, data, tmp_path)(data, 0.5), first(data, 0.5))
 
 
 def test_a_model_is_asked_the_same_question_once():
@@ -676,14 +645,15 @@ def test_a_model_is_asked_the_same_question_once():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("faces", "--out", "x"), "'faces' is not known, expected one of digits, mnist, cifar10"),
-        ((*SMALL, "--out", "x", "--models", "cubist"), "'cubist' is no model, expected"),
+        (("faces", "--out", "x"), "dataset is 'faces', expected 'digits', 'mnist' or 'cifar10'"),
+        ((*SMALL, "--out", "x", "--models", "cubist"), "'cubist' is no model, expected mean|isotropic"),
         ((*SMALL[:4], "16,a", "--out", "x"), "expected whole numbers with commas"),
-        ((*SMALL[:-1], "float8", "--out", "x"), "expected float32 or bfloat16"),
+        ((*SMALL, "--precision", "float8", "--out", "x"), "precision is 'float8', expected 'float32' or 'bfloat16'"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_do(tmp_path, arguments, message):
-    done = command(*[tmp_path if value == "x" else value for value in arguments])
-    assert done.returncode == 2
-    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stderr).split())
-    assert message in words
+    arguments = [str(tmp_path / "run" if value == "x" else value) for value in arguments]
+    done = invoked(*arguments)
+    assert done.exit_code != 0
+    assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", f"{done.stderr} {done.exception}").split())
+    assert not (tmp_path / "run").exists()

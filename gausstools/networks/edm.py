@@ -54,10 +54,7 @@ class EDM(nn.Module):
         return getattr(self.network, "classes", 0)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch *event"],
-        sigma: Sigma,
-        labels: Integer[Tensor, " batch"] | int | None = None,
+        self, x: Float[Tensor, "batch *event"], sigma: Sigma, labels: Integer[Tensor, " batch"] | int | None = None
     ) -> Float[Tensor, "batch *event"]:
         """Return the denoiser ``E[x0 | x_σ = x]`` as the network knows it; ``x`` itself at σ = 0.
 
@@ -79,10 +76,7 @@ class EDM(nn.Module):
         return self._denoise(x, check_sigma(sigma, check_batch(x, self.event_shape)), self._told(labels, x))
 
     def loss(
-        self,
-        x0: Float[Tensor, "batch *event"],
-        sigma: Float[Tensor, " batch"],
-        noise: Float[Tensor, "batch *event"],
+        self, x0: Float[Tensor, "batch *event"], sigma: Float[Tensor, " batch"], noise: Float[Tensor, "batch *event"]
     ) -> Float[Tensor, ""]:
         """Return EDM's training loss, the mean squared error of F: ``(D − x0)²/c_out²`` (Karras et al. 2022, eq. 8).
 
@@ -137,16 +131,11 @@ class EDM(nn.Module):
         if not self.classes:
             raise ValueError("labels were given, but this network has no classes; leave them out")
         labels = torch.as_tensor(labels, device=x.device)
-        whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-        if not whole or labels.shape not in ((), x.shape[:1]):
-            raise ValueError(
-                f"labels are {labels.dtype} of shape {tuple(labels.shape)}, expected integers: one or ({len(x)},)"
-            )
+        if labels.dtype not in (torch.int64, torch.int32, torch.uint8) or labels.shape not in ((), x.shape[:1]):
+            given = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            raise ValueError(f"labels are {given}, expected integers: one or ({len(x)},)")
         if labels.numel() and not 0 <= labels.min() <= labels.max() < self.classes:
-            raise ValueError(
-                f"labels lie from {labels.min()} to {labels.max()}, expected 0 to {self.classes - 1}, the classes of "
-                "this network"
-            )
+            raise ValueError(f"labels lie from {labels.min()} to {labels.max()}, expected 0 to {self.classes - 1}")
         return {"labels": labels.expand(len(x))}
 
     def _denoise(self, x: Tensor, levels: Tensor, told: dict[str, Tensor] | None = None) -> Tensor:
