@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
 
 import filelock
 import torch
@@ -35,7 +34,6 @@ SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 
 EDGE = 1e-4  # of the distribution of ln σ: noise levels farther out are drawn as if they lay here
 NOTED = 10_000  # images over which losses.csv averages
-Question = Callable[[EDM], list[dict]]
 # Within these, float32 can hold the squares of all noise levels.
 RANGES = {"learning_rate": (0, 1), "log_sigma_mean": (-20, 20), "log_sigma_std": (0, 5), "averaging": (0, 1000)}
 
@@ -106,7 +104,7 @@ class Trainer:
         half_precision: compute in bfloat16 where that is safe; the weights stay as they are.
         compared: what the rows of ``residuals.csv`` depend on, by name, in values that JSON knows, or tensors, which
             are recorded by their sha256.
-        processes, process: how many share each batch, and which one this is; only process 0 writes.
+        share: which share of each batch is taken, of how many: one process each, of which the first, 0, alone writes.
         parallel: makes the raw network one whose gradients are averaged over the processes.
 
     Raises:
@@ -130,15 +128,15 @@ class Trainer:
         *,
         half_precision: bool = False,
         compared: Mapping[str, object] | None = None,
-        processes: int = 1,
-        process: int = 0,
+        share: tuple[int, int] = (0, 1),
         parallel: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
     ):
         self.recipe = recipe or Recipe()
         check_batch(images, denoiser.event_shape, "images")
         check_count(len(images), "the number of images", 1)
-        if self.recipe.batch_size % check_count(processes, "processes", 1):
-            raise ValueError(f"batch_size is {self.recipe.batch_size}, expected a multiple of {processes} processes")
+        self._process, self._processes = check_count(share[0], "share", 0, share[1] - 1), share[1]
+        if self.recipe.batch_size % self._processes:
+            raise ValueError(f"batch_size is {self.recipe.batch_size}, expected a multiple of {share[1]} processes")
         if not hasattr(denoiser.network, "config"):
             raise TypeError(f"the network is {denoiser.network}, expected one with a config, such as UNet")
         for name, parameter in denoiser.named_parameters():
@@ -153,7 +151,6 @@ class Trainer:
             moments = {"exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value)}
             self.optimizer.state[value] = {"step": torch.tensor(0.0)} | moments
         self.progress = Progress()
-        self._processes, self._process = processes, check_count(process, "process", 0, processes - 1)
         self._half_precision = half_precision
         settings = asdict(self.recipe) | denoiser.network.config | {"sigma_data": denoiser.sigma_data}
         settings |= {"number of images": len(images), "sha256 of the images": images}
@@ -173,7 +170,7 @@ class Trainer:
         return self.progress.step * self.recipe.batch_size
 
     def run(
-        self, images: int, *, save_every: float = 60.0, evaluate_at: Mapping[int, Question] | None = None
+        self, images: int, *, save_every: float = 60.0, evaluate_at: Mapping[int, Callable] | None = None
     ) -> Iterator[float]:
         """Train until so many images have been seen, counted from the very first; yield the loss of each step.
 
@@ -183,9 +180,9 @@ class Trainer:
         Args:
             images: when to stop.
             save_every: seconds between two checkpoints.
-            evaluate_at: what to ask of the averaged network once so many images have been seen; the rows that come
-                back stand in ``residuals.csv``, with the number of images. What the run had passed before it began is
-                not asked.
+            evaluate_at: what to ask of the averaged network once so many images have been seen, a function of it; the
+                rows of a table that it returns stand in ``residuals.csv``, with the number of images. What the run had
+                passed before it began is not asked.
 
         Raises:
             BlockingIOError: if another run is going on in the folder.
@@ -199,11 +196,9 @@ class Trainer:
             with self._lock if self._process == 0 else nullcontext():
                 yield from self._steps(images, save_every, evaluate_at or {})
         except filelock.Timeout:
-            raise BlockingIOError(
-                f"{self.folder} is held by a run that is going on, here or elsewhere; wait for its end, or close it"
-            ) from None
+            raise BlockingIOError(f"{self.folder} is held by a run that is going on; wait, or close it") from None
 
-    def _steps(self, images: int, save_every: float, evaluate_at: Mapping[int, Question]) -> Iterator[float]:
+    def _steps(self, images: int, save_every: float, evaluate_at: Mapping[int, Callable]) -> Iterator[float]:
         if not self._resume():
             self._save()
         saved = time.monotonic()
@@ -220,7 +215,7 @@ class Trainer:
             pass
         self._save()
 
-    def _evaluate(self, evaluate_at: Mapping[int, Question]) -> None:
+    def _evaluate(self, evaluate_at: Mapping[int, Callable]) -> None:
         """Ask what is to be asked at the marks that the last step has passed."""
         seen = self.images_seen
         if self._process == 0 and not any(row["images"] == seen for row in self.progress.residuals):
@@ -307,7 +302,7 @@ class Trainer:
         progress.seconds += time.monotonic() - begun
         progress.recent.append(loss.item())
         if self.images_seen // NOTED > (self.images_seen - recipe.batch_size) // NOTED:
-            progress.losses.append({"images": self.images_seen, "loss": fmean(progress.recent)})
+            progress.losses.append({"images": self.images_seen, "loss": sum(progress.recent) / len(progress.recent)})
             progress.recent.clear()
         return loss.item()
 

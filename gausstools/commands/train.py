@@ -79,8 +79,7 @@ def train(
             raise ValueError(f"{name!r} is no model, expected {MODELS.pattern}")
     team = processes.join(device)
     recipe = Recipe(**asdict(steps))
-    sets = {split: gt.datasets.load(dataset, split, data_dir).images for split in ("train", "test")}
-    data = sets["train"]
+    data, test = (gt.datasets.load(dataset, split, data_dir).images for split in ("train", "test"))
     indices = residuals_on and _indices(residuals_on, len(data))
     torch.manual_seed(recipe.seed)
     shape = SHAPES[dataset] | ({"widths": _numbers(widths)} if widths else {})
@@ -94,21 +93,20 @@ def train(
         out,
         recipe,
         half_precision=precision == "bfloat16",
-        compared={"models": names, "points": points, "residuals on": indices, "test images": sets["test"]},
-        processes=team.count,
-        process=team.number,
+        compared={"models": names, "points": points, "residuals on": indices, "test images": test},
+        share=(team.number, team.count),
         parallel=team.parallel,
     )
     judging = {name: _Cached(_model(name, data, out).to(team.device)) for name in names if team.first}
-    judged = sets | ({} if indices is None else {"train": data[indices]})
-    judged = {name: of.to(team.device) for name, of in judged.items()}
+    judged = {"train": (data if indices is None else data[indices]).to(team.device), "test": test.to(team.device)}
 
     def question(network: EDM) -> list[dict]:
         return residual_rows(network, judging, judged, list(SIGMAS), points=points) if judging else []
 
+    marks = [0, images, *(digit * 10**power for power in range(3, 12) for digit in (1, 2, 5))]
     begun = time.monotonic()
     bar = tqdm(total=images, initial=trainer.images_seen, unit=" images", disable=not team.first, file=sys.stderr)
-    with bar, closing(trainer.run(images, evaluate_at=dict.fromkeys(_marks(images), question))) as steps:
+    with bar, closing(trainer.run(images, evaluate_at=dict.fromkeys(marks, question))) as steps:
         for loss in steps:
             bar.update(recipe.batch_size)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
@@ -182,12 +180,6 @@ def _indices(path: Path, count: int) -> Tensor:
     if not whole or indices.size == 0 or indices.min() < 0 or indices.max() >= count:
         raise ValueError(f"{path}: expected one row of whole numbers from 0 to {count - 1}, the images' indices")
     return torch.from_numpy(indices.astype(np.int64))
-
-
-def _marks(images: int) -> list[int]:
-    """0, and 1, 2 and 5 times the powers of ten, up to the end."""
-    steps = [digit * 10**power for power in range(3, 12) for digit in (1, 2, 5)]
-    return [0, *(mark for mark in steps if mark < images), images]
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -131,7 +131,8 @@ class EDM(nn.Module):
         if not self.classes:
             raise ValueError("labels were given, but this network has no classes; leave them out")
         labels = torch.as_tensor(labels, device=x.device)
-        if labels.dtype not in (torch.int64, torch.int32, torch.uint8) or labels.shape not in ((), x.shape[:1]):
+        odd = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+        if odd or labels.shape not in ((), x.shape[:1]):
             given = f"{labels.dtype} of shape {tuple(labels.shape)}"
             raise ValueError(f"labels are {given}, expected integers: one or ({len(x)},)")
         if labels.numel() and not 0 <= labels.min() <= labels.max() < self.classes:
