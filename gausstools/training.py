@@ -9,11 +9,12 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,19 +24,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.compare import residuals
-from gausstools.denoiser import Denoiser, check_batch, check_count
+from gausstools.denoiser import Denoiser, along_batch, check_batch, check_count
 from gausstools.models import files
-from gausstools.networks.edm import EDM
+from gausstools.networks.edm import EDM, GAUSSIAN
 
-__all__ = ["SIGMAS", "Recipe", "Trainer", "machine", "residual_rows"]
+__all__ = ["RECIPES", "SIGMAS", "Recipe", "Trainer", "machine", "residual_rows"]
 
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 """Noise levels at which networks are compared with models, along a training and after it."""
 
 EDGE = 1e-4  # of the distribution of ln σ: noise levels farther out are drawn as if they lay here
 NOTED = 10_000  # images over which losses.csv averages
+HIGH = (5.0, 80.0)  # the noise levels of which a recipe may draw some more
+LOWEST = {"batch_size": 1, "warmup": 0, "warmup_again": 0, "averaging_at_most": 1, "seed": -(2**63)}
 # Within these, float32 can hold the squares of all noise levels.
-RANGES = {"learning_rate": (0, 1), "log_sigma_mean": (-20, 20), "log_sigma_std": (0, 5), "averaging": (0, 1000)}
+RANGES = {"learning_rate": (1e-12, 1), "log_sigma_mean": (-20, 20), "log_sigma_std": (1e-6, 5), "high_noise": (0, 0.9)}
+RANGES |= {"averaging": (1e-6, 1000), "beta2": (0, 0.9999)}
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,14 @@ class Recipe:
         batch_size: images in a step, over all processes.
         learning_rate: of Adam, after the warm-up; at most 1.
         warmup: images over which the learning rate rises from 0.
+        beta2: of Adam: how much of the squared gradients' average a step keeps.
         log_sigma_mean, log_sigma_std: of the normal distribution of ln σ. EDM's −1.2 and 1.2 suit long training; with
             few images a wider one learns the high noise levels too.
+        high_noise: fraction of the levels, 0 to 0.9, that are drawn uniform in ln σ from 5 to 80 instead.
+        mirror: show each image mirrored along its last axis every other time, by chance.
         averaging: half-life of the running average of the weights, as a fraction of the images seen so far.
         averaging_at_most: the half-life's limit, in images.
+        warmup_again: images over which the learning rate rises again where Adam begins anew (``go_on_from``).
         seed: of everything random. The noise of seed s + 1,000,003·k is that of seed s, k steps earlier (orders of the
             images: 7,000,003·k, k epochs), so take seeds less than a million apart.
 
@@ -65,14 +73,25 @@ class Recipe:
     averaging: float = 0.05
     averaging_at_most: int = 500_000
     seed: int = 0
+    beta2: float = 0.99
+    high_noise: float = 0.0
+    mirror: bool = False
+    warmup_again: int = 20_000
 
     def __post_init__(self):
-        for name, low in {"batch_size": 1, "warmup": 0, "averaging_at_most": 1, "seed": -(2**63)}.items():
+        for name, low in LOWEST.items():
             # A number of numpy's would not go into a checkpoint.
             object.__setattr__(self, name, check_count(getattr(self, name), name, low, 2**64 - 1))
         for name, (low, high) in RANGES.items():
-            if not low < getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a number above {low} and up to {high}")
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number from {low} to {high}")
+
+
+RECIPES = {
+    "short": Recipe(),
+    "edm": Recipe(256, 1e-3, 10_000_000, log_sigma_mean=-1.2, log_sigma_std=1.2, beta2=0.999, mirror=True),
+}
+"""Recipes by name: "short", for up to a million images, and "edm", that of Karras et al. (2022) with half its batch."""
 
 
 @dataclass
@@ -85,6 +104,7 @@ class Progress:
     losses: list[dict] = field(default_factory=list)
     residuals: list[dict] = field(default_factory=list)
     machines: list[str] = field(default_factory=list)
+    breaks: list[int] = field(default_factory=list)  # images seen where another run was gone on from
 
 
 class Trainer:
@@ -106,6 +126,9 @@ class Trainer:
             are recorded by their sha256.
         share: which share of each batch is taken, of how many: one process each, of which the first, 0, alone writes.
         parallel: makes the raw network one whose gradients are averaged over the processes.
+        go_on_from: a file that :meth:`save` wrote, ``network.safetensors`` of another folder for instance. Without a
+            checkpoint, the run begins from these averaged weights, their count of images and steps, and the tables
+            beside them, with Adam anew.
 
     Raises:
         ValueError: if the folder holds a run with other settings or images, or a damaged checkpoint, or the images do
@@ -130,6 +153,7 @@ class Trainer:
         compared: Mapping[str, object] | None = None,
         share: tuple[int, int] = (0, 1),
         parallel: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
+        go_on_from: str | os.PathLike | None = None,
     ):
         self.recipe = recipe or Recipe()
         check_batch(images, denoiser.event_shape, "images")
@@ -146,7 +170,9 @@ class Trainer:
         self.device = next(denoiser.parameters()).device
         self.images = images.to(self.device)
         self.averaged = copy.deepcopy(denoiser).eval().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(denoiser.parameters(), self.recipe.learning_rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.Adam(
+            denoiser.parameters(), self.recipe.learning_rate, betas=(0.9, self.recipe.beta2)
+        )
         for value in denoiser.parameters():  # as Adam makes them at its first step; a checkpoint is read into them
             moments = {"exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value)}
             self.optimizer.state[value] = {"step": torch.tensor(0.0)} | moments
@@ -154,13 +180,17 @@ class Trainer:
         self._half_precision = half_precision
         settings = asdict(self.recipe) | denoiser.network.config | {"sigma_data": denoiser.sigma_data}
         settings |= {"number of images": len(images), "sha256 of the images": images}
+        if denoiser.gaussian is not None:
+            numbers = torch.cat([value.flatten() for value in denoiser.gaussian.state_dict().values()])
+            settings |= {"sha256 of the Gaussian": numbers}
         settings |= {"precision": "bfloat16" if half_precision else "float32"} | dict(compared or {})
         self._settings = json.loads(json.dumps(settings, default=_sha256))
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checkpoint = self.folder / "checkpoint.safetensors"
         self._lock = filelock.FileLock(self.folder / ".lock", timeout=0, thread_local=False)
-        self._resume()
+        if not self._resume() and go_on_from is not None:
+            self._begin(Path(go_on_from))
         self._parallel = copy.copy(denoiser)  # the same weights, their gradients averaged over the processes
         self._parallel._modules = denoiser._modules | ({"network": parallel(denoiser.network)} if parallel else {})
 
@@ -225,6 +255,15 @@ class Trainer:
 
     # ---- files
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the averaged weights in float16, as ``network.safetensors``, and what is needed to go on from them.
+
+        Args:
+            path: the file, which :meth:`gausstools.networks.EDM.load` reads.
+        """
+        progress = asdict(self.progress) | {"losses": [], "residuals": []}  # which stand beside it
+        self.averaged.save(path, torch.float16, {"settings": self._settings, "progress": progress})
+
     def _save(self) -> None:
         """Write the checkpoint and the files that follow from it, unless a weight is not finite in them."""
         if self._process != 0:
@@ -238,7 +277,7 @@ class Trainer:
                 raise self._broken(f"{name} holds values that are NaN, infinite or too large for float16")
         progress = asdict(self.progress)
         files.write(self._checkpoint, "Trainer", tensors, {"settings": self._settings, "progress": progress})
-        self.averaged.save(self.folder / "network.safetensors", torch.float16)
+        self.save(self.folder / "network.safetensors")
         for name in ("losses", "residuals"):
             if rows := progress[name]:
                 table, columns = io.StringIO(), dict.fromkeys(column for row in rows for column in row)
@@ -253,19 +292,37 @@ class Trainer:
         if not self._checkpoint.exists():
             return False
         record = files.read_settings(self._checkpoint, "Trainer")
-        tensors, own = files.read(self._checkpoint, "Trainer"), self._tensors()
+        self._take(self._checkpoint, record, files.read(self._checkpoint, "Trainer"))
+        return True
+
+    def _begin(self, file: Path) -> None:
+        """Begin with the averaged weights in a file, their count of steps and the tables beside it."""
+        record = files.read_settings(file, "EDM").get("training", {})
+        weights = {name: value for name, value in files.read(file, "EDM").items() if not name.startswith(GAUSSIAN)}
+        both = {f"{part}.{name}": value for part in ("network", "averaged") for name, value in weights.items()}
+        moments = {name: value for name, value in self._tensors().items() if name.startswith("optimizer.")}
+        self._take(file, record, moments | both)
+        self.progress.breaks.append(self.images_seen)
+        for name in ("losses", "residuals"):
+            if (table := file.with_name(f"{name}.csv")).exists():
+                rows = csv.DictReader(table.read_text("utf-8").splitlines())
+                rows = [{column: _number(value) for column, value in row.items() if value} for row in rows]
+                getattr(self.progress, name).extend(row for row in rows if row["images"] <= self.images_seen)
+
+    def _take(self, file: Path, record: dict, tensors: dict[str, Tensor]) -> None:
+        """Take weights, moments and progress of a run with the same settings."""
+        own = self._tensors()
         try:
             theirs, progress = dict(record["settings"]), Progress(**record["progress"])
             self._check_same(theirs)
             if {name: value.shape for name, value in tensors.items()} != {name: own[name].shape for name in own}:
                 raise KeyError("tensors are missing, unknown or of another shape")
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{self._checkpoint} is no complete checkpoint: {error!r}") from error
+            raise ValueError(f"{file} is no complete checkpoint: {error!r}") from error
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(tensors[name])
         self.progress = progress
-        return True
 
     def _check_same(self, theirs: dict[str, object]) -> None:
         """Refuse a run with other settings than this one."""
@@ -286,8 +343,10 @@ class Trainer:
     def _step(self) -> float:
         begun, recipe, progress = time.monotonic(), self.recipe, self.progress
         x0, sigma, noise = self._batch(progress.step)
+        images = self.images_seen + recipe.batch_size
+        again = [(images - begun) / (recipe.warmup_again or 1) for begun in progress.breaks[-1:]]
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(1.0, (self.images_seen + recipe.batch_size) / (recipe.warmup or 1))
+            group["lr"] = recipe.learning_rate * min(1.0, images / (recipe.warmup or 1), *again)
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half_precision):
             loss = self._parallel.loss(x0, sigma, noise)
@@ -313,8 +372,18 @@ class Trainer:
         generator = self._generator(1_000_003 * (step + 1))
         # One noise level from each of batch_size equal parts of the distribution: less noise in the gradient.
         place = (torch.arange(recipe.batch_size) + torch.rand(1, generator=generator)) / recipe.batch_size
-        quantile = torch.special.ndtri(place.double().clamp(EDGE, 1 - EDGE)).float()
-        sigma = (recipe.log_sigma_mean + recipe.log_sigma_std * quantile).exp()[mine].to(self.device)
+        place = place.double() / (1 - recipe.high_noise)  # above 1 they are of the second law
+        log_sigma = (
+            recipe.log_sigma_mean + recipe.log_sigma_std * torch.special.ndtri(place.clamp(EDGE, 1 - EDGE)).float()
+        )
+        if recipe.high_noise:
+            low, high = map(math.log, HIGH)
+            above = low + (high - low) * (place - 1) * (1 - recipe.high_noise) / recipe.high_noise
+            log_sigma = torch.where(place < 1, log_sigma, above.float())
+        sigma = log_sigma.exp()[mine].to(self.device)
+        if recipe.mirror:
+            turned = (torch.rand(recipe.batch_size, generator=generator) < 0.5)[mine].to(self.device)
+            x0 = torch.where(along_batch(turned, x0), x0.flip(-1), x0)
         if self.device.type != "cpu":  # where drawing the noise on the processor would take as long as the step
             seed = int(torch.randint(2**62, (1,), generator=generator))
             generator = torch.Generator(self.device).manual_seed(seed)
@@ -374,6 +443,14 @@ def machine(device: torch.device) -> str:
     processor = f"processor ({platform.machine()}, {torch.get_num_threads()} threads)"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     return f"{name}, torch {torch.__version__}"
+
+
+def _number(text: str) -> int | float | str:
+    """Read an entry of a table as what it was."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _sha256(tensor: Tensor) -> str:

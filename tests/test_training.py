@@ -1,17 +1,22 @@
 """Training: the loss and what minimises it, runs that are killed and resumed, and what they leave in their folder."""
 
+import copy
 import csv
+import functools
 import hashlib
+import importlib
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
 import typer
 from hypothesis import given
@@ -26,11 +31,12 @@ from gausstools.networks import EDM, UNet
 from gausstools.training import Recipe, Trainer, residual_rows
 
 SHAPE = (1, 8, 8)
+commands = importlib.import_module("gausstools.commands.train")
 
 
-def small(seed=0):
+def small(seed=0, gaussian=None):
     torch.manual_seed(seed)
-    return EDM(UNet(SHAPE, widths=(8, 8), layers=1, fold=1, groups=4), SHAPE)
+    return EDM(UNet(SHAPE, widths=(8, 8), layers=1, fold=1, groups=4), SHAPE, gaussian=gaussian)
 
 
 def images(count=50):
@@ -137,6 +143,224 @@ def test_training_learns_a_gaussian_of_which_half_the_pixels_are_dark(tmp_path):
     spend(trainer.run(4000))
     assert before > 5
     assert unexplained(trainer.averaged) < 0.1
+
+
+# ---- from a Gaussian
+
+
+def wavy(x, c_noise):
+    return torch.sin(3 * x) + c_noise.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@given(st.floats(1e-3, 100), st.floats(0.1, 3), st.integers(0, 2**31))
+def test_edms_own_form_is_that_of_an_isotropic_gaussian(sigma, sigma_data, seed):
+    x0, noise = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    gaussian = gt.Gaussian.isotropic(torch.zeros(5, dtype=torch.float64), sigma_data**2)
+    own, other = EDM(wavy, (5,), sigma_data), EDM(wavy, (5,), sigma_data, gaussian)
+    torch.testing.assert_close(other(x0, sigma), own(x0, sigma), rtol=1e-13, atol=1e-13)
+    levels = torch.full((3,), sigma, dtype=torch.float64)
+    torch.testing.assert_close(other.loss(x0, levels, noise), own.loss(x0, levels, noise), rtol=1e-11, atol=0)
+
+
+def correlated(rank=None):
+    """The Gaussian of images whose neighbours are alike."""
+    return gt.Gaussian.fit(images(200).cumsum(3) / 3, rank)
+
+
+@pytest.mark.parametrize("rank", [None, 0, 5])
+def test_an_untrained_network_is_the_gaussian_that_it_starts_from(rank):
+    gaussian, x = correlated(rank), torch.randn(4, *SHAPE)
+    denoiser = small(gaussian=gaussian)
+    for sigma in (0.0, 0.002, 0.5, 80.0, torch.tensor([0.1, 1.0, 5.0, 20.0])):
+        assert torch.equal(denoiser(x, sigma), gaussian(x, sigma))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_beside_a_network_in_half_precision_the_gaussian_is_computed_in_float32(dtype):
+    gaussian = correlated(5)
+    denoiser = small(gaussian=gaussian).to(dtype)
+    x = torch.randn(4, *SHAPE).to(dtype)
+    exact = gaussian.double()(x.double(), 0.3)
+    assert denoiser(x, 0.3).dtype == dtype
+    torch.testing.assert_close(denoiser(x, 0.3).double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    torch.testing.assert_close(denoiser(x.float(), 0.3).double(), exact, rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(small(gaussian=correlated(5))(x.float(), 0.3).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+def test_a_network_comes_back_from_its_file_with_its_gaussian(tmp_path, rank):
+    gaussian, x = correlated(rank), torch.randn(4, *SHAPE)
+    denoiser = small(gaussian=gaussian)
+    torch.nn.init.normal_(denoiser.network.unet.conv_out.weight, 0, 0.1)
+    denoiser.save(tmp_path / "half.safetensors", torch.float16)
+    found = gt.pretrained.load(tmp_path / "half.safetensors")
+    assert found.gaussian.rank == gaussian.rank
+    for one, other in zip(found.gaussian.buffers(), gaussian.buffers(), strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(found(x, 1.0), denoiser(x, 1.0), rtol=1e-2, atol=1e-2)
+    copied = copy.deepcopy(found).double()
+    torch.testing.assert_close(copied(x.double(), 1.0).float(), found(x, 1.0), rtol=1e-4, atol=1e-4)
+    assert found.gaussian.mean.dtype == torch.float32
+    files_own = files.read(tmp_path / "half.safetensors", "EDM")
+    files.write(
+        tmp_path / "part.safetensors",
+        "EDM",
+        {name: value for name, value in files_own.items() if name != "gaussian.basis"},
+        files.read_settings(tmp_path / "half.safetensors", "EDM"),
+    )
+    with pytest.raises(ValueError, match=r"part\.safetensors is no complete EDM.*basis"):
+        EDM.load(tmp_path / "part.safetensors")
+
+
+def test_a_gaussian_of_other_events_is_refused(as_installed):
+    with pytest.raises(ValueError, match=r"gaussian has events of shape \(2,\), expected \(1, 8, 8\)"):
+        small(gaussian=gt.Gaussian.isotropic(torch.zeros(2), 1.0))
+
+
+def test_another_preconditioning_is_a_small_subclass(tmp_path):
+    """Inputs whitened by the Gaussian have unit variance in every direction, and the Trainer trains the subclass."""
+
+    class Whitened(EDM):
+        def _scaled(self, x, level):
+            rows = (x - self.gaussian.mean).flatten(1)
+            return self.gaussian.spectrum.apply(lambda v: (v + level.flatten()[:, None] ** 2).rsqrt(), rows).reshape(
+                x.shape
+            )
+
+    inputs = []
+    gaussian = correlated().double()
+    denoiser = Whitened(lambda x, c_noise: inputs.append(x) or 0 * x, SHAPE, gaussian=gaussian)
+    denoiser(gaussian.sample(20_000, 0.3, generator=torch.Generator().manual_seed(0)), 0.3)
+    torch.testing.assert_close(inputs[0].flatten(1).T.cov(), torch.eye(64).double(), rtol=0, atol=0.05)
+    network = small().network
+    trainer = Trainer(Whitened(network, SHAPE, gaussian=correlated()), images(), tmp_path, Recipe(batch_size=8))
+    spend(trainer.run(16))
+    assert isinstance(trainer.averaged, Whitened)
+    assert isinstance(trainer._parallel, Whitened)
+
+
+def test_a_run_from_a_gaussian_resumes_to_the_same_bits_and_with_the_same_gaussian_only(tmp_path):
+    for folder, stops in (("whole", [160]), ("parts", [48, 160])):
+        for stop in stops:
+            trainer = Trainer(small(gaussian=correlated()), images(), tmp_path / folder, Recipe(batch_size=16))
+            spend(trainer.run(stop))
+    assert torch.equal(held(tmp_path / "whole"), held(tmp_path / "parts"))
+    found, x = EDM.load(tmp_path / "parts" / "network.safetensors"), torch.randn(2, *SHAPE)
+    torch.testing.assert_close(found(x, 0.5), trainer.averaged(x, 0.5), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(found(x, 0.5), correlated()(x, 0.5))
+    for other in (None, correlated(5)):
+        with pytest.raises(ValueError, match=r"sha256 of the Gaussian \w{64} there and (None|\w{64}) now"):
+            Trainer(small(gaussian=other), images(), tmp_path / "parts", Recipe(batch_size=16))
+
+
+# ---- the recipe
+
+
+def test_noise_levels_follow_the_law_of_the_recipe(tmp_path):
+    """A tenth uniform in ln σ from 5 to 80, the others normal: each quantile of both laws, by scipy."""
+    recipe = Recipe(batch_size=5000, log_sigma_mean=-1.2, log_sigma_std=1.2, high_noise=0.1)
+    _, sigma, _ = Trainer(EDM(Linear(), (4,)), POINTS, tmp_path, recipe)._batch(3)
+    log_sigma = sigma.double().log().numpy()
+    places = (np.arange(5000) + 0.5) / 5000
+    inside = scipy.stats.norm.ppf(places / 0.9, -1.2, 1.2)[: round(0.9 * 5000)]
+    outside = np.log(5) + (places[len(inside) :] - 0.9) / 0.1 * np.log(80 / 5)
+    np.testing.assert_allclose(log_sigma[10 : len(inside) - 10], inside[10:-10], atol=0.05)
+    np.testing.assert_allclose(log_sigma[len(inside) :], outside, atol=0.01)
+
+
+def test_every_other_image_is_mirrored_by_the_number_of_the_step(tmp_path):
+    data = images(500)
+    recipe = Recipe(batch_size=500, mirror=True)
+    trainer = Trainer(small(), data, tmp_path / "one", recipe)
+    shown, sigma, noise = trainer._batch(2)
+    chosen = data[trainer._chosen(2)]
+    turned = torch.tensor([torch.equal(one, other.flip(-1)) for one, other in zip(shown, chosen, strict=True)])
+    assert torch.equal(shown[~turned], chosen[~turned])
+    assert 200 < turned.sum() < 300
+    assert torch.equal(trainer._batch(2)[0], shown)
+    shares = [Trainer(small(), data, tmp_path / "one", recipe, share=(k, 2))._batch(2) for k in (0, 1)]
+    for whole, *parts in zip((shown, sigma, noise), *shares, strict=True):
+        assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
+def test_the_learning_rate_rises_over_the_warm_up(tmp_path):
+    trainer = Trainer(EDM(Linear(), (4,)), POINTS, tmp_path, Recipe(batch_size=10, learning_rate=0.01, warmup=40))
+    rates = [trainer.optimizer.param_groups[0]["lr"] for _ in trainer.run(60)]
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+def test_the_recipe_of_edm_is_the_published_one_but_for_the_batch():
+    """Karras et al. 2022, table 1 and appendix F.2: P_mean, P_std, Adam, ramps; a batch of 512."""
+    published = {
+        "log_sigma_mean": -1.2,
+        "log_sigma_std": 1.2,
+        "learning_rate": 1e-3,
+        "warmup": 10_000_000,
+        "beta2": 0.999,
+    }
+    published |= {"averaging": 0.05, "averaging_at_most": 500_000, "batch_size": 256}
+    recipe = asdict(training.RECIPES["edm"])
+    assert {name: recipe[name] for name in published} == published
+
+
+# ---- going on elsewhere
+
+
+def test_a_run_goes_on_elsewhere_from_its_averaged_weights(tmp_path, monkeypatch):
+    """A broken run shows the images and the noise that an unbroken one does at each step, and keeps its counts."""
+    monkeypatch.setattr(training, "NOTED", 40)
+
+    def run(folder, images, **options):
+        recipe = Recipe(batch_size=10, learning_rate=0.01, warmup=0, warmup_again=30)
+        trainer = Trainer(EDM(Linear(), (4,)), POINTS, tmp_path / folder, recipe, **options)
+        losses = {}
+        for loss in trainer.run(images, evaluate_at=dict.fromkeys((0, 50, 150), lambda _: [{"a": 0.5, "b": "x"}])):
+            losses[trainer.images_seen] = loss, trainer.optimizer.param_groups[0]["lr"]
+        return trainer, losses
+
+    torch.manual_seed(0)
+    first, before = run("first", 100)
+    for name in ("checkpoint.safetensors", "README.md"):  # which is lost
+        (tmp_path / "first" / name).unlink(missing_ok=True)
+    second, after = run("second", 130, go_on_from=tmp_path / "first" / "network.safetensors")
+    third, last = run("second", 200, go_on_from=tmp_path / "first" / "network.safetensors")  # from its own checkpoint
+    assert list(before | after | last) == list(range(10, 201, 10))
+    assert third.progress.step == 20
+    assert third.progress.breaks == [100]
+    assert [rate for _, rate in (after | last).values()] == pytest.approx([0.01 / 3, 0.02 / 3, *[0.01] * 8])
+    assert [row["images"] for row in table(tmp_path / "second" / "losses.csv")] == ["40", "80", "120", "160", "200"]
+    assert table(tmp_path / "second" / "losses.csv")[:2] == table(tmp_path / "first" / "losses.csv")
+    noted = [loss for seen, (loss, _) in (before | after).items() if 80 < seen <= 120]
+    assert float(table(tmp_path / "second" / "losses.csv")[2]["loss"]) == pytest.approx(sum(noted) / 4, rel=1e-5)
+    assert [(row["images"], row["a"]) for row in table(tmp_path / "second" / "residuals.csv")] == [
+        (seen, "0.5") for seen in ("0", "50", "150")
+    ]
+    assert third.progress.seconds > first.progress.seconds
+    for one, other in zip(first._batch(12), third._batch(12), strict=True):
+        assert torch.equal(one, other)
+    begun = torch.cat([value.flatten() for value in first.averaged.parameters()]).half().float()
+    start = Trainer(
+        EDM(Linear(), (4,)), POINTS, tmp_path / "x", first.recipe, go_on_from=tmp_path / "first" / "network.safetensors"
+    )
+    for network in (start.denoiser, start.averaged):
+        assert torch.equal(torch.cat([value.flatten() for value in network.parameters()]), begun)
+    assert not any(state["exp_avg"].any() for state in start.optimizer.state.values())
+    assert second.progress.breaks == [100]
+
+
+def test_only_the_same_run_goes_on_elsewhere(tmp_path):
+    spend(quick(tmp_path / "first").run(20))
+    file = tmp_path / "first" / "network.safetensors"
+    with pytest.raises(ValueError, match="batch_size 4 there and 5 now"):
+        quick(tmp_path / "second", batch_size=5, go_on_from=file)
+    with pytest.raises(ValueError, match="sha256 of the images"):
+        quick(tmp_path / "third", -POINTS, go_on_from=file)
+    small().save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors is no complete checkpoint"):
+        quick(tmp_path / "fourth", go_on_from=tmp_path / "other.safetensors")
+    with pytest.raises(FileNotFoundError):
+        quick(tmp_path / "fifth", go_on_from=tmp_path / "none.safetensors")
 
 
 # ---- a run
@@ -425,16 +649,19 @@ def test_each_question_has_its_rows_and_each_value_its_column(tmp_path):
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"learning_rate": 1e30}, r"learning_rate is 1e\+30, expected a number above 0 and up to 1"),
+        ({"learning_rate": 1e30}, r"learning_rate is 1e\+30, expected a number from 1e-12 to 1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"log_sigma_mean": float("nan")}, "log_sigma_mean is nan"),
-        ({"log_sigma_mean": 90.0}, "log_sigma_mean is 90.0, expected a number above -20 and up to 20"),
+        ({"log_sigma_mean": 90.0}, "log_sigma_mean is 90.0, expected a number from -20 to 20"),
         ({"log_sigma_std": 11.0}, "log_sigma_std is 11.0"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
         ({"warmup": -1}, "warmup is -1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"log_sigma_std": float("nan")}, "log_sigma_std is nan"),
         ({"averaging": 0.0}, "averaging is 0.0"),
+        ({"high_noise": 1.0}, "high_noise is 1.0, expected a number from 0 to 0.9"),
+        ({"beta2": 1.0}, "beta2 is 1.0"),
+        ({"warmup_again": -1}, "warmup_again is -1"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(change, message):
@@ -657,3 +884,116 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path, arguments, message):
     assert done.exit_code != 0
     assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", f"{done.stderr} {done.exception}").split())
     assert not (tmp_path / "run").exists()
+
+
+def recorded(folder):
+    return files.read_settings(folder / "checkpoint.safetensors", "Trainer")["settings"]
+
+
+def told(folder):
+    return " ".join((folder / "README.md").read_text("utf-8").split())
+
+
+FEW = SMALLEST | {"models": ""}
+OPTIONS = {"warmup": 77, "log_sigma_mean": -0.7, "log_sigma_std": 1.1, "high_noise": 0.25, "averaging": 0.1}
+
+
+def test_the_recipe_is_a_named_one_with_what_is_given_and_is_recorded(tmp_path):
+    train(
+        "digits", tmp_path, **FEW | {"images": 64, "recipe": "edm", "learning_rate": 2e-3, "mirror": False, "seed": 3}
+    )
+    wanted = asdict(training.RECIPES["edm"]) | {"batch_size": 32, "learning_rate": 2e-3, "mirror": False, "seed": 3}
+    assert wanted.items() <= recorded(tmp_path).items()
+    assert "none mirrored" in told(tmp_path)
+    train("digits", tmp_path / "b", **FEW | OPTIONS | {"mirror": True})
+    assert (asdict(Recipe(batch_size=32)) | OPTIONS | {"mirror": True}).items() <= recorded(tmp_path / "b").items()
+    assert "every other one mirrored" in told(tmp_path / "b")
+    for name, value in OPTIONS.items():
+        assert f"{name} {value}" in told(tmp_path / "b")
+    with pytest.raises(ValueError, match="recipe is 'long', expected 'short' or 'edm'"):
+        train("digits", tmp_path / "c", **FEW | {"recipe": "long"})
+
+
+def test_the_command_starts_from_the_gaussian_of_the_images_or_of_a_file(tmp_path):
+    digits, x = gt.datasets.load("digits").images, torch.randn(3, *SHAPE)
+    gt.Gaussian.fit(digits, 7).save(tmp_path / "seven.safetensors")
+    for start, rank in (("fit", None), (str(tmp_path / "seven.safetensors"), 7)):
+        out = tmp_path / str(rank)
+        train("digits", out, **FEW | {"images": 0, "gaussian": start})
+        assert torch.equal(EDM.load(out / "network.safetensors")(x, 0.5), gt.Gaussian.fit(digits, rank)(x, 0.5))
+        assert f"from the Gaussian in the same file (rank {rank or 64})" in told(out)
+    train("digits", tmp_path / "None", **FEW | {"gaussian": "fit"})
+    with pytest.raises(ValueError, match="sha256 of the Gaussian"):
+        train("digits", tmp_path / "None", **FEW)
+
+
+def test_surrogates_are_samples_of_the_gaussian_of_the_images(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(commands, "residual_rows", lambda *arguments, **_: seen.update(arguments[2]) or [])
+    for seed in (0, 0, 1):
+        train("digits", tmp_path / str(seed), **FEW | {"surrogate": True, "seed": seed, "models": "mean"})
+    digits = gt.datasets.load("digits").images
+    assert seen["train"].shape == digits.shape
+    assert len(seen["test"]) == len(gt.datasets.load("digits", "test").images)
+    expected, found = gt.Gaussian.fit(digits), gt.Gaussian.fit(seen["train"])
+    assert float(gt.theory.frechet_distance(found, expected)) < 0.01 * float(expected.total_variance)
+    assert not torch.isin(seen["train"][:, 0, 4, 4], digits[:, 0, 4, 4]).any()
+    assert recorded(tmp_path / "0")["surrogate"] is True
+    assert "as many samples of N(μ, Σ), drawn with seed 1" in told(tmp_path / "1")
+    with pytest.raises(ValueError, match="surrogate True there and False now"):
+        train("digits", tmp_path / "0", **FEW | {"models": "mean"})
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_compiled_network_has_the_same_names_and_computes_in_bfloat16_channels_last(tmp_path, monkeypatch):
+    """Compiled to torch's own operations, for the time that code would take; what is compiled is the same."""
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend="eager"))
+    seen = []
+
+    class Watched(Trainer):
+        def _step(self):
+            seen.append(self)
+            return super()._step()
+
+    monkeypatch.setattr(commands, "Trainer", Watched)
+    for name, options in (("plain", {"precision": "bfloat16"}), ("compiled", {"compile": True})):
+        train("digits", tmp_path / name, **FEW | options)
+        assert seen[-1]._half_precision
+        weight = seen[-1].denoiser.network.unet.mid_block.resnets[0].conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert (seen[-1].denoiser.network._compiled_call_impl is not None) == (name == "compiled")
+    plain, compiled = (EDM.load(tmp_path / name / "network.safetensors") for name in ("plain", "compiled"))
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-2, atol=2e-3)
+    with pytest.raises(ValueError, match="compiled True there and False now"):
+        train("digits", tmp_path / "compiled", **FEW | {"precision": "bfloat16"})
+
+
+def test_the_weights_at_the_marks_are_kept(tmp_path):
+    train("digits", tmp_path, **FEW | {"images": 128, "keep": "40,128"})
+    for mark, seen in ((40, 64), (128, 128)):
+        train("digits", tmp_path / str(mark), **FEW | {"images": seen})
+        kept, other = (
+            EDM.load(tmp_path / name) for name in (f"network-{mark}.safetensors", f"{mark}/network.safetensors")
+        )
+        assert torch.equal(weights(kept), weights(other))
+
+
+def test_the_command_goes_on_elsewhere_and_the_card_says_so(tmp_path):
+    options = FEW | {"gaussian": "fit", "models": "mean", "points": 2}
+    train("digits", tmp_path / "first", **options | {"images": 64, "keep": "32"})
+    assert "anew, after so many images: none." in told(tmp_path / "first")
+    for begin in ("first", "first/network.safetensors", "first/network-32.safetensors"):
+        out = tmp_path / begin.replace("/", "-") / "second"
+        for images_seen in (96, 128):
+            train("digits", out, **options | {"images": images_seen, "go_on_from": tmp_path / begin})
+        begun = 32 if "32" in begin else 64
+        assert f"anew, after so many images: {begun}." in told(out)
+        assert "4 steps of 32, so 128 images" in told(out)
+        marks = sorted({int(row["images"]) for row in table(out / "residuals.csv")})
+        assert marks == sorted({0, 32, begun, 96, 128})
+
+
+def test_minutes_end_a_run_after_a_step(tmp_path):
+    train("digits", tmp_path, **FEW | {"images": 320, "minutes": 0.0})
+    assert "1 steps of 32" in told(tmp_path)

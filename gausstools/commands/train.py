@@ -7,7 +7,7 @@ import sys
 import textwrap
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from gausstools.commands.options import grouped
 from gausstools.denoiser import Denoiser, Sigma, check_choice
 from gausstools.models import files
 from gausstools.networks import EDM, UNet
-from gausstools.training import SIGMAS, Recipe, Trainer, residual_rows
+from gausstools.training import RECIPES, SIGMAS, Recipe, Trainer, residual_rows
 
 __all__ = ["train"]
 
@@ -42,9 +42,22 @@ MODELS = re.compile(r"mean|isotropic|gaussian|cloud|mixture-(\d+)(?:x(\d+))?")
 class Steps:
     """How the network is trained."""
 
-    batch_size: Annotated[int, typer.Option(help="images in a step, over all processes")] = Recipe.batch_size
-    learning_rate: Annotated[float, typer.Option(help="of Adam")] = Recipe.learning_rate
-    seed: Annotated[int, typer.Option(help="of everything random")] = Recipe.seed
+    recipe: Annotated[str, typer.Option(help=f"{' or '.join(RECIPES)}; what is given here changes it")] = "short"
+    batch_size: Annotated[int | None, typer.Option(help="images in a step, over all processes")] = None
+    learning_rate: Annotated[float | None, typer.Option(help="of Adam")] = None
+    warmup: Annotated[int | None, typer.Option(help="images over which the learning rate rises")] = None
+    log_sigma_mean: Annotated[float | None, typer.Option(help="of the normal law of ln σ")] = None
+    log_sigma_std: Annotated[float | None, typer.Option(help="of the normal law of ln σ")] = None
+    high_noise: Annotated[float | None, typer.Option(help="fraction of σ drawn uniform in ln σ, 5 to 80")] = None
+    averaging: Annotated[float | None, typer.Option(help="half-life of the average, of the images seen")] = None
+    mirror: Annotated[bool | None, typer.Option(help="mirror every other image")] = None
+    seed: Annotated[int | None, typer.Option(help="of everything random")] = None
+
+    def build(self) -> Recipe:
+        """Return the recipe."""
+        check_choice(self.recipe, "recipe", *RECIPES)
+        given = {name: value for name, value in asdict(self).items() if name != "recipe" and value is not None}
+        return replace(RECIPES[self.recipe], **given)
 
 
 @grouped
@@ -59,7 +72,14 @@ def train(
     steps: Steps,
     widths: Annotated[str, typer.Option(help="channels at each resolution, e.g. 64,128,128")] = "",
     layers: Annotated[int, typer.Option(min=1, help="residual blocks at each resolution")] = 2,
+    gaussian: Annotated[str, typer.Option(help="start from a Gaussian: 'fit' to the images, or its file")] = "",
+    surrogate: Annotated[bool, typer.Option("--surrogate", help="train on samples of the images' Gaussian")] = False,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, to compute in where it is safe")] = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="compile the network, in bfloat16: for long runs")] = False,
+    keep: Annotated[str, typer.Option(help="images seen at which to keep the weights, e.g. 100000,300000")] = "",
+    go_on_from: Annotated[
+        Path | None, typer.Option(help="folder or network.safetensors of a run whose checkpoint is lost, to go on from")
+    ] = None,
     models: Annotated[
         str, typer.Option(help=f"whose residuals to record: {MODELS.pattern}, with commas between; '' for none")
     ] = "mean,isotropic,gaussian,mixture-10,cloud",
@@ -78,32 +98,52 @@ def train(
         if not MODELS.fullmatch(name):
             raise ValueError(f"{name!r} is no model, expected {MODELS.pattern}")
     team = processes.join(device)
-    recipe = Recipe(**asdict(steps))
+    recipe, kept = steps.build(), _numbers(keep) if keep else ()
+    if go_on_from and go_on_from.is_dir():
+        go_on_from /= "network.safetensors"
     data, test = (gt.datasets.load(dataset, split, data_dir).images for split in ("train", "test"))
     indices = residuals_on and _indices(residuals_on, len(data))
+    out.mkdir(parents=True, exist_ok=True)
+    if surrogate:
+        law, generator = _model("gaussian", data, out), torch.Generator().manual_seed(recipe.seed)
+        data, test = (
+            torch.cat([law.sample(len(part), generator=generator) for part in of.split(4096)]) for of in (data, test)
+        )
+    start = None
+    if gaussian == "fit" and go_on_from:  # another machine would fit another one, by rounding
+        start = EDM.load(go_on_from).gaussian
+    elif gaussian:
+        start = _model("gaussian", data, out) if gaussian == "fit" else gt.Gaussian.load(gaussian)
     torch.manual_seed(recipe.seed)
     shape = SHAPES[dataset] | ({"widths": _numbers(widths)} if widths else {})
     # What tensor cores and bfloat16 multiply fastest; in float32, on a processor, the usual order is faster.
-    fast = team.device.startswith("cuda") or precision == "bfloat16"
-    order = torch.channels_last if fast else torch.contiguous_format
-    denoiser = EDM(UNet(data.shape[1:], layers=layers, **shape), data.shape[1:])
+    half = compile or precision == "bfloat16"
+    order = torch.channels_last if half or team.device.startswith("cuda") else torch.contiguous_format
+    network = UNet(data.shape[1:], layers=layers, **shape).to(memory_format=order)
+    if compile:
+        network.compile()
+    compared = {"models": names, "points": points, "residuals on": indices, "test images": test}
     trainer = Trainer(
-        denoiser.to(team.device, memory_format=order),
+        EDM(network, data.shape[1:], gaussian=start).to(team.device),
         data,
         out,
         recipe,
-        half_precision=precision == "bfloat16",
-        compared={"models": names, "points": points, "residuals on": indices, "test images": test},
+        half_precision=half,
+        compared=compared | {"compiled": compile, "surrogate": surrogate},
         share=(team.number, team.count),
         parallel=team.parallel,
+        go_on_from=go_on_from,
     )
     judging = {name: _Cached(_model(name, data, out).to(team.device)) for name in names if team.first}
     judged = {"train": (data if indices is None else data[indices]).to(team.device), "test": test.to(team.device)}
 
     def question(network: EDM) -> list[dict]:
+        for mark in kept:
+            if trainer.images_seen - recipe.batch_size < mark <= trainer.images_seen:
+                trainer.save(out / f"network-{mark}.safetensors")
         return residual_rows(network, judging, judged, list(SIGMAS), points=points) if judging else []
 
-    marks = [0, images, *(digit * 10**power for power in range(3, 12) for digit in (1, 2, 5))]
+    marks = [0, images, *kept, *(digit * 10**power for power in range(3, 12) for digit in (1, 2, 5))]
     begun = time.monotonic()
     bar = tqdm(total=images, initial=trainer.images_seen, unit=" images", disable=not team.first, file=sys.stderr)
     with bar, closing(trainer.run(images, evaluate_at=dict.fromkeys(marks, question))) as steps:
@@ -114,26 +154,36 @@ def train(
             if (team.total(late) if team.total else late) > 0:  # for one of them: all stop at the same step
                 break
     if team.first:
-        files.write_bytes(out / "README.md", card(dataset, data, trainer).encode())
+        files.write_bytes(out / "README.md", card(dataset, data, trainer, surrogate).encode())
         print(f"{out}: {trainer.images_seen:,} images seen in {trainer.progress.seconds / 60:.0f} minutes")
 
 
-def card(dataset: str, data: Tensor, trainer: Trainer) -> str:
+def card(dataset: str, data: Tensor, trainer: Trainer, surrogate: bool = False) -> str:
     """Return the model card of a run, in Markdown."""
     recipe, progress, settings = trainer.recipe, trainer.progress, asdict(trainer.recipe)
     weights = trainer.folder / "network.safetensors"
     parameters = sum(value.numel() for value in trainer.averaged.parameters()) / 1e6
+    drawn = (
+        f"as many samples of N(μ, Σ), drawn with seed {recipe.seed}, as there are"
+        if surrogate
+        else f"the {len(data):,}"
+    )
+    mirrored = "every other one mirrored, by chance" if recipe.mirror else "none mirrored or altered"
+    gaussian = trainer.denoiser.gaussian
+    around = "" if gaussian is None else f", from the Gaussian in the same file (rank {gaussian.rank}),"
+    breaks = ", ".join(f"{seen:,}" for seen in progress.breaks) or "none"
     loss = f", {progress.losses[-1]['loss']:.4f} at the end" if progress.losses else ""
     entries = {
         "Load": f'`gausstools.networks.EDM.load("{weights.name}")` gives the denoiser `D(x, sigma)` '
         f"for images {tuple(data.shape[1:])} in [-1, 1], σ from 0.002 to 80.",
-        "Trained on": f'the {len(data):,} images of `gausstools.datasets.load("{dataset}", "train")` (mean '
-        f"{float(data.mean()):.5f}, standard deviation {float(data.std()):.5f}), none mirrored or altered.",
-        "Network": f"EDM's preconditioning (σ_d = {trainer.denoiser.sigma_data}) around diffusers' UNet2DModel with "
-        f"{parameters:.2f} million parameters: `{json.dumps(trainer.denoiser.network.config)}`.",
+        "Trained on": f'{drawn} images of `gausstools.datasets.load("{dataset}", "train")` (mean '
+        f"{float(data.mean()):.5f}, standard deviation {float(data.std()):.5f}), {mirrored}.",
+        "Network": f"EDM's preconditioning (σ_d = {trainer.denoiser.sigma_data}){around} around diffusers' UNet2DModel "
+        f"with {parameters:.2f} million parameters: `{json.dumps(trainer.denoiser.network.config)}`.",
         "Training": f"{progress.step:,} steps of {recipe.batch_size}, so {trainer.images_seen:,} images, each "
         f"{trainer.images_seen / len(data):.1f} times. EDM's loss{loss}, by Adam; the weights are their running "
         f"average. `gausstools.training.Recipe`: {', '.join(f'{name} {value}' for name, value in settings.items())}.",
+        "Begun again": f"from the averaged weights in float16 with Adam anew, after so many images: {breaks}.",
         "Cost": f"{progress.seconds / 60:.0f} minutes on {'; '.join(progress.machines)}.",
         "Weights": f"float16, {weights.stat().st_size / 1e6:.1f} MB, sha256 "
         f"`{hashlib.sha256(weights.read_bytes()).hexdigest()}`.",
