@@ -89,7 +89,8 @@ def train(
     """Train an EDM denoiser on a data set, or go on where the run in --out stopped.
 
     Everything random follows from the seed and the step, so a run that was killed ends in the same weights. Under
-    accelerate launch each process takes its share of every batch.
+    accelerate launch each process takes its share of every batch. Whoever has lost the checkpoint, but has
+    network.safetensors and the tables beside it, goes on by --go-on-from, in another folder.
     """
     check_choice(dataset, "dataset", *SHAPES)
     check_choice(precision, "precision", "float32", "bfloat16")
@@ -99,6 +100,7 @@ def train(
             raise ValueError(f"{name!r} is no model, expected {MODELS.pattern}")
     team = processes.join(device)
     recipe, kept = steps.build(), _numbers(keep) if keep else ()
+    shape = SHAPES[dataset] | ({"widths": _numbers(widths)} if widths else {})
     if go_on_from and go_on_from.is_dir():
         go_on_from /= "network.safetensors"
     data, test = (gt.datasets.load(dataset, split, data_dir).images for split in ("train", "test"))
@@ -109,13 +111,11 @@ def train(
         data, test = (
             torch.cat([law.sample(len(part), generator=generator) for part in of.split(4096)]) for of in (data, test)
         )
-    start = None
-    if gaussian == "fit" and go_on_from:  # another machine would fit another one, by rounding
-        start = EDM.load(go_on_from).gaussian
-    elif gaussian:
-        start = _model("gaussian", data, out) if gaussian == "fit" else gt.Gaussian.load(gaussian)
+    start = gt.Gaussian.load(gaussian) if gaussian not in ("", "fit") else None
+    if gaussian == "fit":
+        carried = EDM.load(go_on_from).gaussian if go_on_from else None  # a fit elsewhere may differ by rounding
+        start = carried or _model("gaussian", data, out)
     torch.manual_seed(recipe.seed)
-    shape = SHAPES[dataset] | ({"widths": _numbers(widths)} if widths else {})
     # What tensor cores and bfloat16 multiply fastest; in float32, on a processor, the usual order is faster.
     half = compile or precision == "bfloat16"
     order = torch.channels_last if half or team.device.startswith("cuda") else torch.contiguous_format

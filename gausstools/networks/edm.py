@@ -40,8 +40,9 @@ class EDM(nn.Module):
         gaussian: what D is where the network answers 0, with events of this shape; None is N(0, σ_d²·I). It becomes a
             part of the denoiser, that moves, is copied and is saved with it, and computes in float32 at least.
 
-    Another preconditioning is a subclass with its own ``_scaled(x, level)``, the network's input, ``_skip(x, level)``
-    or ``_c_out(level)``, for levels ``(1 or batch, 1, …)``; the loss follows from the last.
+    Another preconditioning is a subclass with its own ``_scaled(x, level)``, the network's input, ``_skip(x, level)``,
+    ``_correction(answer, level)``, what the network adds to it, or ``_c_out(level)``, which weights the loss, for
+    levels ``(1 or batch, 1, …)``.
 
     >>> untrained = EDM(lambda x, c_noise: torch.zeros_like(x), (1, 8, 8), sigma_data=0.5)
     >>> untrained(torch.ones(1, 1, 8, 8), 0.5).mean()        # σ_d²/(σ²+σ_d²)
@@ -174,7 +175,7 @@ class EDM(nn.Module):
         c_noise = levels.clamp(min=SMALLEST).log().expand(len(x)) / 4
         told = {name: value.to(own.device) for name, value in (told or {}).items()}
         answer = self.network(self._scaled(x, level).to(own), c_noise.to(own), **told).to(level)
-        return (self._skip(x, level) + self._c_out(level) * answer).to(x.dtype)
+        return (self._skip(x, level) + self._correction(answer, level)).to(x.dtype)
 
     def _scaled(self, x: Tensor, level: Tensor) -> Tensor:
         """Return ``c_in·x``."""
@@ -185,6 +186,9 @@ class EDM(nn.Module):
         if self.gaussian is None:
             return self.sigma_data**2 / (level**2 + self.sigma_data**2) * x
         return self.gaussian(x.to(self.gaussian.mean), level.flatten()).to(level)
+
+    def _correction(self, answer: Tensor, level: Tensor) -> Tensor:
+        return self._c_out(level) * answer
 
     def _c_out(self, level: Tensor) -> Tensor:
         return level * self.sigma_data / (level**2 + self.sigma_data**2).sqrt()
