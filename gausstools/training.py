@@ -33,12 +33,12 @@ __all__ = ["RECIPES", "SIGMAS", "Recipe", "Trainer", "machine", "residual_rows"]
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 """Noise levels at which networks are compared with models, along a training and after it."""
 
-EDGE = 1e-4  # of the distribution of ln σ: noise levels farther out are drawn as if they lay here
+EDGE = 1e-7  # of the distribution of ln σ: noise levels farther out are drawn as if they lay here
 NOTED = 10_000  # images over which losses.csv averages
 HIGH = (5.0, 80.0)  # the noise levels of which a recipe may draw some more
 LOWEST = {"batch_size": 1, "warmup": 0, "warmup_again": 0, "averaging_at_most": 1, "seed": -(2**63)}
 # Within these, float32 can hold the squares of all noise levels.
-RANGES = {"learning_rate": (1e-12, 1), "log_sigma_mean": (-20, 20), "log_sigma_std": (1e-6, 5), "high_noise": (0, 0.9)}
+RANGES = {"learning_rate": (1e-12, 1), "log_sigma_mean": (-20, 20), "log_sigma_std": (1e-6, 4), "high_noise": (0, 0.9)}
 RANGES |= {"averaging": (1e-6, 1000), "beta2": (0, 0.9999)}
 
 
@@ -313,8 +313,11 @@ class Trainer:
         """Take weights, moments and progress of a run with the same settings."""
         own = self._tensors()
         try:
-            theirs, progress = dict(record["settings"]), Progress(**record["progress"])
-            self._check_same(theirs)
+            mine, theirs, progress = self._settings, dict(record["settings"]), Progress(**record["progress"])
+            odd = sorted(name for name in mine.keys() | theirs if mine.get(name) != theirs.get(name))
+            if odd:
+                odd = "; ".join(f"{name} {theirs.get(name)} there and {mine.get(name)} now" for name in odd)
+                raise ValueError(f"{file} is of another run: {odd}. Give the same settings, or another folder")
             if {name: value.shape for name, value in tensors.items()} != {name: own[name].shape for name in own}:
                 raise KeyError("tensors are missing, unknown or of another shape")
         except (KeyError, TypeError) as error:
@@ -323,14 +326,6 @@ class Trainer:
             for name, value in own.items():
                 value.copy_(tensors[name])
         self.progress = progress
-
-    def _check_same(self, theirs: dict[str, object]) -> None:
-        """Refuse a run with other settings than this one."""
-        mine = self._settings
-        names = sorted(name for name in mine.keys() | theirs if mine.get(name) != theirs.get(name))
-        if names:
-            odd = "; ".join(f"{name} {theirs.get(name)} there and {mine.get(name)} now" for name in names)
-            raise ValueError(f"{self.folder} holds another run: {odd}. Give the same settings, or another folder")
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return the weights, their average and Adam's moments, by their names in the checkpoint."""
@@ -344,7 +339,7 @@ class Trainer:
         begun, recipe, progress = time.monotonic(), self.recipe, self.progress
         x0, sigma, noise = self._batch(progress.step)
         images = self.images_seen + recipe.batch_size
-        again = [(images - begun) / (recipe.warmup_again or 1) for begun in progress.breaks[-1:]]
+        again = [(images - break_at) / (recipe.warmup_again or 1) for break_at in progress.breaks[-1:]]
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1.0, images / (recipe.warmup or 1), *again)
         self.optimizer.zero_grad()
@@ -373,9 +368,8 @@ class Trainer:
         # One noise level from each of batch_size equal parts of the distribution: less noise in the gradient.
         place = (torch.arange(recipe.batch_size) + torch.rand(1, generator=generator)) / recipe.batch_size
         place = place.double() / (1 - recipe.high_noise)  # above 1 they are of the second law
-        log_sigma = (
-            recipe.log_sigma_mean + recipe.log_sigma_std * torch.special.ndtri(place.clamp(EDGE, 1 - EDGE)).float()
-        )
+        normal = torch.special.ndtri(place.clamp(EDGE, 1 - EDGE)).float()
+        log_sigma = recipe.log_sigma_mean + recipe.log_sigma_std * normal
         if recipe.high_noise:
             low, high = map(math.log, HIGH)
             above = low + (high - low) * (place - 1) * (1 - recipe.high_noise) / recipe.high_noise
@@ -447,9 +441,8 @@ def machine(device: torch.device) -> str:
 
 def _number(text: str) -> int | float | str:
     """Read an entry of a table as what it was."""
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
+    with suppress(ValueError):
+        return json.loads(text)
     return text
 
 

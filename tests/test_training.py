@@ -8,7 +8,7 @@ import importlib
 import multiprocessing
 import os
 import re
-import subprocess
+import socket
 import sys
 import time
 from dataclasses import asdict
@@ -267,6 +267,16 @@ def test_noise_levels_follow_the_law_of_the_recipe(tmp_path):
     outside = np.log(5) + (places[len(inside) :] - 0.9) / 0.1 * np.log(80 / 5)
     np.testing.assert_allclose(log_sigma[10 : len(inside) - 10], inside[10:-10], atol=0.05)
     np.testing.assert_allclose(log_sigma[len(inside) :], outside, atol=0.01)
+
+
+def test_the_highest_noise_levels_are_as_rare_as_the_law_says(tmp_path):
+    """EDM's law draws σ >= 20 (3.5 standard deviations) in 236 of a million images, σ >= 80 (4.7) in 1.6."""
+    recipe = Recipe(batch_size=1_000_000, log_sigma_mean=-1.2, log_sigma_std=1.2)
+    trainer = Trainer(EDM(Linear(), (4,)), torch.zeros(1_000_000, 4), tmp_path, recipe)
+    sigma = torch.cat([trainer._batch(step)[1] for step in range(4)])
+    for level in (20.0, 80.0):
+        expected = len(sigma) * scipy.stats.norm.sf(np.log(level), -1.2, 1.2)
+        assert abs(int((sigma >= level).sum()) - expected) < 3 * expected**0.5
 
 
 def test_every_other_image_is_mirrored_by_the_number_of_the_step(tmp_path):
@@ -736,17 +746,31 @@ def invoked(*arguments):
     return CliRunner().invoke(application, [*map(str, arguments)])
 
 
+def share(rank, port, arguments):
+    """Be one of two processes, as accelerate launch starts them (its own start is tested in tests/test_sample.py)."""
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    done = invoked(*arguments)
+    sys.stderr.write(done.stderr)
+    sys.exit(done.exit_code)
+
+
 def command(*arguments, processes=1):
-    """Run the command, in this process or under accelerate launch."""
+    """Run the command, in this process or in several."""
     if processes == 1:
         done = invoked(*arguments)
         sys.stderr.write(done.stderr)
         assert done.exit_code == 0, done.exception
         return
-    launch = [*("--cpu", "--num_processes", str(processes), "--main_process_port", "0"), "-m", "gausstools", "train"]
-    launch += map(str, arguments)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *launch], check=True, env=environment)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [multiprocessing.Process(target=share, args=(rank, port, arguments)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
 
 
 SMALL = ("digits", "--batch-size", 32, "--widths", "16,16", "--layers", 1, "--device", "cpu")
