@@ -184,7 +184,7 @@ class Trainer:
             numbers = torch.cat([value.flatten() for value in denoiser.gaussian.state_dict().values()])
             settings |= {"sha256 of the Gaussian": numbers}
         settings |= {"precision": "bfloat16" if half_precision else "float32"} | dict(compared or {})
-        self._settings = json.loads(json.dumps(settings, default=_sha256))
+        self.settings = json.loads(json.dumps(settings, default=_sha256))
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checkpoint = self.folder / "checkpoint.safetensors"
@@ -262,7 +262,7 @@ class Trainer:
             path: the file, which :meth:`gausstools.networks.EDM.load` reads.
         """
         progress = asdict(self.progress) | {"losses": [], "residuals": []}  # which stand beside it
-        self.averaged.save(path, torch.float16, {"settings": self._settings, "progress": progress})
+        self.averaged.save(path, torch.float16, {"settings": self.settings, "progress": progress})
 
     def _save(self) -> None:
         """Write the checkpoint and the files that follow from it, unless a weight is not finite in them."""
@@ -276,7 +276,7 @@ class Trainer:
             if not (value.half() if name.startswith("averaged.") else value).isfinite().all():
                 raise self._broken(f"{name} holds values that are NaN, infinite or too large for float16")
         progress = asdict(self.progress)
-        files.write(self._checkpoint, "Trainer", tensors, {"settings": self._settings, "progress": progress})
+        files.write(self._checkpoint, "Trainer", tensors, {"settings": self.settings, "progress": progress})
         self.save(self.folder / "network.safetensors")
         for name in ("losses", "residuals"):
             if rows := progress[name]:
@@ -313,7 +313,7 @@ class Trainer:
         """Take weights, moments and progress of a run with the same settings."""
         own = self._tensors()
         try:
-            mine, theirs, progress = self._settings, dict(record["settings"]), Progress(**record["progress"])
+            mine, theirs, progress = self.settings, dict(record["settings"]), Progress(**record["progress"])
             odd = sorted(name for name in mine.keys() | theirs if mine.get(name) != theirs.get(name))
             if odd:
                 odd = "; ".join(f"{name} {theirs.get(name)} there and {mine.get(name)} now" for name in odd)

@@ -964,7 +964,7 @@ def test_surrogates_are_samples_of_the_gaussian_of_the_images(tmp_path, monkeypa
     assert float(gt.theory.frechet_distance(found, expected)) < 0.01 * float(expected.total_variance)
     assert not torch.isin(seen["train"][:, 0, 4, 4], digits[:, 0, 4, 4]).any()
     assert recorded(tmp_path / "0")["surrogate"] is True
-    assert "as many samples of N(μ, Σ), drawn with seed 1" in told(tmp_path / "1")
+    assert "in their place as many samples of N(μ, Σ) from seed 1" in told(tmp_path / "1")
     with pytest.raises(ValueError, match="surrogate True there and False now"):
         train("digits", tmp_path / "0", **FEW | {"models": "mean"})
 
@@ -990,6 +990,7 @@ def test_a_compiled_network_has_the_same_names_and_computes_in_bfloat16_channels
     plain, compiled = (EDM.load(tmp_path / name / "network.safetensors") for name in ("plain", "compiled"))
     assert list(plain.state_dict()) == list(compiled.state_dict())
     torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-2, atol=2e-3)
+    assert "precision bfloat16, compiled True" in told(tmp_path / "compiled")
     with pytest.raises(ValueError, match="compiled True there and False now"):
         train("digits", tmp_path / "compiled", **FEW | {"precision": "bfloat16", "widths": "16"})
 

@@ -154,20 +154,17 @@ def train(
             if (team.total(late) if team.total else late) > 0:  # for one of them: all stop at the same step
                 break
     if team.first:
-        files.write_bytes(out / "README.md", card(dataset, data, trainer, surrogate).encode())
+        files.write_bytes(out / "README.md", card(dataset, data, trainer).encode())
         print(f"{out}: {trainer.images_seen:,} images seen in {trainer.progress.seconds / 60:.0f} minutes")
 
 
-def card(dataset: str, data: Tensor, trainer: Trainer, surrogate: bool = False) -> str:
+def card(dataset: str, data: Tensor, trainer: Trainer) -> str:
     """Return the model card of a run, in Markdown."""
-    recipe, progress, settings = trainer.recipe, trainer.progress, asdict(trainer.recipe)
+    recipe, progress, settings = trainer.recipe, trainer.progress, trainer.settings
+    told = {name: settings[name] for name in [*asdict(recipe), "precision", "compiled"]}
     weights = trainer.folder / "network.safetensors"
     parameters = sum(value.numel() for value in trainer.averaged.parameters()) / 1e6
-    drawn = (
-        f"as many samples of N(μ, Σ), drawn with seed {recipe.seed}, as there are"
-        if surrogate
-        else f"the {len(data):,}"
-    )
+    drawn = f", in their place as many samples of N(μ, Σ) from seed {recipe.seed}" if settings["surrogate"] else ""
     mirrored = "every other one mirrored, by chance" if recipe.mirror else "none mirrored or altered"
     gaussian = trainer.denoiser.gaussian
     around = "" if gaussian is None else f", from the Gaussian in the same file (rank {gaussian.rank}),"
@@ -176,13 +173,13 @@ def card(dataset: str, data: Tensor, trainer: Trainer, surrogate: bool = False) 
     entries = {
         "Load": f'`gausstools.networks.EDM.load("{weights.name}")` gives the denoiser `D(x, sigma)` '
         f"for images {tuple(data.shape[1:])} in [-1, 1], σ from 0.002 to 80.",
-        "Trained on": f'{drawn} images of `gausstools.datasets.load("{dataset}", "train")` (mean '
+        "Trained on": f'the {len(data):,} images of `gausstools.datasets.load("{dataset}", "train")`{drawn} (mean '
         f"{float(data.mean()):.5f}, standard deviation {float(data.std()):.5f}), {mirrored}.",
         "Network": f"EDM's preconditioning (σ_d = {trainer.denoiser.sigma_data}){around} around diffusers' UNet2DModel "
         f"with {parameters:.2f} million parameters: `{json.dumps(trainer.denoiser.network.config)}`.",
         "Training": f"{progress.step:,} steps of {recipe.batch_size}, so {trainer.images_seen:,} images, each "
         f"{trainer.images_seen / len(data):.1f} times. EDM's loss{loss}, by Adam; the weights are their running "
-        f"average. `gausstools.training.Recipe`: {', '.join(f'{name} {value}' for name, value in settings.items())}.",
+        f"average. `gausstools.training.Recipe`: {', '.join(f'{name} {value}' for name, value in told.items())}.",
         "Begun again": f"from the averaged weights in float16 with Adam anew, after so many images: {breaks}.",
         "Cost": f"{progress.seconds / 60:.0f} minutes on {'; '.join(progress.machines)}.",
         "Weights": f"float16, {weights.stat().st_size / 1e6:.1f} MB, sha256 "
