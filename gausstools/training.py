@@ -112,7 +112,8 @@ class Trainer:
 
     The folder gets ``checkpoint.safetensors``, from which a new Trainer goes on; ``network.safetensors``, the averaged
     weights in float16, which :meth:`gausstools.networks.EDM.load` reads; ``losses.csv`` and ``residuals.csv``. Each
-    file is whole at any moment. While a run writes there, a second one is refused.
+    file is whole at any moment. While a run writes there, a second one is refused. ``settings`` is what all parts of a
+    run share: the recipe, the network, the images and what else is compared.
 
     Args:
         denoiser: what is trained, its weights in float32 or float64; its device is where it happens. The noise of a GPU
@@ -126,9 +127,9 @@ class Trainer:
             are recorded by their sha256.
         share: which share of each batch is taken, of how many: one process each, of which the first, 0, alone writes.
         parallel: makes the raw network one whose gradients are averaged over the processes.
-        go_on_from: a file that :meth:`save` wrote, ``network.safetensors`` of another folder for instance. Without a
-            checkpoint, the run begins from these averaged weights, their count of images and steps, and the tables
-            beside them, with Adam anew.
+        go_on_from: a file that :meth:`gausstools.training.Trainer.save` wrote, such as ``network.safetensors`` of
+            another folder. Without a checkpoint of its own, the run begins from these averaged weights, their count of
+            images and steps, and the tables beside them, with Adam anew.
 
     Raises:
         ValueError: if the folder holds a run with other settings or images, or a damaged checkpoint, or the images do

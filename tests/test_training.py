@@ -1006,12 +1006,16 @@ def test_the_weights_at_the_marks_are_kept(tmp_path):
 
 
 def test_the_command_goes_on_elsewhere_and_the_card_says_so(tmp_path):
+    """With its Gaussian: on another machine a fit would be another one, as here one of rank 7 is."""
+    gt.Gaussian.fit(gt.datasets.load("digits").images, 7).save(tmp_path / "seven.safetensors")
     options = FEW | {"gaussian": "fit", "models": "mean", "points": 2, "widths": "16"}
-    train("digits", tmp_path / "first", **options | {"images": 64, "keep": "32"})
+    first = {"images": 64, "keep": "32", "gaussian": str(tmp_path / "seven.safetensors")}
+    train("digits", tmp_path / "first", **options | first)
     assert "anew, after so many images: none." in told(tmp_path / "first")
     for begin in ("first", "first/network.safetensors", "first/network-32.safetensors"):
         out = tmp_path / begin.replace("/", "-") / "second"
         train("digits", out, **options | {"images": 96, "go_on_from": tmp_path / begin})
+        assert EDM.load(out / "network.safetensors").gaussian.rank == 7
         begun = 32 if "32" in begin else 64
         assert f"anew, after so many images: {begun}." in told(out)
         assert "3 steps of 32, so 96 images" in told(out)
