@@ -898,7 +898,7 @@ def test_a_model_is_asked_the_same_question_once():
     ("arguments", "message"),
     [
         (("faces", "--out", "x"), "dataset is 'faces', expected 'digits', 'mnist' or 'cifar10'"),
-        ((*SMALL, "--out", "x", "--models", "cubist"), "'cubist' is no model, expected mean|isotropic"),
+        ((*SMALL, "--out", "x", "--models", "cubist"), "'cubist' is no model, expected mean, isotropic"),
         ((*SMALL[:4], "16,a", "--out", "x"), "expected whole numbers with commas"),
         ((*SMALL, "--precision", "float8", "--out", "x"), "precision is 'float8', expected 'float32' or 'bfloat16'"),
     ],

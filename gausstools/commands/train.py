@@ -35,6 +35,7 @@ SHAPES = {
 """The network for each data set: small enough that a laptop's processor trains it in hours."""
 
 MODELS = re.compile(r"mean|isotropic|gaussian|cloud|mixture-(\d+)(?:x(\d+))?")
+KNOWN = "mean, isotropic, gaussian, cloud, mixture-K or mixture-KxRANK"
 """The models whose residuals can be recorded."""
 
 
@@ -50,7 +51,7 @@ class Steps:
     log_sigma_std: Annotated[float | None, typer.Option(help="of the normal law of ln σ")] = None
     high_noise: Annotated[float | None, typer.Option(help="fraction of σ drawn uniform in ln σ, 5 to 80")] = None
     averaging: Annotated[float | None, typer.Option(help="half-life of the average, of the images seen")] = None
-    mirror: Annotated[bool | None, typer.Option(help="mirror every other image")] = None
+    mirror: Annotated[bool | None, typer.Option(help="mirror every other image, by chance")] = None
     seed: Annotated[int | None, typer.Option(help="of everything random")] = None
 
     def build(self) -> Recipe:
@@ -81,7 +82,7 @@ def train(
         Path | None, typer.Option(help="folder or network.safetensors of a run whose checkpoint is lost, to go on from")
     ] = None,
     models: Annotated[
-        str, typer.Option(help=f"whose residuals to record: {MODELS.pattern}, with commas between; '' for none")
+        str, typer.Option(help=f"whose residuals to record, with commas between: {KNOWN}; '' for none")
     ] = "mean,isotropic,gaussian,mixture-10,cloud",
     points: Annotated[int, typer.Option(min=1, help="noised images for each residual")] = 512,
     residuals_on: Annotated[Path | None, typer.Option(help=".npy: indices of the training images to noise")] = None,
@@ -97,7 +98,7 @@ def train(
     names = sorted(filter(None, models.split(",")))
     for name in names:
         if not MODELS.fullmatch(name):
-            raise ValueError(f"{name!r} is no model, expected {MODELS.pattern}")
+            raise ValueError(f"{name!r} is no model, expected {KNOWN}")
     team = processes.join(device)
     recipe, kept = steps.build(), _numbers(keep) if keep else ()
     shape = SHAPES[dataset] | ({"widths": _numbers(widths)} if widths else {})
