@@ -56,29 +56,17 @@ class UNet(nn.Module):
         for value, name in [*((width, "widths") for width in widths), (fold, "fold"), (groups, "groups")]:
             check_count(value, name, 1)
         check_count(layers, "layers", 1, 32)
-        attention = tuple(attention or (False,) * len(widths))
-        self.config = {
-            "event_shape": list(event_shape),
-            "widths": list(widths),
-            "layers": layers,
-            "fold": fold,
-            "attention": list(attention),
-            "groups": groups,
-        }
+        attention = list(attention or (False,) * len(widths))
+        self.config = {"event_shape": list(event_shape), "widths": list(widths), "layers": layers, "fold": fold}
+        self.config |= {"attention": attention, "groups": groups}
         halved = fold * 2 ** (len(widths) - 1)
         if len(size) != 2 or any(side % halved for side in size):
             raise ValueError(
                 f"event_shape is {tuple(event_shape)}, expected (channels, height, width) with sides divisible by "
                 f"{halved}: fold {fold}, then {len(widths) - 1} halvings. Use fewer widths, or another fold"
             )
-        if len(attention) != len(widths) or any(width % groups for width in widths):
-            raise ValueError(
-                f"widths are {tuple(widths)}, attention {attention} and groups {groups}, expected one entry of "
-                "attention for each width, and widths divisible by groups"
-            )
-        UNet2DModel = import_diffusers("the network is built from").UNet2DModel
         self.fold = fold
-        self.unet = UNet2DModel(
+        self.unet = import_diffusers("the network is built from").UNet2DModel(
             sample_size=tuple(side // fold for side in size),
             in_channels=channels * fold**2,
             out_channels=channels * fold**2,
