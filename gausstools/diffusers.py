@@ -18,8 +18,10 @@ import copy
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
 
@@ -47,16 +49,19 @@ diffusers = import_diffusers("gausstools.diffusers bridges to")
 
 __all__ = ["HybridDenoiser", "TeleportPipeline", "Teleported", "signal_and_noise", "teleport_latents"]
 
-_STARTS_ANYWHERE = (
-    "DDIMScheduler, DDPMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, EDMEulerScheduler, "
-    "EDMDPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, "
-    "FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler, "
-    "KDPM2DiscreteScheduler, LMSDiscreteScheduler, UniPCMultistepScheduler"
-)
+_STARTS_ANYWHERE = {
+    f"{name}Scheduler" for name in (
+        "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "EDMDPMSolverMultistep", "EDMEuler",
+        "EulerAncestralDiscrete", "EulerDiscrete", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "HeunDiscrete",
+        "KDPM2AncestralDiscrete", "KDPM2Discrete", "LMSDiscrete", "UniPCMultistep",
+    )
+}  # fmt: skip
 """The schedulers whose run from the middle of a grid was checked against the same run by other means."""
 
 _TURNED = ("HiDreamImage", "Ideogram4", "Lumina", "NucleusMoEImage", "ZImage")
 """Networks of flow matching whose pipelines turn the sign of the answer, most of them the time as well."""
+
+_GAUSSIAN_FILE = "gaussian.safetensors"
 
 _KARRAS = {"use_karras_sigmas": True, "sigma_schedule": "karras"} | dict.fromkeys(
     ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), False
@@ -328,8 +333,8 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         pipe = gt.diffusers.TeleportPipeline.from_pipe(pipe, gaussian=gt.shipped.statistics("cifar10"))
         images = pipe(16, num_inference_steps=20, sigma_skip=8.0).images
 
-    ``from_pretrained(name, gaussian=…)`` reads one from a folder or the hub. What ``save_pretrained`` writes is without
-    the Gaussian, which has its own ``save``.
+    ``save_pretrained`` writes the Gaussian beside the rest, and ``from_pretrained`` of such a folder finds it; that of
+    another pipeline's folder, or of a name on the hub, takes it as ``gaussian=…``.
 
     Args:
         unet: a ``UNet2DModel``.
@@ -364,6 +369,26 @@ class TeleportPipeline(diffusers.DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler)
         self.gaussian = gaussian  # not registered: diffusers would cast it to half precision with the network
         self.nfe = 0
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Write the pipeline into a folder, as diffusers does, and its Gaussian with it."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        self.gaussian.save(Path(save_directory) / _GAUSSIAN_FILE)
+        super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "TeleportPipeline":
+        """Return a pipeline from a folder or the hub, as diffusers does.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or ``owner/name`` on the hub; it may hold another pipeline of
+                unconditional networks, such as a ``DDPMPipeline``.
+            kwargs: those of diffusers; and ``gaussian``, unless it was saved in the folder.
+        """
+        saved = Path(pretrained_model_name_or_path) / _GAUSSIAN_FILE
+        if "gaussian" not in kwargs and saved.is_file():
+            kwargs["gaussian"] = Gaussian.load(saved)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @torch.no_grad()
     def __call__(
@@ -434,10 +459,10 @@ def _scheduler_of(target: Any) -> Any:
                 "the place of its network; or use TeleportPipeline.from_pipe(pipe, gaussian=…) if it is unconditional"
             )
         target = target.scheduler
-    if not {base.__name__ for base in type(target).__mro__}.intersection(_STARTS_ANYWHERE.split(", ")):
+    if not {base.__name__ for base in type(target).__mro__}.intersection(_STARTS_ANYWHERE):
         raise ValueError(
             f"{type(target).__name__} is not known to start rightly in the middle of its grid, as these schedulers do: "
-            f"{_STARTS_ANYWHERE}. Use one of them, or a HybridDenoiser, which takes others too"
+            f"{', '.join(sorted(_STARTS_ANYWHERE))}. Use one of them, or a HybridDenoiser, which takes others too"
         )
     if "set_timesteps" in vars(target):
         raise ValueError("this scheduler starts after a jump already, expected the pipeline's own")

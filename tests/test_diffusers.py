@@ -671,12 +671,12 @@ def test_teleport_pipeline_is_read_from_any_saved_pipeline_and_a_gaussian(tmp_pa
     images = pipe(2, generator=seeds, **run).images
     diffusers.DDIMPipeline(pipe.unet, pipe.scheduler).save_pretrained(tmp_path / "other")
     pipe.save_pretrained(tmp_path / "own")
-    for name in ("own", "other"):
-        loaded = quiet(TeleportPipeline.from_pretrained(tmp_path / name, scheduler=pipe.scheduler, gaussian=gaussian))
+    for name, given in (("own", {}), ("other", {"gaussian": gaussian})):
+        loaded = quiet(TeleportPipeline.from_pretrained(tmp_path / name, scheduler=pipe.scheduler, **given))
         alone = loaded(1, generator=torch.Generator().manual_seed(3), **run).images
         np.testing.assert_allclose(alone[0], images[0], atol=1e-5)
-        with pytest.raises(TypeError, match="gaussian is NoneType"):
-            TeleportPipeline.from_pretrained(tmp_path / name)
+    with pytest.raises(TypeError, match="gaussian is NoneType"):
+        TeleportPipeline.from_pretrained(tmp_path / "other")
     with pytest.raises(TypeError, match="gaussian is NoneType"):
         TeleportPipeline.from_pipe(diffusers.DDIMPipeline(pipe.unet, TABLE["DDIM"]))
 
