@@ -354,7 +354,7 @@ MODEL = {"mean": torch.zeros(2, 2), "variances": torch.ones(1), "basis": torch.t
         ({"mean": [0.0, 0.0]}, TypeError, "mean is list, expected a floating-point tensor"),
         ({"mean": torch.zeros(2, dtype=torch.int64)}, TypeError, "mean is torch.int64"),
         ({"mean": torch.zeros(())}, ValueError, r"mean has shape \(\)"),
-        ({"mean": torch.full((2, 2), torch.nan)}, ValueError, "mean holds NaN"),
+        ({"mean": torch.full((2, 2), torch.nan)}, ValueError, "mean holds 4 values that are NaN"),
         ({"variances": torch.ones(2)}, ValueError, r"variances have shape \(2,\) and basis \(4, 1\)"),
         ({"variances": -torch.ones(1)}, ValueError, "variances hold -1"),
         ({"variances": torch.full((1,), torch.nan)}, ValueError, "variances hold nan"),

@@ -15,7 +15,7 @@ the whole Gaussian, which sums it, stays good far below (Wang & Vastola 2024).
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma, check_count, in_dtype
@@ -93,16 +93,5 @@ class NearestNeighbour(_Limit):
 
     cloud: PointCloud
 
-    def index(self, x: Float[Tensor, "batch *event"]) -> Int[Tensor, " batch"]:
-        """Return which point of the data is nearest, ``(batch,)``; the first of several.
-
-        >>> NearestNeighbour(PointCloud(torch.tensor([[-1.0], [1.0]]))).index(torch.tensor([[0.3]]))
-        tensor([1])
-        """
-        return self.cloud.by_rows(lambda rows, _: self._nearest(rows), x, 1.0)
-
     def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
-        return self.cloud.points[self._nearest(rows)]
-
-    def _nearest(self, rows: Tensor) -> Tensor:
-        return self.cloud.peak(rows, rows.new_ones(1, 1))[1]
+        return self.cloud.points[self.cloud.peak(rows, rows.new_ones(1, 1))[1]]
