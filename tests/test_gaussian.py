@@ -601,12 +601,12 @@ def test_leading_eigenpairs_of_a_large_matrix_are_numpys(kind):
 
 
 @given(st.integers(1, 60), st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 4), st.data())
-def test_moments_are_numpys_whatever_the_sizes_of_parts(n, seed, chunk, leaf, data):
+def test_moments_are_numpys_whatever_the_sizes_of_parts(n, seed, chunk, columns, data):
     x = torch.from_numpy(3 + np.random.default_rng(seed).normal(size=(n, 5)))
     cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=8)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments_module, "CHUNK", chunk)
-        patch.setattr(moments_module, "LEAF", leaf)
+        patch.setattr(moments_module, "COLUMNS", columns)
         for batches in (torch.tensor_split(x, cuts), x.split(1), [x]):
             moments = gt.Moments.of(batches)
             assert moments.count == n

@@ -44,7 +44,7 @@ def eigenpairs(
     given = check_batch(matrix, matrix.shape[:1], "matrix").dtype
     matrix = matrix.to(working_dtype(given))
     pairs = None
-    if rank > 0 and 6 * (rank + OVERSAMPLING) <= len(matrix):
+    if 6 * (rank + OVERSAMPLING) <= len(matrix):
         block = random(len(matrix), rank + OVERSAMPLING, matrix)
         for _ in range(3):
             block = matrix @ orthonormal(block)
@@ -70,7 +70,7 @@ def krylov(
     Args:
         product: returns ``Σ·block``.
         block: ``(dim, columns)``, where to begin.
-        rank: how many pairs, 1 or more.
+        rank: how many pairs.
         products: at most, 1 or more.
         agreed: is told after each whether the values have converged, and decides.
     """
@@ -116,7 +116,7 @@ def oriented(vectors: Tensor) -> Tensor:
 def _converged(first: Tensor, second: Tensor, third: Tensor) -> bool:
     """Whether increments that shrink geometrically leave less than the tolerance, in each eigenvalue."""
     before, last = second - first, third - second
-    rounding = len(third) * torch.finfo(third.dtype).eps * third[0]
+    rounding = len(third) * torch.finfo(third.dtype).eps * third[:1]
     return bool(((last <= rounding) | (last**2 <= TOLERANCE * third * (before - last))).all())
 
 
