@@ -5,6 +5,8 @@ the points that it shares in, and takes the eigenpairs of their Gram matrix wher
 step costs about ``2·n·K·D·rank`` operations for the expectation, and memory for ``(n, K)`` responsibilities.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from gausstools.models.base import check_event
 from gausstools.models.batches import gather
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.mixture import Mixture
 
 __all__ = ["fit"]
 
@@ -23,8 +26,8 @@ NEGLIGIBLE = 1e-8  # share in a point below which a component does without it
 ENOUGH = 1e-3  # growth of the log likelihood per point, in nats, that is worth another step
 
 
-def fit(mixture_of, data, n_components, rank, seed, method):
-    """Do what ``Mixture.fit`` says, where ``mixture_of`` makes a mixture of weights and components."""
+def fit(data: Tensor | Iterable, n_components: int, rank: int | None, seed: int, method: str) -> Mixture:
+    """Do what ``Mixture.fit`` says."""
     data = gather(data)
     dtype = data.dtype
     check_event(data[0], "data")
@@ -38,7 +41,7 @@ def fit(mixture_of, data, n_components, rank, seed, method):
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
     judge, train = (data[order[:n_test]], data[order[n_test:]]) if n_test else (data, data)
 
-    def maximise(share: Tensor, before):
+    def maximise(share: Tensor, before: Mixture | None) -> Mixture:
         """Return the mixture that fits the responsibilities ``(n, K)`` best."""
         components = []
         for k, weights in enumerate(share.T):
@@ -48,7 +51,7 @@ def fit(mixture_of, data, n_components, rank, seed, method):
             else:
                 components.append(before[k] if before else Gaussian.isotropic(train.mean(0), REG_COVAR))
         weights = share.double().mean(0)
-        return mixture_of(weights / weights.sum(), components)
+        return Mixture(weights / weights.sum(), components)
 
     clusters = _kmeans(train, n_components, seed)
     mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train), None)
