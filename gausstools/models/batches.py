@@ -48,9 +48,9 @@ def gather(data: Tensor | np.ndarray | Iterable) -> Tensor:
 def _batches(data: Tensor | np.ndarray | Iterable) -> Iterator[list]:
     """Yield each batch as a list: the points, then what comes with them. Single images are told by label or shape."""
     if not isinstance(data, Iterable):
+        kind = f"data is {type(data).__name__}"
         raise TypeError(
-            f"data is {type(data).__name__}, expected a tensor (n, *event) or an iterable of such batches; of a "
-            "Dataset, give a DataLoader"
+            f"{kind}, expected a tensor (n, *event) or an iterable of such batches; of a Dataset, give a DataLoader"
         )
     before = None
     for batch in [data] if isinstance(data, Tensor | np.ndarray) else data:

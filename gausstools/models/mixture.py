@@ -11,7 +11,7 @@ is taken inside the second, and nothing of size ``(batch, K, D)`` is built.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -135,10 +135,8 @@ class Mixture(ScoreModel):
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """The covariance of the whole, ``(D, D)``: within the components and between them."""
-        offsets, owner = self._derived.offsets, self._derived.owner
-        tails = torch.where(self._derived.full[:, 0], 0, self.tails)
-        scaled = (self.weights[owner] * (self.variances - tails[owner]))[:, None] * self.directions
-        within = self.directions.T @ scaled + (self.weights * tails).sum() * torch.eye(self.dim).to(offsets)
+        offsets = self._derived.offsets
+        within = sum(weight * self.spectrum(k).dense() for k, weight in enumerate(self.weights))
         whole = within + (offsets.T * self.weights) @ offsets
         return (whole + whole.T) / 2
 
@@ -165,12 +163,10 @@ class Mixture(ScoreModel):
     # ---- what it answers
 
     def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
-        seen = self._see(rows, level)
-        return self._weighted(seen, self._responsibilities(seen), lambda v: gain(v, seen.noise), 1.0)
+        return self._weighted(rows, level, gain, 1.0)
 
     def _score(self, rows: Tensor, level: Tensor) -> Tensor:
-        seen = self._see(rows, level)
-        return self._weighted(seen, self._responsibilities(seen), lambda v: -1 / (v + seen.noise), 0.0)
+        return self._weighted(rows, level, lambda v, noise: -1 / (v + noise), 0.0)
 
     def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
         seen = self._see(rows, level)
@@ -204,12 +200,13 @@ class Mixture(ScoreModel):
 
     # ---- the one formula
 
-    def _weighted(self, seen: "_Seen", share: Tensor, function: Factor, part: float) -> Tensor:
-        """Return ``Σ_k ρ_k [part·(μ_k−μ) + f(Σ_k)(x−μ_k)]``, ``(rows, D)``, for responsibilities ``(K, rows)``."""
-        inside, outside = self._factors(function)
-        owner = self._derived.owner
+    def _weighted(self, rows: Tensor, level: Tensor, function: Callable, part: float) -> Tensor:
+        """Return ``Σ_k ρ_k [part·(μ_k−μ) + f(Σ_k)(x−μ_k)]``, ``(rows, D)``, for an f of variance and noise."""
+        seen, owner = self._see(rows, level), self._derived.owner
+        share = self._responsibilities(seen)
+        inside, outside = self._factors(lambda v: function(v, seen.noise))
         inside = (inside - outside[owner]) * seen.inside * share[owner]
-        rest = (share * outside).sum(0)[:, None] * seen.rows
+        rest = (share * outside).sum(0)[:, None] * rows
         rest = torch.addmm(rest, (share * (part - outside)).T, self._derived.offsets)
         return torch.addmm(rest, inside.T, self.directions)
 
@@ -252,8 +249,7 @@ class Mixture(ScoreModel):
         return _Seen(rows, level.T**2, inside, outside)
 
     def _smallest_variance(self) -> float:
-        tails = self.tails[self.ranks < self.dim]
-        return min(float(values.min()) for values in (self.variances, tails) if len(values))
+        return min(float(self.spectrum(k).values.min()) for k in range(len(self)))
 
     # ---- what follows from the buffers
 

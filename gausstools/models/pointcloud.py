@@ -65,16 +65,6 @@ class PointCloud(ScoreModel):
         """The points, ``(N, *event)``, as a copy."""
         return self._events(self.points, self.dtype)
 
-    @property
-    def covariance(self) -> Float[Tensor, "dim dim"]:
-        """The covariance of the points (divided by N), ``(D, D)`` over the flattened event."""
-        return self.points.T @ self.points / len(self)
-
-    @property
-    def total_variance(self) -> Float[Tensor, ""]:
-        """The trace of the covariance: the mean squared distance of a point from the mean."""
-        return 2 * self._derived.half_norms.mean()
-
     def to_gaussian(self, rank: int | None = None) -> Gaussian:
         """Return the Gaussian with the same mean and covariance: what the cloud looks like from far away."""
         return Gaussian.fit(self.data, rank)
@@ -86,12 +76,20 @@ class PointCloud(ScoreModel):
     # ---- what it answers
 
     def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
-        """Return ``Σ_i w_i y_i − μ``; at σ = 0 it goes to the nearest point."""
-        return self._attend(rows, level)
+        """Return ``Σ_i w_i y_i − μ``, streaming over the data; at σ = 0 it goes to the nearest point."""
+        peak = rows.new_full((len(rows),), -math.inf)
+        total, mean = torch.zeros_like(peak), torch.zeros_like(rows)
+        for logits, points, _ in self._logits(rows, self._resolved(rows, level)):
+            higher = torch.maximum(peak, logits.detach().amax(0))
+            shrink, weights = (peak - higher).exp(), (logits - higher).exp()
+            total = total * shrink + weights.sum(0)
+            mean = torch.addmm(mean * shrink[:, None], weights.T, points)
+            peak = higher
+        return mean / total[:, None]
 
     def _score(self, rows: Tensor, level: Tensor) -> Tensor:
         """Return ``(D − x)/σ²``."""
-        return (self._attend(rows, level) - rows) / level**2
+        return (self._offset(rows, level) - rows) / level**2
 
     def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
         # From the nearest point, whose distance is no difference of large numbers, as the logits are.
@@ -143,19 +141,7 @@ class PointCloud(ScoreModel):
         drawn = self.points[torch.randint(len(self), (n,), **like)]
         return drawn + sigma * torch.randn(drawn.shape, dtype=drawn.dtype, **like)
 
-    # ---- the one pass over the data
-
-    def _attend(self, rows: Tensor, level: Tensor) -> Tensor:
-        """Return ``Σ_i w_i y_i − μ`` for rows ``(b, D)`` at levels ``(1 or b, 1)``, streaming over the data."""
-        peak = rows.new_full((len(rows),), -math.inf)
-        total, mean = torch.zeros_like(peak), torch.zeros_like(rows)
-        for logits, points, _ in self._logits(rows, self._resolved(rows, level)):
-            higher = torch.maximum(peak, logits.detach().amax(0))
-            shrink, weights = (peak - higher).exp(), (logits - higher).exp()
-            total = total * shrink + weights.sum(0)
-            mean = torch.addmm(mean * shrink[:, None], weights.T, points)
-            peak = higher
-        return mean / total[:, None]
+    # ---- the data, by chunks
 
     def peak(self, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest logit of each row, ``(b,)``, and the number of its point: the first one, of several."""
