@@ -52,11 +52,11 @@ class ImageFolder:
     def __init__(
         self, path: str | os.PathLike, *, size: int | None = None, channels: int | None = None, batch_size: int = 64
     ):
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels is {channels!r}, expected 1 (grey), 3 (RGB) or None")
         self.files = tuple(sorted(_images_in(_folder(path)), key=lambda file: file.parts))
         if not self.files:
             raise FileNotFoundError(f"{path} holds no images; expected files {', '.join(SUFFIXES)}")
-        if channels not in (None, 1, 3):
-            raise ValueError(f"channels is {channels!r}, expected 1 (grey), 3 (RGB) or None")
         self.size = None if size is None else check_count(size, "size", 1, 2**15)
         self.batch_size = check_count(batch_size, "batch_size", 1)
         self._grey, self._channels, self._shape = channels == 1, channels, None
@@ -115,11 +115,9 @@ class ImageFolder:
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(*image.size[::-1], channels).transpose(2, 0, 1)
         if self._shape not in (None, pixels.shape):
-            sizes = [f"{width}×{height}" for _, height, width in (pixels.shape, self._shape)]
-            raise ValueError(
-                f"{file} has {sizes[0]} pixels, but {self.files[0].name} has {sizes[1]}: all must have one size. Give "
-                "size= (--size) to cut and resize them"
-            )
+            size, first = (f"{width}×{height}" for _, height, width in (pixels.shape, self._shape))
+            given = f"{file} has {size} pixels, but {self.files[0].name} has {first}"
+            raise ValueError(f"{given}: all must have one size. Give size= (--size) to cut and resize them")
         return pixels
 
 

@@ -138,10 +138,8 @@ class ScoreModel(nn.Module):
         torch.Size([4, 1, 8, 8])
         """
         n = check_count(n, "n", 0)
-        level = check_sigma(sigma, self.mean.new_empty(n, 0))
-        if len(level) > 1:
-            raise ValueError(f"sigma has shape ({len(level)},), expected one number for all draws")
-        return self._events(self._draw(n, level.item(), generator), self.dtype)
+        level = check_sigma(sigma, self.mean[None]).item()
+        return self._events(self._draw(n, level, generator), self.dtype)
 
     # ---- files
 

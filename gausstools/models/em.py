@@ -16,6 +16,7 @@ from gausstools.models.batches import gather
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.gaussian import Gaussian
 from gausstools.models.mixture import Mixture
+from gausstools.models.spectrum import Spectrum
 
 __all__ = ["fit"]
 
@@ -41,29 +42,27 @@ def fit(data: Tensor | Iterable, n_components: int, rank: int | None, seed: int,
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
     judge, train = (data[order[:n_test]], data[order[n_test:]]) if n_test else (data, data)
 
-    def maximise(share: Tensor, before: Mixture | None) -> Mixture:
+    def maximise(share: Tensor) -> Mixture:
         """Return the mixture that fits the responsibilities ``(n, K)`` best."""
         components = []
-        for k, weights in enumerate(share.T):
+        for weights in share.T:
             used = weights > NEGLIGIBLE
-            if used.any():
-                components.append(_component(train[used], weights[used], rank))
-            else:
-                components.append(before[k] if before else Gaussian.isotropic(train.mean(0), REG_COVAR))
+            nobodys = Gaussian.isotropic(train.mean(0), REG_COVAR)
+            components.append(_component(train[used], weights[used], rank) if used.any() else nobodys)
         weights = share.double().mean(0)
         return Mixture(weights / weights.sum(), components)
 
+    def likelihood(mixture: Mixture) -> float:
+        return mixture.log_prob(judge).double().mean().item()
+
     clusters = _kmeans(train, n_components, seed)
-    mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train), None)
-    best, best_likelihood = mixture, -torch.inf
-    for step in range(MAX_STEPS + 1 if method == "em" else 0):
-        likelihood = mixture.log_prob(judge).double().mean().item()
-        if not likelihood > best_likelihood + ENOUGH:
+    mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train))
+    for _ in range(MAX_STEPS if method == "em" else 0):
+        after = maximise(mixture.posterior(train))
+        if not likelihood(after) > likelihood(mixture) + ENOUGH:
             break
-        best, best_likelihood = mixture, likelihood
-        if step < MAX_STEPS:
-            mixture = maximise(mixture.posterior(train), mixture)
-    return best.to(dtype)
+        mixture = after
+    return mixture.to(dtype)
 
 
 def _kmeans(data: Tensor, n_components: int, seed: int) -> Tensor:
@@ -91,6 +90,5 @@ def _component(data: Tensor, weights: Tensor, rank: int | None) -> Gaussian:
         values, basis = values[real], torch.linalg.qr(rows.T @ vectors[:, real])[0]
     else:
         values, basis = eigenpairs(rows.T @ rows, rank)
-        values = values.clamp(min=0)
-    left = (total - values.sum()).clamp(min=0) / max(1, dim - len(values))
-    return Gaussian(mean.reshape(data.shape[1:]), values + REG_COVAR, basis, left + REG_COVAR).to(data)
+    variances, _, tail = Spectrum.leading(values, basis, total, rounding=0.0)
+    return Gaussian(mean.reshape(data.shape[1:]), variances + REG_COVAR, basis, tail + REG_COVAR).to(data)

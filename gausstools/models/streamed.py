@@ -50,10 +50,7 @@ def fit_streamed(
     True
     """
     if not isinstance(data, Tensor | np.ndarray) and iter(data) is data:
-        raise TypeError(
-            f"data is {type(data).__name__}, which can be read only once, but several passes are needed; give an "
-            "iterable that starts anew each time, such as a list of batches or a DataLoader"
-        )
+        raise TypeError(f"data is {type(data).__name__}, which can be read only once; give a list or a DataLoader")
     total = total or (lambda tensor: tensor)
     first = _Pass(check_count(rank, "rank", 0) + OVERSAMPLING).over(data, total)
     check_count(rank, "rank", 0, first.mean.numel())
@@ -62,9 +59,7 @@ def fit_streamed(
         again = _Pass(block).over(data, total)
         if again.count != first.count or not torch.allclose(again.mean, first.mean, rtol=1e-6, atol=1e-9):
             counts = f"{first.count} points before and {again.count} now, or another mean"
-            raise ValueError(
-                f"the data changed between two passes: {counts}; expected the same each time (no random crops or flips)"
-            )
+            raise ValueError(f"the data changed between two passes: {counts}; expected no random crops or flips")
         return again.image
 
     def agreed(done: bool) -> bool:
