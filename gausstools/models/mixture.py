@@ -169,17 +169,17 @@ class Mixture(ScoreModel):
         return self._weighted(rows, level, lambda v, noise: -1 / (v + noise), 0.0)
 
     def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
-        seen = self._see(rows, level)
-        common = math.log(2 * math.pi) + (self._derived.typical + seen.noise[0]).log()
-        return self._log_joint(seen, seen.noise).logsumexp(0) - 0.5 * self.dim * common
+        typical = self._derived.typical
+        common = math.log(2 * math.pi) + (typical + level[:, 0] ** 2).log()
+        return self._log_joint(rows, level.T**2, self._inside(rows)).logsumexp(0) - 0.5 * self.dim * common
 
     def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, "batch component"]:
         """Return the probability that each component made ``x``, ``(batch, K)``, each row of sum 1."""
-        return self.by_rows(lambda rows, level: self._responsibilities(self._see(rows, level)).T, x, sigma)
+        return self.by_rows(lambda rows, level: self._responsibilities(rows, level, self._inside(rows)).T, x, sigma)
 
     def _posterior_variance(self, rows: Tensor, level: Tensor) -> Tensor:
         """Return the variance within the components, and between what they denoise to."""
-        share, mean = self._responsibilities(self._see(rows, level)), self._offset(rows, level)
+        share, mean = self._responsibilities(rows, level, self._inside(rows)), self._offset(rows, level)
         total = rows.new_zeros(len(rows))
         # One by one, because the square of a difference keeps the digits that a difference of squares loses.
         for k, offset in enumerate(self._derived.offsets):
@@ -202,32 +202,34 @@ class Mixture(ScoreModel):
 
     def _weighted(self, rows: Tensor, level: Tensor, function: Callable, part: float) -> Tensor:
         """Return ``Σ_k ρ_k [part·(μ_k−μ) + f(Σ_k)(x−μ_k)]``, ``(rows, D)``, for an f of variance and noise."""
-        seen, owner = self._see(rows, level), self._derived.owner
-        share = self._responsibilities(seen)
-        inside, outside = self._factors(lambda v: function(v, seen.noise))
-        inside = (inside - outside[owner]) * seen.inside * share[owner]
+        seen, owner = self._inside(rows), self._derived.owner
+        share = self._responsibilities(rows, level, seen)
+        inside, outside = self._factors(lambda v: function(v, level.T**2))
+        inside = (inside - outside[owner]) * seen * share[owner]
         rest = (share * outside).sum(0)[:, None] * rows
         rest = torch.addmm(rest, (share * (part - outside)).T, self._derived.offsets)
         return torch.addmm(rest, inside.T, self.directions)
 
-    def _responsibilities(self, seen: "_Seen") -> Tensor:
+    def _inside(self, rows: Tensor) -> Tensor:
+        """Return the projections of ``x − μ_k`` on the eigenvectors of component k, ``(R, rows)``."""
+        return self.directions @ rows.T - self._derived.shifts
+
+    def _responsibilities(self, rows: Tensor, level: Tensor, seen: Tensor) -> Tensor:
         """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
-        scale = seen.rows.detach().square().sum(1) + self._derived.lengths.max()
-        return self._log_joint(seen, resolved(seen.noise, scale)).softmax(0)
+        scale = rows.detach().square().sum(1) + self._derived.lengths.max()
+        return self._log_joint(rows, resolved(level.T**2, scale), seen).softmax(0)
 
-    def _log_joint(self, seen: "_Seen", noise: Tensor) -> Tensor:
+    def _log_joint(self, rows: Tensor, noise: Tensor, seen: Tensor) -> Tensor:
         """Return ``ln w_k + ln N(x; μ_k, Σ_k+σ²I)`` less what is common to all components, ``(K, rows)``."""
+        _, offsets, lengths, _, typical, *_ = self._derived
+        squared = rows.square().sum(1) - 2 * (offsets @ rows.T) + lengths
+        off_span = (squared - self._sum_of_parts(seen.square())).clamp(min=0)
         inside, outside = self._factors(lambda v: 1 / (v + noise))
-        mahalanobis = self._sum_of_parts(seen.inside.square() * inside) + seen.outside * outside
+        mahalanobis = self._sum_of_parts(seen.square() * inside) + off_span * outside
         # Relative to a typical variance: at large σ the determinants are huge, and nearly the same.
-        typical = self._derived.typical
-        log_determinant = self._traces(lambda v: ((v + noise) / (typical + noise)).log())
+        inside, outside = self._factors(lambda v: ((v + noise) / (typical + noise)).log())
+        log_determinant = self._sum_of_parts(inside) + (self.dim - self.ranks)[:, None] * outside
         return self.weights.log()[:, None] - 0.5 * (mahalanobis + log_determinant)
-
-    def _traces(self, function: Factor) -> Tensor:
-        """Return ``tr f(Σ_k)`` of each component, ``(K, n)``, for an f that maps variances ``(…, 1)`` to ``(…, n)``."""
-        inside, outside = self._factors(function)
-        return self._sum_of_parts(inside) + (self.dim - self.ranks)[:, None] * outside
 
     def _factors(self, function: Factor) -> tuple[Tensor, Tensor]:
         """Return f of all variances, ``(R, n)``, and of the tails, ``(K, n)``: 0 where nothing is off the span."""
@@ -241,12 +243,6 @@ class Mixture(ScoreModel):
 
     def _rows_at_once(self) -> int:
         return max(1, CHUNK // max(len(self.variances), self.dim, len(self)))
-
-    def _see(self, rows: Tensor, level: Tensor) -> "_Seen":
-        inside = self.directions @ rows.T - self._derived.shifts
-        squared = rows.square().sum(1) - 2 * (self._derived.offsets @ rows.T) + self._derived.lengths
-        outside = (squared - self._sum_of_parts(inside.square())).clamp(min=0)
-        return _Seen(rows, level.T**2, inside, outside)
 
     def _smallest_variance(self) -> float:
         return min(float(self.spectrum(k).values.min()) for k in range(len(self)))
@@ -288,15 +284,6 @@ class _Derived(NamedTuple):
     typical: Tensor  # the average variance of an entry
     owner: Tensor  # the component of each eigenvector, (R,)
     full: Tensor  # whether a component is of full rank, so that nothing is outside its span, (K, 1)
-
-
-class _Seen(NamedTuple):
-    """Some rows of the batch, as the components see them."""
-
-    rows: Tensor  # (rows, D), around the mean of the mixture
-    noise: Tensor  # σ², (1, 1 or rows)
-    inside: Tensor  # projections of x−μ_k on the eigenvectors, (R, rows)
-    outside: Tensor  # squared length of what is left, (K, rows)
 
 
 def _check_weights(weights: Tensor | Sequence[float], count: int, dtype: torch.dtype) -> Tensor:

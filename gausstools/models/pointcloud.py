@@ -7,7 +7,6 @@ streams over the data in chunks with a running log-sum-exp (Milakov & Gimelshein
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -120,14 +119,14 @@ class PointCloud(ScoreModel):
         that it keeps its digits where y has almost all of the weight.
         """
         # Around the most likely point, which then adds nothing: what is summed is as small as the others' weight.
-        noise, marks, start = self._resolved(rows, level), self._derived.marks[:, None], 0
+        noise, start = self._resolved(rows, level), 0
         peak, index = self.peak(rows, noise)
-        centre, mark = self.points[index], marks[index, 0]
+        centre, numbers = self.points[index], torch.arange(len(self), device=index.device)[:, None]
         total, weight, square = (torch.zeros_like(peak) for _ in range(3))
         moved = torch.zeros_like(rows)
         for logits, points, half_norms in self._logits(rows, noise):
             weights = (logits - peak).exp()
-            others = weights.where(marks[start : start + len(points)] != mark, 0)
+            others = weights.where(numbers[start : start + len(points)] != index, 0)
             total, weight = total + weights.sum(0), weight + others.sum(0)
             square = square + 2 * (half_norms * others).sum(0)
             moved = torch.addmm(moved, others.T, points)
@@ -161,23 +160,18 @@ class PointCloud(ScoreModel):
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the points around the mean, ``(n, D)``, and half their squared norms, ``(n, 1)``, as fit a cache."""
         size = max(1, CHUNK // self.dim)
-        return zip(self.points.split(size), self._derived.half_norms.split(size), strict=True)
+        return zip(self.points.split(size), self._derived.split(size), strict=True)
 
     def _resolved(self, rows: Tensor, level: Tensor) -> Tensor:
         """Return σ², ``(1, 1 or b)``, or what rounding resolves."""
-        return resolved(level.T**2, rows.detach().square().sum(1) + 2 * self._derived.half_norms.max())
+        return resolved(level.T**2, rows.detach().square().sum(1) + 2 * self._derived.max())
 
     def _rows_at_once(self) -> int:
         return ROWS
 
-    def _derive(self) -> "_Derived":
-        generator = torch.Generator().manual_seed(0)
-        direction = torch.randn(self.dim, generator=generator, dtype=torch.float64).to(self.points.device)
-        half_norms, marks = [], []
-        for part in self.points.split(4096):
-            half_norms.append(part.double().square().sum(1, keepdim=True) / 2)
-            marks.append((part.double() * direction).sum(1))
-        return _Derived(torch.cat(half_norms).to(self.points), torch.cat(marks))
+    def _derive(self) -> Tensor:
+        """Return ``|c_i|²/2``, ``(N, 1)``."""
+        return torch.cat([part.double().square().sum(1, True) for part in self.points.split(4096)]).to(self.points) / 2
 
     def _smallest_variance(self) -> float:
         return 0.0
@@ -189,10 +183,3 @@ class PointCloud(ScoreModel):
         cloud = cls(points.reshape(-1, *mean.shape))
         cloud.mean, cloud.points = check_event(mean), points  # as they were, not centred once more
         return cloud
-
-
-class _Derived(NamedTuple):
-    """What follows from the points."""
-
-    half_norms: Tensor  # |c_i|²/2, (N, 1)
-    marks: Tensor  # a number that equal points share and others do not, (N,): the projection on a random direction
