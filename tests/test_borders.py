@@ -691,7 +691,7 @@ COMMAND = "a command line, whose options have tests of their own"
 PART = "is told nothing but other objects of this table"
 SPECTRUM = [
     f"Spectrum.{method}"
-    for method in ("apply", "decreasing", "dense", "join", "quadratic", "split", "tails", "to", "trace")
+    for method in ("apply", "decreasing", "dense", "join", "leading", "quadratic", "split", "tails", "to", "trace")
 ]
 
 NOT_ASKED = {

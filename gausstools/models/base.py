@@ -182,12 +182,10 @@ class ScoreModel(nn.Module):
     def _apply(self, fn: Callable, recurse: bool = True) -> "ScoreModel":
         # nn.Module moves and converts its buffers here.
         def convert(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
+            moved, name = fn(tensor), f"a tensor of the {type(self).__name__}"
             if moved.dtype == tensor.dtype:
                 return moved
-            return in_dtype(
-                tensor.to(moved.device), working_dtype(moved.dtype), f"a tensor of the {type(self).__name__}"
-            )
+            return in_dtype(tensor.to(moved.device), working_dtype(moved.dtype), name)
 
         self.dtype, self._known = fn(torch.empty(0, dtype=self.dtype)).dtype, None
         return super()._apply(convert, recurse)

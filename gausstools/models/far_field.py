@@ -29,20 +29,16 @@ class _Limit:
 
     def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return what stands for ``E[x0 | x_σ = x]``."""
+        # Near the data a series has no bound.
         mean = self.cloud.mean.flatten()
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return in_dtype(mean + self._offset(rows, level), rows.dtype)  # near the data a series has no bound
-
-        return self.cloud.by_rows(ask, x, sigma).reshape(x.shape)
+        ours = self.cloud.by_rows(lambda rows, s: in_dtype(mean + self._offset(rows, s), rows.dtype), x, sigma)
+        return ours.reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``(D(x, σ) − x)/σ²`` for this D."""
 
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return (self._offset(rows, level) - rows) / level**2
-
-        return self.cloud.by_rows(ask, x, sigma, density=True).reshape(x.shape)
+        ours = self.cloud.by_rows(lambda rows, s: (self._offset(rows, s) - rows) / s**2, x, sigma, density=True)
+        return ours.reshape(x.shape)
 
 
 @dataclass(frozen=True)

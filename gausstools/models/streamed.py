@@ -54,21 +54,22 @@ def fit_streamed(
     total = total or (lambda tensor: tensor)
     first = _Pass(check_count(rank, "rank", 0) + OVERSAMPLING).over(data, total)
     check_count(rank, "rank", 0, first.mean.numel())
+    image, variance = first.averages()
 
     def product(block: Tensor) -> Tensor:
         again = _Pass(block).over(data, total)
         if again.count != first.count or not torch.allclose(again.mean, first.mean, rtol=1e-6, atol=1e-9):
             counts = f"{first.count} points before and {again.count} now, or another mean"
             raise ValueError(f"the data changed between two passes: {counts}; expected no random crops or flips")
-        return again.image
+        return again.averages()[0]
 
     def agreed(done: bool) -> bool:
         """One process's answer is everyone's: they must not part ways for a rounding error."""
-        return bool(total(first.image.new_tensor(float(done))) > 0)
+        return bool(total(image.new_tensor(float(done))) > 0)
 
-    variances, basis, _ = krylov(product, first.image, rank, PASSES - 1, agreed)
-    rounding = len(basis) * torch.finfo(basis.dtype).eps * first.variance
-    spectrum = Spectrum.leading(variances, oriented(basis), first.variance, rounding)
+    variances, basis, _ = krylov(product, image, rank, PASSES - 1, agreed)
+    rounding = len(basis) * torch.finfo(basis.dtype).eps * variance
+    spectrum = Spectrum.leading(variances, oriented(basis), variance, rounding)
     return Gaussian(first.mean, *spectrum).to(first.like)
 
 
@@ -84,9 +85,12 @@ class _Pass(Moments):
         for batch in unlabelled_batches(data):
             self.update(batch)
             self._absorb()  # at once: what waits for a large product takes more memory than the block
-        whole = self.reduced(total)
-        whole.image, whole.variance = (value / whole.count for value in whole._sums)
-        return whole
+        return self.reduced(total)
+
+    def averages(self) -> tuple[Tensor, Tensor]:
+        """Return ``Σ·block``, ``(D, columns)``, and the trace of Σ."""
+        image, trace = self._sums
+        return image / self.count, trace / self.count
 
     def _zeros(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.block, int):
