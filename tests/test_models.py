@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gausstools as gt
 from gausstools.denoiser import check_sigma
+from gausstools.models import base
 
 DOUBLE, HALVES = torch.float64, (torch.float16, torch.bfloat16)
 DIGITS = gt.datasets.load("digits").images[:200]
@@ -166,6 +168,27 @@ def test_a_score_that_overflows_is_refused():
     assert gt.score(point, x, 1e-15).tolist() == [[pytest.approx(-1e33)] * 2]
     with pytest.raises(ValueError, match=r"answers in shape \(1, 1\), expected \(1, 2\)"):
         gt.score(lambda x, sigma: x[:, :1], x, 1.0)
+
+
+@EVERY
+def test_a_denoiser_waits_for_the_device_only_to_look_at_x(monkeypatch, make):
+    """On a GPU, a number or a truth that Python asks for of a tensor stops it until all before is done."""
+    model, x, waits = make(DIGITS), noised(1.0), []
+    model(x, 1.0)  # what follows from the tensors is computed once
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                waits.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        model(x, 1.0)
+    assert len(waits) == 1
+    monkeypatch.setattr(base, "check_values", lambda x, *_: x)
+    with Watch():
+        model(x, 1.0)
+    assert len(waits) == 1
 
 
 # ---- tensors that change
