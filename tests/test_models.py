@@ -166,7 +166,7 @@ def test_a_score_that_overflows_is_refused():
         with pytest.raises(ValueError, match=r"torch.float32 cannot hold"):
             ask(x, 2e-19)
     assert gt.score(point, x, 1e-15).tolist() == [[pytest.approx(-1e33)] * 2]
-    with pytest.raises(ValueError, match=r"answers in shape \(1, 1\), expected \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"answers in shape \(1, 1\), expected .*\(1, 2\)"):
         gt.score(lambda x, sigma: x[:, :1], x, 1.0)
 
 
