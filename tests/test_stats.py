@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gausstools as gt
 from gausstools.commands.stats import stats
-from gausstools.models import fit_streamed
+from gausstools.models import fit_streamed, streamed
 
 GENERATOR = torch.Generator().manual_seed(0)
 TENSORS = ("mean", "variances", "tail")
@@ -78,18 +78,19 @@ def test_every_rank_of_the_digits_is_that_of_the_dense_fit():
             torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-6)
 
 
-def test_more_passes_explain_more_and_the_total_variance_is_exact():
+def test_more_passes_explain_more_and_the_total_variance_is_exact(monkeypatch):
     data = sample(1000, torch.arange(1, 501, dtype=torch.float64) ** -0.5)
     dense = gt.Gaussian.fit(data, 30)
     errors = []
     for passes in (2, 3, 4):
-        found = fit_streamed(data, 30, passes=passes)
+        monkeypatch.setattr(streamed, "PASSES", passes)
+        found = fit_streamed(data, 30)
         torch.testing.assert_close(found.total_variance, dense.total_variance)
         errors.append(float((dense.variances - found.variances).sum() / dense.variances.sum()))
     assert 1e-12 < errors[2] < errors[1] / 3 < errors[0] / 9  # from below
 
 
-def test_memory_is_that_of_the_blocks():
+def test_memory_is_that_of_the_blocks(monkeypatch):
     """No tensor has more entries than the space, though D² would be 20 times as many."""
     dim, rank, passes = 6000, 4, 4
     largest = 0
@@ -103,8 +104,9 @@ def test_memory_is_that_of_the_blocks():
             return results
 
     batches = torch.randn(20, 10, dim, generator=GENERATOR).unbind(0)
+    monkeypatch.setattr(streamed, "PASSES", passes)
     with Watch():
-        fit_streamed(batches, rank, passes=passes)
+        fit_streamed(batches, rank)
     assert 0 < largest <= (passes - 1) * dim * (rank + 32) < dim**2 / 50
 
 
@@ -146,14 +148,12 @@ def test_shares_of_several_processes_make_one_whole():
 
 def test_data_that_cannot_be_streamed_are_refused(as_installed):
     data = torch.randn(10, 5, generator=GENERATOR)
-    with pytest.raises(TypeError, match="data is generator, which can be read only once, but several passes"):
+    with pytest.raises(TypeError, match="data is generator, which can be read only once"):
         fit_streamed((batch for batch in [data]), 1)
     with pytest.raises(ValueError, match="no data was given"):
         fit_streamed([], 1)
     with pytest.raises(ValueError, match="rank is 6, expected an integer from 0 to 5"):
         fit_streamed(data, 6)
-    with pytest.raises(ValueError, match="passes is 1, expected an integer >= 2"):
-        fit_streamed(data, 1, passes=1)
     with pytest.raises(ValueError, match=r"data has shape \(10, 4\), expected \(batch, 5\)"):
         fit_streamed([data, data[:, :4]], 1)
     with pytest.raises(ValueError, match="data holds 1 values that are NaN"):

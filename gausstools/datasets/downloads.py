@@ -5,7 +5,6 @@ file under a right name. One that was interrupted goes on where it stopped, and 
 waits for it.
 """
 
-import errno
 import os
 from pathlib import Path
 
@@ -54,16 +53,9 @@ def locate(
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    for place in (path / "cifar-10-batches-py", path):
-        if data_set == "CIFAR-10" and (place / "data_batch_1").is_file():
-            raise DataUnavailable(
-                f"{place} holds CIFAR-10's pickled version, which gausstools does not read because unpickling runs "
-                f"code; get the binary version, {remote[0]}"
-            )
-    otherwise = "give another folder, or none to download" if named == "data_dir" else "correct it, or unset it"
     raise DataUnavailable(
-        f"{named} is {path}, which does not hold {data_set}: there is neither "
-        f"{' nor '.join(str(candidate) for candidate in candidates)}; {otherwise}"
+        f"{named} is {path}, which does not hold {data_set}: there is neither {' nor '.join(map(str, candidates))}. "
+        f"Pickled files are not read, because unpickling runs code; get {remote[0]}, or name no folder to download it"
     )
 
 
@@ -98,15 +90,11 @@ def fetch(data_set: str, url: str, md5: str) -> Path:
                 if not resumed:
                     raise ValueError(f"what came has another checksum than md5 {md5}")
     except (OSError, ValueError) as error:  # requests' errors are OSErrors too
-        reason = _reason(error)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            part.unlink(missing_ok=True)
-            reason = f"there is no space left in {cache}"
         raise DataUnavailable(
-            f"{data_set} is not on this machine and could not be downloaded from {url}: {reason}. There are three ways "
-            "to get it: (1) run this again where there is a network, or copy the file from a machine with one to "
-            f"{cache}; (2) name a folder that has it, load(..., data_dir=FOLDER); (3) name that folder once and for "
-            "all in the environment variable GAUSSTOOLS_DATA"
+            f"{data_set} is not on this machine and could not be downloaded from {url}: {_reason(error)}. There are "
+            "three ways to get it: (1) run this again where there is a network, or copy the file from a machine with "
+            f"one to {cache}; (2) name a folder that has it, load(..., data_dir=FOLDER); (3) name that folder once and "
+            "for all in the environment variable GAUSSTOOLS_DATA"
         ) from error
     return path
 
@@ -118,43 +106,33 @@ def _cache() -> Path:
 
 
 def _go_on(url: str, part: Path) -> None:
-    """Let pooch write what an address gives to a file that may hold its beginning already."""
-    import pooch
+    """Write what an address gives to a file that may hold its beginning already."""
     import requests
+    from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     # Bytes as they are: a server that compresses what is compressed already would change their number.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-
-    def check(answer, **_):
+    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT, READ)) as answer:
+        if answer.status_code == 416:  # there is nothing after what we have: it is the whole, or something else
+            return
+        answer.raise_for_status()
         kind, start = answer.headers.get("Content-Type", ""), answer.headers.get("Content-Range", "")
-        if answer.status_code in (200, 206) and "html" in kind:
+        if "html" in kind:
             raise requests.RequestException(f"the server sent a web page ({kind}) instead of the file")
-        if answer.status_code == 206 and not start.startswith(f"bytes {have}-"):
+        goes_on = answer.status_code == 206  # or it sends all, whatever was asked for
+        if goes_on and not start.startswith(f"bytes {have}-"):
             raise requests.RequestException(f"the server sent another part than asked for, from byte {have}")
-        if answer.status_code == 200:  # it sends all, whatever was asked for
-            file.truncate(0)
-
-    options = {"headers": headers, "hooks": {"response": check}, "timeout": (CONNECT, READ)}
-    try:
-        with open(part, "ab") as file:
-            pooch.HTTPDownloader(progressbar=True, chunk_size=2**18, **options)(url, file, None)
-    except requests.HTTPError as error:
-        if error.response.status_code != 416:  # there is nothing after what we have: it is the whole, or something else
-            raise
-    finally:
-        if part.exists() and not part.stat().st_size:
-            part.unlink()
+        with open(part, "ab" if goes_on else "wb") as file, tqdm(desc=part.stem, unit="B", unit_scale=True) as bar:
+            for piece in answer.iter_content(2**18):
+                bar.update(file.write(piece))
 
 
 def _reason(error: Exception) -> str:
     import requests
 
-    answer = getattr(error, "response", None)
-    if answer is not None:
-        return f"the server answered {answer.status_code} {answer.reason}"
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return f"the server did not answer within {CONNECT:g} s"
+    if getattr(error, "response", None) is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.ConnectionError) and error.request is not None:  # it never came to an answer
         return "the server could not be reached; is there a network?"
     return str(error)

@@ -50,25 +50,16 @@ class ImageFolder:
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        size: int | None = None,
-        channels: int | None = None,
-        batch_size: int = 64,
+        self, path: str | os.PathLike, *, size: int | None = None, channels: int | None = None, batch_size: int = 64
     ):
-        self.path = Path(path)
-        if not self.path.is_dir():
-            raise FileNotFoundError(f"there is no folder {self.path}")
         if channels not in (None, 1, 3):
             raise ValueError(f"channels is {channels!r}, expected 1 (grey), 3 (RGB) or None")
+        self.files = tuple(sorted(_images_in(_folder(path)), key=lambda file: file.parts))
+        if not self.files:
+            raise FileNotFoundError(f"{path} holds no images; expected files {', '.join(SUFFIXES)}")
         self.size = None if size is None else check_count(size, "size", 1, 2**15)
         self.batch_size = check_count(batch_size, "batch_size", 1)
-        self.files = tuple(sorted(_images_in(self.path), key=lambda file: file.parts))
-        if not self.files:
-            raise FileNotFoundError(f"{self.path} holds no images; expected files {', '.join(SUFFIXES)}")
-        self._may_drop_colour = channels == 1
-        self._channels, self._shape = channels, None
+        self._grey, self._channels, self._shape = channels == 1, channels, None
         self._shape = torch.Size(self._read(self.files[0]).shape)
         self._channels = self._shape[0]
 
@@ -113,25 +104,20 @@ class ImageFolder:
             raise ValueError(f"{file} cannot be read as an image: {error}") from error
         if image.mode.startswith(DEEP):
             raise ValueError(f"{file} has more than 8 bits per channel (mode {image.mode}), expected 8; convert it")
-        grey = image.mode in GREY
-        if not grey and self._channels == 1 and not self._may_drop_colour:
-            raise ValueError(
-                f"{file} has colours, but the first image of the folder is grey; choose channels=1 or 3 (--channels)"
-            )
-        image = image.convert("L" if self._channels == 1 or (self._channels is None and grey) else "RGB")
+        if image.mode not in GREY and self._channels == 1 and not self._grey:
+            raise ValueError(f"{file} has colours, but the first image is grey; choose channels=1 or 3 (--channels)")
+        channels = self._channels or (1 if image.mode in GREY else 3)
+        image = image.convert("L" if channels == 1 else "RGB")
         if self.size is not None:
             side = min(image.size)
             left, top = ((length - side) // 2 for length in image.size)
             image = image.crop((left, top, left + side, top + side))
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
-        pixels = np.asarray(image)
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        if self._shape is not None and pixels.shape != self._shape:
-            (_, height, width), (_, first_height, first_width) = pixels.shape, self._shape
-            raise ValueError(
-                f"{file} has {width}×{height} pixels, but {self.files[0].name} has {first_width}×{first_height}: all "
-                "must have one size. Give size= (--size) to cut and resize them"
-            )
+        pixels = np.asarray(image).reshape(*image.size[::-1], channels).transpose(2, 0, 1)
+        if self._shape not in (None, pixels.shape):
+            size, first = (f"{width}×{height}" for _, height, width in (pixels.shape, self._shape))
+            given = f"{file} has {size} pixels, but {self.files[0].name} has {first}"
+            raise ValueError(f"{given}: all must have one size. Give size= (--size) to cut and resize them")
         return pixels
 
 
@@ -150,13 +136,16 @@ def class_folders(path: str | os.PathLike) -> tuple[Path, ...]:
     ...     print(", ".join(f"{label} is {folder.name}" for label, folder in enumerate(class_folders(path))))
     0 is 10, 1 is 2
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}")
-    folders = [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    folders = [entry for entry in _folder(path).iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     if not folders:
         raise FileNotFoundError(f"{path} holds no folders, expected one for each class")
     return tuple(sorted(folders, key=lambda folder: folder.name))
+
+
+def _folder(path: str | os.PathLike) -> Path:
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"there is no folder {path}")
+    return Path(path)
 
 
 def _images_in(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

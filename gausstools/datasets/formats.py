@@ -10,6 +10,8 @@ import math
 import struct
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +29,11 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
     """
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":
-        content = _unpacked(content, path)
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not 1 <= content[3] <= 3:
-        raise ValueError(f"{path} is no idx file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}")
-    if content[3] != dims:
-        kinds = {1: "labels", 3: "images"}
-        found, expected = (f"{kinds.get(count, 'something else')} (idx{count})" for count in (content[3], dims))
-        raise ValueError(f"{path} holds {found}, expected {expected}; are two files swapped?")
+        with _undamaged(path):
+            content = gzip.decompress(content)
+    if content[:4] != bytes([0, 0, 8, dims]):
+        begins = content[:4].hex(" ") or "nothing"
+        raise ValueError(f"{path} begins with {begins}, expected 00 00 08 {dims:02}: bytes in {dims} dimensions (idx)")
     start = 4 + 4 * dims
     shape = struct.unpack(f">{dims}I", content[4:start].ljust(4 * dims, b"\x00"))
     if len(content) != start + math.prod(shape):
@@ -51,10 +51,8 @@ def read_mnist(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     if pixels.shape[1:] != (28, 28):
         raise ValueError(f"{images} holds images of shape {pixels.shape[1:]}, expected (28, 28)")
     if len(pixels) != len(classes):
-        raise ValueError(
-            f"{images} holds {len(pixels)} images and {labels} {len(classes)} labels, expected as many; are they of "
-            "different splits?"
-        )
+        counts = f"{images} holds {len(pixels)} images and {labels} {len(classes)} labels"
+        raise ValueError(f"{counts}, expected as many; are they of different splits?")
     return pixels[:, None].copy(), _checked(classes, labels)
 
 
@@ -69,17 +67,19 @@ def read_cifar10(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ValueError: if one is missing or damaged, or holds something else.
     """
     if path.name.endswith(".tar.gz"):
-        contents = {f"{path}:{name}": content for name, content in _members(path, names).items()}
+        with _undamaged(path), tarfile.open(path, "r:gz") as archive:
+            held = {Path(member.name).name: archive.extractfile(member).read() for member in archive if member.isfile()}
+        contents = {name: held[name] for name in names if name in held}
     else:
-        files = [path.with_name(name) for name in names]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise ValueError(f"{path.parent} lacks {', '.join(missing)}; {AGAIN}")
-        contents = {str(file): file.read_bytes() for file in files}
-    for file, content in contents.items():
+        files = {name: path.with_name(name) for name in names}
+        contents = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
+    missing = [name for name in names if name not in contents]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; expected CIFAR-10's binary version, all of it")
+    for name, content in contents.items():
         if not content or len(content) % RECORD:
-            raise ValueError(f"{file} holds {len(content)} bytes, expected a multiple of {RECORD} above 0; {AGAIN}")
-        _checked(np.frombuffer(content, np.uint8)[::RECORD], file)
+            raise ValueError(f"{name} of {path} holds {len(content)} bytes, expected a multiple of {RECORD}; {AGAIN}")
+        _checked(np.frombuffer(content, np.uint8)[::RECORD], f"{name} of {path}")
     records = np.frombuffer(bytearray().join(contents.values()), np.uint8).reshape(-1, RECORD)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].copy()
 
@@ -87,32 +87,16 @@ def read_cifar10(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
 AGAIN = "it is incomplete or another format: get it again"
 
 
-def _members(path: Path, names: list[str]) -> dict[str, bytes]:
-    found = {}
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if name in names and member.isfile():
-                    found[name] = archive.extractfile(member).read()
+        yield
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); get it again") from error
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; expected CIFAR-10's binary version")
-    return {name: found[name] for name in names}
-
-
-def _unpacked(content: bytes, path: Path) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); get it again") from error
 
 
 def _checked(labels: np.ndarray, path: Path | str) -> np.ndarray:
-    if len(labels) == 0:
-        raise ValueError(f"{path} holds no labels, expected at least one")
-    if labels.max() > 9:
-        raise ValueError(f"{path} holds the label {labels.max()}, expected 0 to 9; is it another data set?")
+    if not len(labels) or labels.max() > 9:
+        found = f"the label {labels.max()}" if len(labels) else "no labels"
+        raise ValueError(f"{path} holds {found}, expected 0 to 9; is it another data set?")
     return labels.copy()

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gausstools.datasets import downloads, formats
+from gausstools.denoiser import check_choice
 
 __all__ = ["NAMES", "Images", "load"]
 
@@ -72,18 +73,11 @@ def load(name: str, split: str = "train", data_dir: str | os.PathLike | None = N
     >>> digits.images.shape, digits.images.min().item(), digits.images.max().item()
     (torch.Size([360, 1, 8, 8]), -1.0, 1.0)
     """
-    if name not in _LOADERS:
-        raise ValueError(f"there is no data set {name!r}; expected one of {', '.join(map(repr, _LOADERS))}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
+    check_choice(name, "the data set", *_LOADERS)
+    check_choice(split, "split", "train", "test")
     pixels, labels, class_names = _LOADERS[name](split, data_dir)
-    return Images(
-        name=name,
-        split=split,
-        images=torch.from_numpy(pixels).float().div_(_LARGEST.get(name, 255) / 2).sub_(1),
-        labels=torch.from_numpy(labels).long(),
-        class_names=class_names,
-    )
+    images = torch.from_numpy(pixels).float().div_(_LARGEST.get(name, 255) / 2).sub_(1)
+    return Images(name, split, images, torch.from_numpy(labels).long(), class_names)
 
 
 _Raw = tuple[np.ndarray, np.ndarray, tuple[str, ...]]  # pixels (n, channels, height, width), labels (n,), class names

@@ -7,6 +7,7 @@ words of ``torch.distributions``. As a callable it is the denoiser of that famil
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,30 +19,6 @@ from gausstools.models import files
 __all__ = ["ScoreModel"]
 
 
-class derived(property):
-    """A property that follows from the saved tensors: computed once, and again when one of them has changed.
-
-    It notices a tensor that was replaced, and what torch wrote into one (``copy_``, ``load_state_dict``).
-    """
-
-    def __get__(self, model: "ScoreModel | None", owner: type | None = None):
-        """Return the value for a model."""
-        if model is None:
-            return self
-        tensors = list(model.buffers())
-        # A kept value would lack the way back to a tensor that is being optimised. Inference tensors have no version.
-        if any(tensor.requires_grad or tensor.is_inference() for tensor in tensors):
-            return self.fget(model)
-        kept, name = model.__dict__.setdefault("_kept", {}), self.fget.__name__
-        before, versions, value = kept.get(name, ((), (), None))
-        now = [tensor._version for tensor in tensors]
-        if versions != now or any(old is not new for old, new in zip(before, tensors, strict=True)):
-            with torch.no_grad():
-                value = self.fget(model)
-            kept[name] = tensors, now, value
-        return value
-
-
 class ScoreModel(nn.Module):
     """A distribution whose noised density, score and denoiser are known in closed form.
 
@@ -51,6 +28,8 @@ class ScoreModel(nn.Module):
     Answers have the dtype of the points. They are computed in float32 at least, because variances and squared distances
     leave the range of float16 and the digits of bfloat16. So a model's tensors are float32 or float64 even after
     ``.half()``, which decides in which dtype it samples.
+
+    The tensors may be moved, loaded and replaced, but not written into: what follows from them would not notice.
 
     A kind of model is its ``mean`` and some functions of rows around it, ``(b, D)``, at levels ``(1 or b, 1)``:
     ``_offset``, which is D − μ, ``_score``, ``_log_density`` and ``_posterior_variance``. Also ``_draw(n, sigma,
@@ -68,11 +47,26 @@ class ScoreModel(nn.Module):
     mean: Tensor
     dtype: torch.dtype
 
+    _SAVED: tuple[str, ...] = ()
+    _known = None  # what was derived, behind the tensors that it follows from
+
     def _hold(self, dtype: torch.dtype, **tensors: Tensor) -> None:
         """Keep the tensors that the model is made of, for a model of this dtype."""
         self.dtype = dtype
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.to(working_dtype(tensor.dtype)) if tensor.is_floating_point() else tensor)
+
+    @property
+    def _derived(self) -> Any:
+        """What follows from the tensors, ``_derive()``: computed once, and again when one of them was replaced."""
+        tensors = list(self.buffers())
+        # A kept value would lack the way back to a tensor that is being optimised.
+        if any(tensor.requires_grad for tensor in tensors):
+            return self._derive()
+        if self._known is None or any(old is not new for old, new in zip(self._known[0], tensors, strict=True)):
+            with torch.no_grad():
+                self._known = tensors, self._derive()
+        return self._known[1]
 
     @property
     def event_shape(self) -> torch.Size:
@@ -144,10 +138,8 @@ class ScoreModel(nn.Module):
         torch.Size([4, 1, 8, 8])
         """
         n = check_count(n, "n", 0)
-        level = check_sigma(sigma, self.mean.new_empty(n, 0))
-        if len(level) > 1:
-            raise ValueError(f"sigma has shape ({len(level)},), expected one number for all draws")
-        return as_asked(self._return(self._draw(n, level.item(), generator), (n, *self.event_shape)), self.dtype)
+        level = check_sigma(sigma, self.mean[None]).item()
+        return self._events(self._draw(n, level, generator), self.dtype)
 
     # ---- files
 
@@ -170,12 +162,8 @@ class ScoreModel(nn.Module):
         try:
             return cls._restore(**tensors)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            given = ", ".join(
-                f"{tensor.dtype} {name} of shape {tuple(tensor.shape)}" for name, tensor in tensors.items()
-            )
+            given = ", ".join(f"{value.dtype} {name} of shape {tuple(value.shape)}" for name, value in tensors.items())
             raise ValueError(f"the tensors in {path} do not fit together: {given} ({error})") from error
-
-    _SAVED: tuple[str, ...] = ()
 
     @classmethod
     def _restore(cls, **tensors: Tensor) -> "ScoreModel":
@@ -188,20 +176,18 @@ class ScoreModel(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        # For copies and pickles. What is kept follows from the rest, and may belong to a transform of torch.func.
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+        # For copies and pickles. What is derived may belong to a transform of torch.func.
+        return self.__dict__ | {"_known": None}
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "ScoreModel":
         # nn.Module moves and converts its buffers here.
         def convert(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if not moved.is_floating_point() or moved.dtype == tensor.dtype:
+            moved, name = fn(tensor), f"a tensor of the {type(self).__name__}"
+            if moved.dtype == tensor.dtype:
                 return moved
-            name = f"a tensor of the {type(self).__name__}"
             return in_dtype(tensor.to(moved.device), working_dtype(moved.dtype), name)
 
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        self.__dict__.pop("_kept", None)  # which holds the old tensors in memory
+        self.dtype, self._known = fn(torch.empty(0, dtype=self.dtype)).dtype, None
         return super()._apply(convert, recurse)
 
     # ---- the border: every question comes in here, and every answer goes out
@@ -223,11 +209,11 @@ class ScoreModel(nn.Module):
         if density:
             self._check_density(level)
         size = self._rows_at_once()
-        levels = level.split(size) if len(level) > 1 else [level] * max(1, -(-len(rows) // size))
+        starts = range(0, max(1, len(rows)), size)
         # Autocast would take the products in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            answers = [ask(part, of_part) for part, of_part in zip(rows.split(size), levels, strict=True)]
-        return as_asked(answers[0] if len(answers) == 1 else torch.cat(answers), x.dtype, look=density)
+            parts = [ask(rows[i : i + size], level[i : i + size] if len(level) > 1 else level) for i in starts]
+        return as_asked(torch.cat(parts), x.dtype, look=density)
 
     def _rows_at_once(self) -> int:
         """Return how many rows may be asked about at once, for the memory that it takes."""
@@ -252,16 +238,12 @@ class ScoreModel(nn.Module):
     def _check_density(self, level: Tensor) -> None:
         tiny = torch.finfo(level.dtype).tiny
         if (level == 0).any() and self._smallest_variance() < tiny:
-            raise ValueError(
-                "sigma is 0, or as good as 0, and the covariance singular: there is no density. Use sigma > "
-                f"{tiny**0.5:.1g}, or a tail"
-            )
+            limit = f"Use sigma > {tiny**0.5:.1g}, or a tail"
+            raise ValueError(f"sigma is 0, or as good as 0, and the covariance singular: there is no density. {limit}")
 
-    def _return(self, centred: Tensor, like: Tensor | tuple[int, ...]) -> Tensor:
-        """Return rows around the mean in the event's shape, and in the dtype of a tensor that they answer."""
-        if isinstance(like, Tensor):
-            return as_asked(self.mean + centred.reshape(like.shape), like.dtype)
-        return self.mean + centred.reshape(like)
+    def _events(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return rows around the mean, ``(*sizes, D)``, as events ``(*sizes, *event)`` in a dtype."""
+        return as_asked(self.mean + rows.unflatten(-1, self.event_shape), dtype)
 
 
 def check_event(mean: Tensor, name: str = "mean") -> Tensor:
@@ -271,9 +253,7 @@ def check_event(mean: Tensor, name: str = "mean") -> Tensor:
         raise TypeError(f"{name} is {given}, expected a floating-point tensor of the event's shape")
     if mean.ndim == 0 or mean.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(mean.shape)}, expected the event's shape, e.g. (2,) or (1, 28, 28)")
-    if not mean.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values")
-    return mean
+    return check_values(mean, name)
 
 
 def check_lengths(rows: Tensor, name: str) -> Tensor:
@@ -282,12 +262,7 @@ def check_lengths(rows: Tensor, name: str) -> Tensor:
 
 
 def as_asked(answer: Tensor, dtype: torch.dtype, *, look: bool = False) -> Tensor:
-    """Return an answer in the dtype of its question; float16 is looked at for overflow, another one if told so.
-
-    Whole numbers stay what they are.
-    """
-    if not answer.is_floating_point():
-        return answer
+    """Return an answer in the dtype of its question; float16 is looked at for overflow, another one if told so."""
     return in_dtype(answer, dtype) if look or torch.finfo(dtype).max < 1e38 else answer.to(dtype)
 
 

@@ -48,10 +48,7 @@ def gather(data: Tensor | np.ndarray | Iterable) -> Tensor:
 def _batches(data: Tensor | np.ndarray | Iterable) -> Iterator[list]:
     """Yield each batch as a list: the points, then what comes with them. Single images are told by label or shape."""
     if not isinstance(data, Iterable):
-        raise TypeError(
-            f"data is {type(data).__name__}, expected a tensor (n, *event) or an iterable of such batches; of a "
-            "Dataset, give a DataLoader"
-        )
+        raise TypeError(f"data is {type(data).__name__}, expected a tensor or batches; of a Dataset, give a DataLoader")
     before = None
     for batch in [data] if isinstance(data, Tensor | np.ndarray) else data:
         x, *rest = batch if isinstance(batch, tuple | list) and batch else [batch]
@@ -59,10 +56,10 @@ def _batches(data: Tensor | np.ndarray | Iterable) -> Iterator[list]:
         shape = tuple(getattr(x, "shape", ()))
         labelled = rest and shape and (isinstance(rest[0], str | numbers.Number) or getattr(rest[0], "ndim", 1) == 0)
         if labelled or (shape == before and len(shape) == 3 and shape[0] in CHANNELS):
+            kind = "pairs of one label and tensors" if labelled else "tensors"
             raise ValueError(
-                f"data yield {'pairs of one label and ' if labelled else ''}tensors of shape {shape}: single images, "
-                "not batches (n, *event). torch.stack them, or give torch.utils.data.DataLoader(data, batch_size=256); "
-                "torch.cat them if they are batches after all"
+                f"data yield {kind} of shape {shape}: single images, not batches. torch.stack them, or give "
+                "DataLoader(data, batch_size=256); torch.cat them if they are batches after all"
             )
         before = shape
         yield [x, *rest]

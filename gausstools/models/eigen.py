@@ -43,34 +43,28 @@ def eigenpairs(
     rank = len(matrix) if rank is None else check_count(rank, "rank", 0, len(matrix))
     given = check_batch(matrix, matrix.shape[:1], "matrix").dtype
     matrix = matrix.to(working_dtype(given))
-    pairs = None
-    if rank > 0 and 6 * (rank + OVERSAMPLING) <= len(matrix):
+    done = False
+    if 6 * (rank + OVERSAMPLING) <= len(matrix):
         block = random(len(matrix), rank + OVERSAMPLING, matrix)
         for _ in range(3):
-            block = matrix @ orthonormal(block)
+            block = matrix @ torch.linalg.qr(block)[0]
         # A spectrum that is too flat for a space of half the dimensions is solved as a whole.
-        *found, done = krylov(lambda columns: matrix @ columns, block, rank, len(matrix) // (2 * block.shape[1]))
-        pairs = found if done else None
-    if pairs is None:
+        values, vectors, done = krylov(matrix.matmul, block, rank, len(matrix) // (2 * block.shape[1]))
+    if not done:
         values, vectors = torch.linalg.eigh(matrix)
-        pairs = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
-    values, vectors = pairs
+        values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
     return values.to(given), oriented(vectors).to(given)
 
 
 def krylov(
-    product: Callable[[Tensor], Tensor],
-    block: Tensor,
-    rank: int,
-    products: int,
-    agreed: Callable[[bool], bool] = bool,
+    product: Callable[[Tensor], Tensor], block: Tensor, rank: int, products: int, agreed: Callable[[bool], bool] = bool
 ) -> tuple[Tensor, Tensor, bool]:
     """Return the leading pairs of a matrix Σ, and whether they have converged.
 
     Args:
         product: returns ``Σ·block``.
         block: ``(dim, columns)``, where to begin.
-        rank: how many pairs, 1 or more.
+        rank: how many pairs.
         products: at most, 1 or more.
         agreed: is told after each whether the values have converged, and decides.
     """
@@ -97,7 +91,7 @@ def _new_directions(block: Tensor, space: Tensor) -> Tensor:
     lost = triangle.diagonal().abs() <= 1e-12 * scale
     block[:, lost] = random(len(block), int(lost.sum()), block)
     for _ in range(1 + bool(lost.any())):  # once is not enough for orthogonality to rounding
-        block = orthonormal(block - space @ (space.T @ block))
+        block = torch.linalg.qr(block - space @ (space.T @ block))[0]
     return block
 
 
@@ -116,10 +110,5 @@ def oriented(vectors: Tensor) -> Tensor:
 def _converged(first: Tensor, second: Tensor, third: Tensor) -> bool:
     """Whether increments that shrink geometrically leave less than the tolerance, in each eigenvalue."""
     before, last = second - first, third - second
-    rounding = len(third) * torch.finfo(third.dtype).eps * third[0]
+    rounding = len(third) * torch.finfo(third.dtype).eps * third[:1]
     return bool(((last <= rounding) | (last**2 <= TOLERANCE * third * (before - last))).all())
-
-
-def orthonormal(block: Tensor) -> Tensor:
-    """Return an orthonormal basis of the span of the columns."""
-    return torch.linalg.qr(block)[0]

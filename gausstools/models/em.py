@@ -5,65 +5,64 @@ the points that it shares in, and takes the eigenpairs of their Gram matrix wher
 step costs about ``2·n·K·D·rank`` operations for the expectation, and memory for ``(n, K)`` responsibilities.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from gausstools.denoiser import check_count, working_dtype
+from gausstools.denoiser import check_choice, check_count, working_dtype
 from gausstools.models.base import check_event
 from gausstools.models.batches import gather
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.gaussian import Gaussian
+from gausstools.models.mixture import Mixture
+from gausstools.models.spectrum import Spectrum
 
 __all__ = ["fit"]
 
+REG_COVAR = 1e-5  # added to every variance
+HELD_OUT = 0.1  # the share of the data that decides when to stop
+MAX_STEPS = 50
 NEGLIGIBLE = 1e-8  # share in a point below which a component does without it
 ENOUGH = 1e-3  # growth of the log likelihood per point, in nats, that is worth another step
 
 
-def fit(mixture_of, data, n_components, rank, seed, method, reg_covar, held_out, max_steps):
-    """Do what ``Mixture.fit`` says, where ``mixture_of`` makes a mixture of weights and components."""
+def fit(data: Tensor | Iterable, n_components: int, rank: int | None, seed: int, method: str) -> Mixture:
+    """Do what ``Mixture.fit`` says."""
     data = gather(data)
     dtype = data.dtype
     check_event(data[0], "data")
     data = data.to(working_dtype(dtype))
     if rank is not None:
         check_count(rank, "rank", 0, data[0].numel())
-    check_count(max_steps, "max_steps", 0)
     check_count(seed, "seed", 0, 2**32 - 1)
-    if method not in ("em", "kmeans"):
-        raise ValueError(f"method is {method!r}, expected 'em' or 'kmeans'")
-    if not 0 < reg_covar < float("inf"):
-        raise ValueError(f"reg_covar is {reg_covar}, expected a finite number > 0")
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out is {held_out}, expected a share of the data from 0 to below 1")
-    n_test = int(held_out * len(data)) if method == "em" else 0
+    check_choice(method, "method", "em", "kmeans")
+    n_test = int(HELD_OUT * len(data)) if method == "em" else 0
     check_count(n_components, "n_components", 1, len(data) - n_test)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
     judge, train = (data[order[:n_test]], data[order[n_test:]]) if n_test else (data, data)
 
-    def maximise(share: Tensor, before):
+    def maximise(share: Tensor) -> Mixture:
         """Return the mixture that fits the responsibilities ``(n, K)`` best."""
         components = []
-        for k, weights in enumerate(share.T):
+        for weights in share.T:
             used = weights > NEGLIGIBLE
-            if used.any():
-                components.append(_component(train[used], weights[used], rank, reg_covar))
-            else:
-                components.append(before[k] if before else Gaussian.isotropic(train.mean(0), reg_covar))
+            nobodys = Gaussian.isotropic(train.mean(0), REG_COVAR)
+            components.append(_component(train[used], weights[used], rank) if used.any() else nobodys)
         weights = share.double().mean(0)
-        return mixture_of(weights / weights.sum(), components)
+        return Mixture(weights / weights.sum(), components)
+
+    def likelihood(mixture: Mixture) -> float:
+        return mixture.log_prob(judge).double().mean().item()
 
     clusters = _kmeans(train, n_components, seed)
-    mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train), None)
-    best, best_likelihood = mixture, -torch.inf
-    for step in range(max_steps + 1 if method == "em" else 0):
-        likelihood = mixture.log_prob(judge).double().mean().item()
-        if not likelihood > best_likelihood + ENOUGH:
+    mixture = maximise(torch.nn.functional.one_hot(clusters, n_components).to(train))
+    for _ in range(MAX_STEPS if method == "em" else 0):
+        after = maximise(mixture.posterior(train))
+        if not likelihood(after) > likelihood(mixture) + ENOUGH:
             break
-        best, best_likelihood = mixture, likelihood
-        if step < max_steps:
-            mixture = maximise(mixture.posterior(train), mixture)
-    return best.to(dtype)
+        mixture = after
+    return mixture.to(dtype)
 
 
 def _kmeans(data: Tensor, n_components: int, seed: int) -> Tensor:
@@ -76,8 +75,8 @@ def _kmeans(data: Tensor, n_components: int, seed: int) -> Tensor:
     return torch.from_numpy(labels).long().to(data.device)
 
 
-def _component(data: Tensor, weights: Tensor, rank: int | None, reg_covar: float) -> Gaussian:
-    """Return the Gaussian with the weighted moments of the data, ``(n, *event)``, plus ``reg_covar`` everywhere."""
+def _component(data: Tensor, weights: Tensor, rank: int | None) -> Gaussian:
+    """Return the Gaussian with the weighted moments of the data, ``(n, *event)``, plus a little everywhere."""
     rows, weights = data.flatten(1).double(), weights.double() / weights.double().sum()
     n, dim = rows.shape
     mean = weights @ rows
@@ -91,6 +90,5 @@ def _component(data: Tensor, weights: Tensor, rank: int | None, reg_covar: float
         values, basis = values[real], torch.linalg.qr(rows.T @ vectors[:, real])[0]
     else:
         values, basis = eigenpairs(rows.T @ rows, rank)
-        values = values.clamp(min=0)
-    left = (total - values.sum()).clamp(min=0) / max(1, dim - len(values))
-    return Gaussian(mean.reshape(data.shape[1:]), values + reg_covar, basis, left + reg_covar).to(data)
+    variances, _, tail = Spectrum.leading(values, basis, total, rounding=0.0)
+    return Gaussian(mean.reshape(data.shape[1:]), variances + REG_COVAR, basis, tail + REG_COVAR).to(data)

@@ -15,7 +15,7 @@ the whole Gaussian, which sums it, stays good far below (Wang & Vastola 2024).
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma, check_count, in_dtype
@@ -29,20 +29,16 @@ class _Limit:
 
     def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return what stands for ``E[x0 | x_σ = x]``."""
+        # Near the data a series has no bound.
         mean = self.cloud.mean.flatten()
-
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return in_dtype(mean + self._offset(rows, level), rows.dtype)  # near the data a series has no bound
-
-        return self.cloud.by_rows(ask, x, sigma).reshape(x.shape)
+        ours = self.cloud.by_rows(lambda rows, s: in_dtype(mean + self._offset(rows, s), rows.dtype), x, sigma)
+        return ours.reshape(x.shape)
 
     def score(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
         """Return ``(D(x, σ) − x)/σ²`` for this D."""
 
-        def ask(rows: Tensor, level: Tensor) -> Tensor:
-            return (self._offset(rows, level) - rows) / level**2
-
-        return self.cloud.by_rows(ask, x, sigma, density=True).reshape(x.shape)
+        ours = self.cloud.by_rows(lambda rows, s: (self._offset(rows, s) - rows) / s**2, x, sigma, density=True)
+        return ours.reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -93,16 +89,5 @@ class NearestNeighbour(_Limit):
 
     cloud: PointCloud
 
-    def index(self, x: Float[Tensor, "batch *event"]) -> Int[Tensor, " batch"]:
-        """Return which point of the data is nearest, ``(batch,)``; the first of several.
-
-        >>> NearestNeighbour(PointCloud(torch.tensor([[-1.0], [1.0]]))).index(torch.tensor([[0.3]]))
-        tensor([1])
-        """
-        return self.cloud.by_rows(lambda rows, _: self._nearest(rows), x, 1.0)
-
     def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
-        return self.cloud.points[self._nearest(rows)]
-
-    def _nearest(self, rows: Tensor) -> Tensor:
-        return self.cloud.peak(rows, rows.new_ones(1, 1))[1]
+        return self.cloud.points[self.cloud.peak(rows, rows.new_ones(1, 1))[1]]

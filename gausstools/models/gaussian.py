@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma, check_batch, check_count, check_sigma, working_dtype
-from gausstools.models.base import ScoreModel, as_asked, check_event
+from gausstools.models.base import ScoreModel, check_event
 from gausstools.models.batches import labelled_batches
 from gausstools.models.eigen import eigenpairs
 from gausstools.models.moments import Moments
@@ -59,8 +59,7 @@ class Gaussian(ScoreModel):
 
     def __init__(self, mean: Tensor, variances: Tensor, basis: Tensor, tail: float | Tensor = 0.0):
         super().__init__()
-        mean = check_event(mean)
-        spectrum = Spectrum.checked(variances, basis, tail, mean.to(working_dtype(mean.dtype)))
+        spectrum = Spectrum.checked(variances, basis, tail, check_event(mean).to(working_dtype(mean.dtype)))
         own = {"mean": mean, **spectrum._asdict()}
         own = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in own.items()}
         self._hold(mean.dtype, **own)
@@ -84,12 +83,7 @@ class Gaussian(ScoreModel):
 
     @classmethod
     def fit_classes(
-        cls,
-        data: Tensor | Iterable,
-        labels: Tensor | None = None,
-        rank: int | None = None,
-        *,
-        shared_covariance: bool = False,
+        cls, data: Tensor | Iterable, labels: Tensor | None = None, rank: int | None = None, *, shared_covariance=False
     ) -> "dict[int, Gaussian]":
         """Return the Gaussian of each class of labelled data, by label in increasing order.
 
@@ -108,26 +102,26 @@ class Gaussian(ScoreModel):
         >>> {label: (model.mean.item(), model.total_variance.item()) for label, model in family.items()}
         {0: (1.0, 1.0), 7: (9.0, 0.0)}
         """
-        total, sums, classes = Moments(), {}, {}
+        total, classes = Moments(), {}
         for x, y in labelled_batches(data, labels):
             for label in y.unique().tolist():
                 rows = x[(y == label).to(x.device)]
                 if shared_covariance:
                     total.update(rows)
-                    count, so_far = sums.get(label, (0, 0.0))
-                    sums[label] = count + len(rows), so_far + rows.detach().double().sum(0)
+                    count, so_far = classes.get(label, (0, 0.0))
+                    classes[label] = count + len(rows), so_far + rows.detach().double().sum(0)
                 else:
                     classes.setdefault(label, Moments()).update(rows)
-        if not sums and not classes:
+        if not classes:
             raise ValueError("no data was given: expected at least one batch with at least one row")
         if not shared_covariance:
-            return {label: cls.from_moments(classes[label], rank) for label in sorted(classes)}
+            return {label: cls.from_moments(moments, rank) for label, moments in sorted(classes.items())}
         # The scatter within the classes is the total scatter less that of their means.
-        means = {label: sums[label][1] / sums[label][0] for label in sorted(sums)}
-        within = total.covariance
-        for label, mean in means.items():
-            offset = (mean - total.mean).flatten()
-            within.addr_(offset, offset, alpha=-sums[label][0] / total.count)
+        within, means = total.covariance, {}
+        for label, (count, summed) in sorted(classes.items()):
+            means[label] = summed / count
+            offset = (means[label] - total.mean).flatten()
+            within.addr_(offset, offset, alpha=-count / total.count)
         shared = cls.from_covariance(total.mean, within, rank).to(total.like)
         return {label: shared.with_mean(mean.to(shared.mean)) for label, mean in means.items()}
 
@@ -151,15 +145,11 @@ class Gaussian(ScoreModel):
         >>> Gaussian.from_covariance(torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 2.0]])).variances
         tensor([3., 1.])
         """
-        mean = check_event(mean)
-        dim = mean.numel()
+        dim = check_event(mean).numel()
         rank = None if rank is None else check_count(rank, "rank", 0, dim)
         check_batch(covariance, name="covariance")
         if covariance.shape != (dim, dim):
-            raise ValueError(
-                f"covariance has shape {tuple(covariance.shape)}, expected ({dim}, {dim}) for events of shape "
-                f"{tuple(mean.shape)}"
-            )
+            raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({dim}, {dim})")
         # How far an eigenvalue may be off for the rounding of its entries: what is smaller is no variance.
         rounding = dim * torch.finfo(covariance.dtype).eps * float(covariance.detach().abs().max())
         covariance = covariance.detach().double()
@@ -169,10 +159,7 @@ class Gaussian(ScoreModel):
         variances, basis = eigenpairs((covariance + covariance.T) / 2, rank)
         if len(variances) and variances[-1] < -100 * rounding:
             raise ValueError(f"covariance has the eigenvalue {variances[-1]:g}, expected none below 0")
-        variances = variances.where(variances > rounding, 0)
-        left = covariance.trace() - variances.sum()
-        tail = left / (dim - len(variances)) if len(variances) < dim and left > rounding else 0.0
-        return cls(mean, variances, basis, tail)
+        return cls(mean, *Spectrum.leading(variances, basis, covariance.trace(), rounding))
 
     @classmethod
     def isotropic(cls, mean: Tensor, variance: float | Tensor) -> "Gaussian":
@@ -181,8 +168,7 @@ class Gaussian(ScoreModel):
         >>> Gaussian.isotropic(torch.zeros(1, 8, 8), 0.25)
         Gaussian(event_shape=(1, 8, 8), rank=0, tail=0.25)
         """
-        mean = check_event(mean)
-        none = torch.empty(mean.numel(), 0)
+        none = torch.empty(check_event(mean).numel(), 0)
         return cls(mean, none[0], none, variance)
 
     def truncate(self, rank: int, discarded: Literal["tail", "drop"] = "tail") -> "Gaussian":
@@ -207,12 +193,9 @@ class Gaussian(ScoreModel):
         >>> Gaussian.isotropic(torch.zeros(2), 1.0).with_mean(torch.ones(2)).mean
         tensor([1., 1.])
         """
-        check_event(mean)
-        if mean.shape != self.event_shape or working_dtype(mean.dtype) != self.mean.dtype:
-            raise ValueError(
-                f"mean is {mean.dtype} of shape {tuple(mean.shape)}, expected {self.mean.dtype} of shape "
-                f"{tuple(self.event_shape)}"
-            )
+        if check_event(mean).shape != self.event_shape or working_dtype(mean.dtype) != self.mean.dtype:
+            expected = f"{self.mean.dtype} of shape {tuple(self.event_shape)}"
+            raise ValueError(f"mean is {mean.dtype} of shape {tuple(mean.shape)}, expected {expected}")
         other = copy.copy(self)
         other._buffers = {**self._buffers, "mean": mean.detach().clone().to(self.mean)}
         return other
@@ -223,7 +206,7 @@ class Gaussian(ScoreModel):
         >>> Gaussian.isotropic(torch.zeros(2), 1.0).noised(3.0)
         Gaussian(event_shape=(2,), rank=0, tail=10)
         """
-        level = check_sigma(sigma, self.mean.reshape(1, -1))
+        level = check_sigma(sigma, self.mean[None])
         return type(self)(self.mean, self.variances + level**2, self.basis, self.tail + level**2).to(self.dtype)
 
     # ---- what it is
@@ -298,20 +281,14 @@ class Gaussian(ScoreModel):
         >>> model.flow(torch.ones(1, 2), 7.0, torch.tensor([[7.0], [1.0], [0.0]])).shape      # a path
         torch.Size([3, 1, 2])
         """
-        centred, _ = self.validate(x, 0.0)
-        start = check_sigma(sigma_from, x, "sigma_from")[:, None]
-        if isinstance(sigma_to, Tensor) and sigma_to.ndim == 2 and len(sigma_to):
-            end = torch.stack([check_sigma(level, x, "sigma_to")[:, None] for level in sigma_to])
-        else:
-            end = check_sigma(sigma_to, x, "sigma_to")[:, None]
+        rows, start = self.validate(x, 0.0)[0], check_sigma(sigma_from, x, "sigma_from")[:, None]
+        path = isinstance(sigma_to, Tensor) and sigma_to.ndim == 2 and len(sigma_to) > 0
+        end = torch.stack([check_sigma(s, x, "sigma_to")[:, None] for s in (sigma_to if path else [sigma_to])])
         if ((start == 0) & (end > 0)).any() and self._smallest_variance() == 0:
-            raise ValueError(
-                "sigma_from is 0 and the covariance singular: the flow down to 0 forgot the directions without "
-                "variance and cannot be run back. Start above 0"
-            )
-
-        moved = self.spectrum.apply(lambda v: flow_factor(v, start, end), centred)
-        return as_asked(self._return(moved, (*end.shape[:-2], *x.shape)), x.dtype)
+            forgotten = "the flow down to 0 forgot the directions without variance and cannot be run back"
+            raise ValueError(f"sigma_from is 0 and the covariance singular: {forgotten}. Start above 0")
+        moved = self._events(self.spectrum.apply(lambda v: flow_factor(v, start, end), rows), x.dtype)
+        return moved if path else moved[0]
 
     def _smallest_variance(self) -> float:
         return float(self.spectrum.values.min())

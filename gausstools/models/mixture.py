@@ -12,16 +12,16 @@ is taken inside the second, and nothing of size ``(batch, K, D)`` is built.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma
-from gausstools.models.base import ScoreModel, check_lengths, derived, resolved
+from gausstools.models.base import ScoreModel, check_lengths, resolved
 from gausstools.models.gaussian import Gaussian
-from gausstools.models.spectrum import Spectrum, gain, posterior_variance, ratio
+from gausstools.models.spectrum import Factor, Spectrum, check_positive, gain, posterior_variance
 
 __all__ = ["Mixture"]
 
@@ -76,28 +76,22 @@ class Mixture(ScoreModel):
             tails=torch.stack([component.tail for component in components]),
             ranks=torch.tensor([component.rank for component in components], device=first.device),
         )
-        check_lengths(self._offsets, "means")
+        check_lengths(self._derived.offsets, "means")
 
     # ---- making one
 
     @classmethod
     def fit(
-        cls,
-        data: Tensor | Iterable,
-        n_components: int,
-        rank: int | None = None,
-        seed: int = 0,
-        *,
-        method: Literal["em", "kmeans"] = "em",
-        reg_covar: float = 1e-5,
-        held_out: float = 0.1,
-        max_steps: int = 50,
+        cls, data: Tensor | Iterable, n_components: int, rank: int | None = None, seed: int = 0, *, method: str = "em"
     ) -> "Mixture":
         """Return a mixture fitted to data: k-means, then expectation–maximisation (Dempster, Laird & Rubin 1977).
 
-        Each component has the weighted mean and covariance of its points, plus ``reg_covar`` in every direction. With
-        a rank it keeps that many eigenpairs and spreads the rest as its tail, which makes the mixture one of
-        probabilistic principal component analysers (Tipping & Bishop 1999), fitted by maximum likelihood.
+        Each component has the weighted mean and covariance of its points, plus 1e-5 in every direction. With a rank it
+        keeps that many eigenpairs and spreads the rest as its tail, which makes the mixture one of probabilistic
+        principal component analysers (Tipping & Bishop 1999), fitted by maximum likelihood.
+
+        EM does not see a tenth of the data. Its likelihood decides after each step whether to go on: not once it grows
+        by less than 1e-3 nats per point, nor after 50 steps. With fewer than ten points that of all the data decides.
 
         Args:
             data: a floating-point tensor ``(n, *event)``, or an iterable of such batches, gathered in memory.
@@ -106,24 +100,19 @@ class Mixture(ScoreModel):
             seed: of the initial centres and of the images held out; the same seed gives the same mixture.
             method: "kmeans" stops after k-means and gives each cluster its share, mean and covariance, as Wang &
                 Vastola (2024) do; "em" goes on from there.
-            reg_covar: added to every variance, > 0, in squared units of the data.
-            held_out: the share of the data that EM does not see, 0 to below 1. Its likelihood decides when to stop and
-                which step to return. With 0 the training likelihood does, until it grows by less than 1e-3 nats per
-                point.
-            max_steps: of EM, at most.
 
         Raises:
             ImportError: without scikit-learn, whose k-means begins the fit.
-            ValueError: for a number of components, rank or share that cannot be.
+            ValueError: for a number of components or a rank that cannot be.
 
-        >>> x = torch.cat([torch.randn(100, 2) - 5, torch.randn(300, 2) + 5])
-        >>> mixture = Mixture.fit(x, n_components=2, held_out=0.0)
-        >>> sorted(round(weight, 2) for weight in mixture.weights.tolist())
-        [0.25, 0.75]
+        >>> x = torch.cat([torch.randn(100, 2) - 5, torch.randn(400, 2) + 5])
+        >>> mixture = Mixture.fit(x, n_components=2)
+        >>> sorted(round(weight, 1) for weight in mixture.weights.tolist())
+        [0.2, 0.8]
         """
         from gausstools.models.em import fit  # it needs scikit-learn, which a mixture does not
 
-        return fit(cls, data, n_components, rank, seed, method, reg_covar, held_out, max_steps)
+        return fit(data, n_components, rank, seed, method)
 
     # ---- what it is
 
@@ -146,16 +135,15 @@ class Mixture(ScoreModel):
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """The covariance of the whole, ``(D, D)``: within the components and between them."""
-        offsets, tails = self._offsets, torch.where(self._full[:, 0], 0, self.tails)
-        scaled = (self.weights[self._owner] * (self.variances - tails[self._owner]))[:, None] * self.directions
-        within = self.directions.T @ scaled + (self.weights * tails).sum() * torch.eye(self.dim).to(offsets)
+        offsets = self._derived.offsets
+        within = sum(weight * self.spectrum(k).dense() for k, weight in enumerate(self.weights))
         whole = within + (offsets.T * self.weights) @ offsets
         return (whole + whole.T) / 2
 
     @property
     def total_variance(self) -> Float[Tensor, ""]:
         """The trace of the covariance."""
-        return (self.weights * (self._traces(lambda v: v) + self._lengths)[:, 0]).sum()
+        return self._derived.typical * self.dim
 
     def to_gaussian(self, rank: int | None = None) -> Gaussian:
         """Return the Gaussian with the same mean and covariance: what the mixture looks like from far away.
@@ -175,44 +163,30 @@ class Mixture(ScoreModel):
     # ---- what it answers
 
     def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
-        seen = self._see(rows, level)
-        return self._weighted(seen, self._responsibilities(seen), lambda v: gain(v, seen.noise), 1.0)
+        return self._weighted(rows, level, gain, 1.0)
 
     def _score(self, rows: Tensor, level: Tensor) -> Tensor:
-        seen = self._see(rows, level)
-        return self._weighted(seen, self._responsibilities(seen), lambda v: -1 / (v + seen.noise), 0.0)
+        return self._weighted(rows, level, lambda v, noise: -1 / (v + noise), 0.0)
 
     def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
-        seen = self._see(rows, level)
-        common = math.log(2 * math.pi) + (self._typical + seen.noise[0]).log()
-        return self._log_joint(seen, seen.noise).logsumexp(0) - 0.5 * self.dim * common
+        typical = self._derived.typical
+        common = math.log(2 * math.pi) + (typical + level[:, 0] ** 2).log()
+        return self._log_joint(rows, level.T**2, self._inside(rows)).logsumexp(0) - 0.5 * self.dim * common
 
     def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma = 0.0) -> Float[Tensor, "batch component"]:
         """Return the probability that each component made ``x``, ``(batch, K)``, each row of sum 1."""
-        return self.by_rows(lambda rows, level: self._responsibilities(self._see(rows, level)).T, x, sigma)
+        return self.by_rows(lambda rows, level: self._responsibilities(rows, level, self._inside(rows)).T, x, sigma)
 
     def _posterior_variance(self, rows: Tensor, level: Tensor) -> Tensor:
         """Return the variance within the components, and between what they denoise to."""
-        # The components' denoisers m_k are taken from a point between x (at small σ) and the mean (at large σ):
-        # there no digits cancel. With the isotropic gain β = τ/(τ+σ²) it is mean + β·(x − mean), and
-        # m_k − that = (1−β)·o_k + f(Σ_k)(x − μ_k) for the offset o_k = μ_k − mean and f(λ) = λ/(λ+σ²) − β.
-        seen = self._see(rows, level)
-        noise, share, typical = seen.noise, self._responsibilities(seen), self._typical
-        rest = ratio(noise, typical + noise)
-
-        def beyond(variance: Tensor) -> Tensor:
-            return ratio((variance - typical) * rest, variance + noise)
-
-        within = self._traces(lambda v: posterior_variance(v, noise))
-        inside, outside = self._factors(beyond)
-        inside = ((inside - outside[self._owner]) * seen.inside).split(self.ranks.tolist())
-        moved = self._weighted(seen, share, beyond, rest)
+        share, mean = self._responsibilities(rows, level, self._inside(rows)), self._offset(rows, level)
+        total = rows.new_zeros(len(rows))
         # One by one, because the square of a difference keeps the digits that a difference of squares loses.
-        total = (share * within).sum(0)
-        parts = zip(share, self._offsets, outside[:, :, None], inside, self._vectors, strict=True)
-        for weight, offset, off_span, in_span, vectors in parts:
-            own = torch.addmm(rest.T * offset + off_span * (seen.rows - offset), in_span.T, vectors)
-            total = total + weight * (own - moved).square().sum(1)
+        for k, offset in enumerate(self._derived.offsets):
+            spectrum = self.spectrum(k)
+            within = spectrum.trace(lambda v: posterior_variance(v, level**2))
+            own = offset + spectrum.apply(lambda v: gain(v, level**2), rows - offset)
+            total = total + share[k] * (within + (own - mean).square().sum(1))
         return total
 
     def _draw(self, n: int, sigma: float, generator: torch.Generator | None) -> Tensor:
@@ -221,111 +195,77 @@ class Mixture(ScoreModel):
         for k in chosen.unique().int().tolist():
             rows = chosen == k
             white = torch.randn(int(rows.sum()), self.dim, generator=generator, dtype=draws.dtype, device=draws.device)
-            draws[rows] = self._offsets[k] + self.spectrum(k).apply(lambda v: (v + sigma**2).sqrt(), white)
+            draws[rows] = self._derived.offsets[k] + self.spectrum(k).apply(lambda v: (v + sigma**2).sqrt(), white)
         return draws
 
     # ---- the one formula
 
-    def _weighted(
-        self, seen: "_Seen", share: Tensor, function: Callable[[Tensor], Tensor], part: Tensor | float
-    ) -> Tensor:
-        """Return ``Σ_k ρ_k [part·(μ_k−μ) + f(Σ_k)(x−μ_k)]``, ``(rows, D)``, for responsibilities ``(K, rows)``."""
-        inside, outside = self._factors(function)
-        inside = (inside - outside[self._owner]) * seen.inside * share[self._owner]
-        rest = (share * outside).sum(0)[:, None] * seen.rows
-        rest = torch.addmm(rest, (share * (part - outside)).T, self._offsets)
+    def _weighted(self, rows: Tensor, level: Tensor, function: Callable, part: float) -> Tensor:
+        """Return ``Σ_k ρ_k [part·(μ_k−μ) + f(Σ_k)(x−μ_k)]``, ``(rows, D)``, for an f of variance and noise."""
+        seen, owner = self._inside(rows), self._derived.owner
+        share = self._responsibilities(rows, level, seen)
+        inside, outside = self._factors(lambda v: function(v, level.T**2))
+        inside = (inside - outside[owner]) * seen * share[owner]
+        rest = (share * outside).sum(0)[:, None] * rows
+        rest = torch.addmm(rest, (share * (part - outside)).T, self._derived.offsets)
         return torch.addmm(rest, inside.T, self.directions)
 
-    def _responsibilities(self, seen: "_Seen") -> Tensor:
-        """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
-        scale = seen.rows.detach().square().sum(1) + self._lengths.max()
-        return self._log_joint(seen, resolved(seen.noise, scale)).softmax(0)
+    def _inside(self, rows: Tensor) -> Tensor:
+        """Return the projections of ``x − μ_k`` on the eigenvectors of component k, ``(R, rows)``."""
+        return self.directions @ rows.T - self._derived.shifts
 
-    def _log_joint(self, seen: "_Seen", noise: Tensor) -> Tensor:
+    def _responsibilities(self, rows: Tensor, level: Tensor, seen: Tensor) -> Tensor:
+        """Return ``ρ``, ``(K, rows)``. A noise level below what rounding resolves is taken as what it resolves."""
+        scale = rows.detach().square().sum(1) + self._derived.lengths.max()
+        return self._log_joint(rows, resolved(level.T**2, scale), seen).softmax(0)
+
+    def _log_joint(self, rows: Tensor, noise: Tensor, seen: Tensor) -> Tensor:
         """Return ``ln w_k + ln N(x; μ_k, Σ_k+σ²I)`` less what is common to all components, ``(K, rows)``."""
+        _, offsets, lengths, _, typical, *_ = self._derived
+        squared = rows.square().sum(1) - 2 * (offsets @ rows.T) + lengths
+        off_span = (squared - self._sum_of_parts(seen.square())).clamp(min=0)
         inside, outside = self._factors(lambda v: 1 / (v + noise))
-        mahalanobis = self._sum_of_parts(seen.inside.square() * inside) + seen.outside * outside
+        mahalanobis = self._sum_of_parts(seen.square() * inside) + off_span * outside
         # Relative to a typical variance: at large σ the determinants are huge, and nearly the same.
-        log_determinant = self._traces(lambda v: ((v + noise) / (self._typical + noise)).log())
+        inside, outside = self._factors(lambda v: ((v + noise) / (typical + noise)).log())
+        log_determinant = self._sum_of_parts(inside) + (self.dim - self.ranks)[:, None] * outside
         return self.weights.log()[:, None] - 0.5 * (mahalanobis + log_determinant)
 
-    def _traces(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``tr f(Σ_k)`` of each component, ``(K, n)``, for an f that maps variances ``(…, 1)`` to ``(…, n)``."""
-        inside, outside = self._factors(function)
-        return self._sum_of_parts(inside) + (self.dim - self.ranks)[:, None] * outside
-
-    def _factors(self, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def _factors(self, function: Factor) -> tuple[Tensor, Tensor]:
         """Return f of all variances, ``(R, n)``, and of the tails, ``(K, n)``: 0 where nothing is off the span."""
-        tails = torch.where(self._full, 1, self.tails[:, None])  # f may have no value at 0
-        return function(self.variances[:, None]), torch.where(self._full, 0, function(tails))
+        full = self._derived.full
+        tails = torch.where(full, 1, self.tails[:, None])  # f may have no value at 0
+        return function(self.variances[:, None]), torch.where(full, 0, function(tails))
 
     def _sum_of_parts(self, values: Tensor) -> Tensor:
         """Sum over the eigenvectors of each component, ``(R, n) -> (K, n)``."""
-        return values.new_zeros(len(self), values.shape[1]).index_add(0, self._owner, values)
+        return values.new_zeros(len(self), values.shape[1]).index_add(0, self._derived.owner, values)
 
     def _rows_at_once(self) -> int:
         return max(1, CHUNK // max(len(self.variances), self.dim, len(self)))
 
-    def _see(self, rows: Tensor, level: Tensor) -> "_Seen":
-        inside = self.directions @ rows.T - self._shifts
-        squared = rows.square().sum(1) - 2 * (self._offsets @ rows.T) + self._lengths
-        outside = (squared - self._sum_of_parts(inside.square())).clamp(min=0)
-        return _Seen(rows, level.T**2, inside, outside)
-
     def _smallest_variance(self) -> float:
-        tails = self.tails[self.ranks < self.dim]
-        return min(float(values.min()) for values in (self.variances, tails) if len(values))
+        return min(float(self.spectrum(k).values.min()) for k in range(len(self)))
 
     # ---- what follows from the buffers
 
-    @derived
+    @property
     def mean(self) -> Float[Tensor, "*event"]:
         """The mean of the whole, ``(*event)``."""
-        return self._exact_mean.to(self.means)
+        return self._derived.mean
 
-    @property
-    def _exact_mean(self) -> Tensor:
-        return torch.tensordot(self.weights.double(), self.means.double(), 1)
-
-    @property
-    def _exact_offsets(self) -> Tensor:
-        return (self.means.double() - self._exact_mean).flatten(1)
-
-    @derived
-    def _offsets(self) -> Tensor:
-        """``μ_k − μ``, ``(K, D)``."""
-        return self._exact_offsets.to(self.means)
-
-    @derived
-    def _lengths(self) -> Tensor:
-        """``|μ_k − μ|²``, ``(K, 1)``."""
-        return self._exact_offsets.square().sum(1, keepdim=True).to(self.means)
-
-    @derived
-    def _shifts(self) -> Tensor:
-        """The projections of ``μ_k − μ`` on the eigenvectors of component k, ``(R, 1)``."""
-        parts = zip(self._vectors, self._exact_offsets, strict=True)
-        return torch.cat([part.double() @ offset for part, offset in parts])[:, None].to(self.means)
-
-    @derived
-    def _owner(self) -> Tensor:
-        """The component of each eigenvector, ``(R,)``."""
-        return torch.arange(len(self), device=self.ranks.device).repeat_interleave(self.ranks)
-
-    @derived
-    def _full(self) -> Tensor:
-        """Whether a component is of full rank, so that nothing is outside its span, ``(K, 1)``."""
-        return (self.ranks == self.dim)[:, None]
-
-    @derived
-    def _typical(self) -> Tensor:
-        """The average variance of an entry."""
-        return self.total_variance / self.dim
-
-    @property
-    def _vectors(self) -> tuple[Tensor, ...]:
-        """The eigenvectors of each component, as rows."""
-        return self.directions.split(self.ranks.tolist())
+    def _derive(self) -> "_Derived":
+        weights, means = self.weights.double(), self.means.double()
+        mean = torch.tensordot(weights, means, 1)
+        offsets = (means - mean).flatten(1)
+        parts = zip(self.directions.split(self.ranks.tolist()), offsets, strict=True)
+        shifts = torch.cat([vectors.double() @ offset for vectors, offset in parts])[:, None]
+        owner = torch.arange(len(self), device=self.ranks.device).repeat_interleave(self.ranks)
+        lengths, off = offsets.square().sum(1, keepdim=True), offsets.shape[1] - self.ranks
+        within = (off * self.tails.double()).index_add(0, owner, self.variances.double())
+        typical = weights @ (within + lengths[:, 0]) / offsets.shape[1]
+        values = (value.to(self.means) for value in (mean, offsets, lengths, shifts, typical))
+        return _Derived(*values, owner, full=(off == 0)[:, None])
 
     @classmethod
     def _restore(cls, weights, means, directions, variances, tails, ranks) -> "Mixture":
@@ -334,22 +274,23 @@ class Mixture(ScoreModel):
         return cls(weights, [Gaussian(mean, v, basis.T, tail) for mean, v, basis, tail in parts])
 
 
-class _Seen(NamedTuple):
-    """Some rows of the batch, as the components see them."""
+class _Derived(NamedTuple):
+    """What follows from the tensors of a mixture."""
 
-    rows: Tensor  # (rows, D), around the mean of the mixture
-    noise: Tensor  # σ², (1, 1 or rows)
-    inside: Tensor  # projections of x−μ_k on the eigenvectors, (R, rows)
-    outside: Tensor  # squared length of what is left, (K, rows)
+    mean: Tensor  # of the whole, (*event)
+    offsets: Tensor  # μ_k − μ, (K, D)
+    lengths: Tensor  # |μ_k − μ|², (K, 1)
+    shifts: Tensor  # projections of μ_k − μ on the eigenvectors of component k, (R, 1)
+    typical: Tensor  # the average variance of an entry
+    owner: Tensor  # the component of each eigenvector, (R,)
+    full: Tensor  # whether a component is of full rank, so that nothing is outside its span, (K, 1)
 
 
 def _check_weights(weights: Tensor | Sequence[float], count: int, dtype: torch.dtype) -> Tensor:
-    weights = torch.as_tensor(weights, dtype=torch.float64)
+    weights = torch.as_tensor(weights, dtype=torch.float64).detach()
     if weights.shape != (count,):
         raise ValueError(f"weights have shape {tuple(weights.shape)}, expected ({count},), one per component")
-    weights = weights.detach()
-    if not (weights.isfinite() & (weights >= 0)).all():
-        raise ValueError(f"weights hold {weights.min():g}, expected finite numbers >= 0")
+    check_positive(weights, "weights")
     excess = abs(weights.sum() - 1)
     if excess > 1e-4:
         raise ValueError(f"weights sum to {weights.sum():g}, expected 1; divide them by their sum")
@@ -361,15 +302,12 @@ def _check_components(components: list) -> Tensor:
     """Return the first mean, if the components can stand together."""
     if not components:
         raise ValueError("components are empty, expected at least one Gaussian")
-    for component in components:
+    for k, component in enumerate(components):
         if not isinstance(component, Gaussian):
             raise TypeError(f"components hold {type(component).__name__}, expected Gaussians")
-    first = components[0].mean
-    for k, component in enumerate(components):
-        mean = component.mean
-        if (mean.shape, mean.dtype, mean.device) != (first.shape, first.dtype, first.device):
-            raise ValueError(
-                f"component {k} has events of shape {tuple(mean.shape)}, {mean.dtype} on {mean.device}, but "
-                f"component 0 {tuple(first.shape)}, {first.dtype} on {first.device}; expected the same"
-            )
-    return first
+        given, first = (
+            f"{tuple(c.event_shape)}, {c.mean.dtype} on {c.mean.device}" for c in (component, components[0])
+        )
+        if given != first:
+            raise ValueError(f"component {k} has events of shape {given}, but component 0 {first}; expected the same")
+    return components[0].mean

@@ -1,7 +1,8 @@
 """Mean and covariance of a data set, in one pass over batches and in float64.
 
-Two partial results merge exactly (Chan, Golub & LeVeque 1979): with counts n, m and means μ, ν, the scatter of the
-union is ``S + T + n·m/(n+m)·(μ−ν)(μ−ν)ᵀ``. So batches can be streamed and shards reduced.
+What is summed are the differences r from an origin near the mean, that of the first rows, and the products ``r rᵀ``: so
+few digits cancel (Chan, Golub & LeVeque 1983). Sums around two origins can be brought to one and added. So batches can
+be streamed and shards reduced.
 """
 
 import copy
@@ -18,7 +19,7 @@ from gausstools.models.batches import unlabelled_batches
 __all__ = ["Moments"]
 
 CHUNK = 2**23  # entries of the data that are multiplied at once: 64 MB in float64
-LEAF = 384  # below this many columns, the half of a product that symmetry would save costs more than it
+COLUMNS = 384  # of a product that are computed at once, from the diagonal on: the rest follows from symmetry
 
 
 class Moments:
@@ -32,11 +33,11 @@ class Moments:
     """
 
     def __init__(self):
+        self.like = torch.empty(0)  # has the dtype and device of the data, for model.to(moments.like)
         self._event_shape: torch.Size | None = None
-        self._like = torch.empty(0)
-        self._count = 0
-        self._mean = torch.empty(0)  # of the rows that are no longer waiting, as are
-        self._sums: tuple[Tensor, ...] = ()  # what is linear in the scatter: here its upper triangle
+        self._count = 0  # of the rows that are no longer waiting, as are
+        self._origin = self._shift = torch.empty(0)  # that of the rows r, and their sum
+        self._sums: tuple[Tensor, ...] = ()  # what is linear in the sum of r rᵀ: here its upper triangle
         self._waiting: list[Tensor] = []  # small batches, until they are worth a matrix product
 
     @classmethod
@@ -59,7 +60,7 @@ class Moments:
         if len(batch) == 0:
             return
         self._event_shape = batch.shape[1:]
-        self._like = batch.new_empty(0)
+        self.like = batch.new_empty(0)
         size = max(1, CHUNK // max(1, batch[0].numel()))
         for rows in batch.detach().reshape(len(batch), -1).split(size):
             # A copy: a loader may use its memory again.
@@ -82,14 +83,14 @@ class Moments:
         if self.count and other._event_shape != self._event_shape:
             shapes = f"{tuple(other._event_shape)} into {tuple(self._event_shape)}"
             raise ValueError(f"cannot merge moments of events of shape {shapes}, expected the same shape")
-        self._like = other._like if self.count == 0 else self._like
+        self.like = self.like if self.count else other.like
         self._event_shape = other._event_shape
         self._absorb()
-        other._absorb()
-        self._begin(other._mean)
-        for ours, theirs in zip(self._sums, other._sums, strict=True):
+        self._begin(other.mean.flatten())
+        for ours, theirs in zip(self._sums, other._around(self._origin), strict=True):
             ours.add_(theirs)
-        self._join(other._count, other._mean)
+        self._shift = self._shift + other.count * (other.mean.flatten() - self._origin)
+        self._count += other.count
 
     def reduced(self, total: Callable[[Tensor], Tensor]) -> "Moments":
         """Return the moments of the data of all processes, of which this one has seen its share of at least one point.
@@ -101,14 +102,11 @@ class Moments:
         >>> alone.count, alone.covariance
         (2, tensor([[1.]], dtype=torch.float64))
         """
-        self._seen()
-        merged = copy.copy(self)
-        merged._waiting = []
-        merged._count = int(total(torch.tensor(self._count, device=self._mean.device)))
-        merged._mean = total(self._mean * self._count) / merged._count
-        merged._sums = tuple(map(torch.clone, self._sums))
-        merged._add((self._mean - merged._mean)[None], float(self._count))
-        merged._sums = tuple(map(total, merged._sums))
+        merged = copy.copy(self._seen())
+        merged._count = int(total(torch.tensor(self._count, device=self._origin.device)))
+        merged._origin = total(self.mean.flatten() * self._count) / merged._count
+        merged._shift = torch.zeros_like(merged._origin)
+        merged._sums = tuple(map(total, self._around(merged._origin)))
         return merged
 
     @property
@@ -122,43 +120,15 @@ class Moments:
         return self._seen()._event_shape
 
     @property
-    def like(self) -> Tensor:
-        """An empty tensor with the dtype and device of the data, for ``model.to(moments.like)``."""
-        return self._like
-
-    @property
     def mean(self) -> Float[Tensor, "*event"]:
         """The mean, float64, in the event's shape."""
-        return self._seen()._mean.reshape(self._event_shape)
+        return (self._seen()._origin + self._shift / self._count).reshape(self._event_shape)
 
     @property
     def covariance(self) -> Float[Tensor, "dim dim"]:
         """The covariance of the empirical distribution (divided by n), float64, over the flattened event."""
-        upper = self._seen()._sums[0] / self.count
+        upper = self._around(self.mean.flatten())[0] / self.count
         return in_dtype(upper.triu() + upper.triu(1).T, upper.dtype, "the covariance")
-
-    def _absorb(self) -> None:
-        """Turn the waiting rows into mean and scatter."""
-        if not self._waiting:
-            return
-        rows = torch.cat(self._waiting).double()
-        self._waiting = []
-        mean = rows.mean(0)
-        self._begin(mean)
-        self._add(rows.sub_(mean))
-        self._join(len(rows), mean)
-
-    def _begin(self, like: Tensor) -> None:
-        if self._count == 0:
-            self._mean, self._sums = torch.zeros_like(like), self._zeros(like)
-
-    def _join(self, count: int, mean: Tensor) -> None:
-        """Account for rows whose scatter around their own mean was added already."""
-        total = self._count + count
-        shift = mean - self._mean
-        self._mean = self._mean + shift * (count / total)
-        self._add(shift[None], self._count * count / total)
-        self._count = total
 
     def _seen(self) -> "Moments":
         if self.count == 0:
@@ -166,26 +136,35 @@ class Moments:
         self._absorb()
         return self
 
-    # ---- what is kept of the scatter
+    def _absorb(self) -> None:
+        """Turn the waiting rows into sums."""
+        if self._waiting:
+            rows = torch.cat(self._waiting).double()
+            self._begin(rows.mean(0))
+            self._add(rows.sub_(self._origin))
+            self._shift = self._shift + rows.sum(0)
+            self._count, self._waiting = self._count + len(rows), []
+
+    def _begin(self, origin: Tensor) -> None:
+        if self._count == 0:
+            self._origin, self._shift, self._sums = origin, torch.zeros_like(origin), self._zeros(origin)
+
+    def _around(self, origin: Tensor) -> tuple[Tensor, ...]:
+        """Return the sums for rows that start from another origin."""
+        moved = copy.copy(self._seen())
+        moved._sums = tuple(map(torch.clone, self._sums))
+        offset = self._shift / self._count
+        moved._add(offset[None], -self._count)
+        moved._add((self._origin - origin + offset)[None], self._count)
+        return moved._sums
+
+    # ---- what is kept of the products
 
     def _zeros(self, like: Tensor) -> tuple[Tensor, ...]:
         return (like.new_zeros(len(like), len(like)),)
 
-    def _add(self, rows: Tensor, weight: float = 1.0) -> None:
-        """Add ``weight·rowsᵀ·rows`` to the scatter."""
-        _add_product(rows, self._sums[0], weight)
-
-
-def _add_product(rows: Tensor, upper: Tensor, weight: float) -> None:
-    """Add ``weight·rowsᵀ·rows`` to the upper triangle (and parts below), in little more than half the time of all."""
-
-    def fill(low: int, high: int) -> None:
-        if high - low <= LEAF:
-            upper[low:high, low:high].addmm_(rows[:, low:high].T, rows[:, low:high], alpha=weight)
-            return
-        middle = (low + high) // 2
-        fill(low, middle)
-        fill(middle, high)
-        upper[low:middle, middle:high].addmm_(rows[:, low:middle].T, rows[:, middle:high], alpha=weight)
-
-    fill(0, rows.shape[1])
+    def _add(self, rows: Tensor, weight: float | int = 1) -> None:
+        """Add ``weight·rowsᵀ·rows`` to the upper triangle (and parts below), in little more than half the time."""
+        for low in range(0, rows.shape[1], COLUMNS):
+            part = self._sums[0][low : low + COLUMNS, low:]
+            part.addmm_(rows[:, low : low + COLUMNS].T, rows[:, low:], alpha=weight)

@@ -7,14 +7,13 @@ streams over the data in chunks with a running log-sum-exp (Milakov & Gimelshein
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gausstools.denoiser import Sigma, working_dtype
-from gausstools.models.base import ScoreModel, as_asked, check_event, check_lengths, derived, resolved
+from gausstools.models.base import ScoreModel, check_event, check_lengths, resolved
 from gausstools.models.batches import gather
 from gausstools.models.gaussian import Gaussian
 
@@ -53,11 +52,7 @@ class PointCloud(ScoreModel):
         gathered = gather(data)
         data = gathered.to(working_dtype(gathered.dtype))
         mean = check_event(data.mean(0, dtype=torch.float64).to(data), "data")
-        self._begin(gathered.dtype, mean, (data - mean).flatten(1))
-
-    def _begin(self, dtype: torch.dtype, mean: Tensor, points: Tensor) -> None:
-        self._hold(dtype, mean=mean, points=points)
-        check_lengths(self.points, "data")
+        self._hold(gathered.dtype, mean=mean, points=check_lengths((data - mean).flatten(1), "data"))
 
     # ---- what it is
 
@@ -67,17 +62,7 @@ class PointCloud(ScoreModel):
     @property
     def data(self) -> Float[Tensor, "n *event"]:
         """The points, ``(N, *event)``, as a copy."""
-        return as_asked(self._return(self.points, (len(self), *self.event_shape)), self.dtype)
-
-    @property
-    def covariance(self) -> Float[Tensor, "dim dim"]:
-        """The covariance of the points (divided by N), ``(D, D)`` over the flattened event."""
-        return self.points.T @ self.points / len(self)
-
-    @property
-    def total_variance(self) -> Float[Tensor, ""]:
-        """The trace of the covariance: the mean squared distance of a point from the mean."""
-        return 2 * self._half_norms.mean()
+        return self._events(self.points, self.dtype)
 
     def to_gaussian(self, rank: int | None = None) -> Gaussian:
         """Return the Gaussian with the same mean and covariance: what the cloud looks like from far away."""
@@ -90,19 +75,29 @@ class PointCloud(ScoreModel):
     # ---- what it answers
 
     def _offset(self, rows: Tensor, level: Tensor) -> Tensor:
-        """Return ``Σ_i w_i y_i − μ``; at σ = 0 it goes to the nearest point."""
-        return self._attend(rows, level).mean
+        """Return ``Σ_i w_i y_i − μ``, streaming over the data; at σ = 0 it goes to the nearest point."""
+        peak = rows.new_full((len(rows),), -math.inf)
+        total, mean = torch.zeros_like(peak), torch.zeros_like(rows)
+        for logits, points, _ in self._logits(rows, self._resolved(rows, level)):
+            higher = torch.maximum(peak, logits.detach().amax(0))
+            shrink, weights = (peak - higher).exp(), (logits - higher).exp()
+            total = total * shrink + weights.sum(0)
+            mean = torch.addmm(mean * shrink[:, None], weights.T, points)
+            peak = higher
+        return mean / total[:, None]
 
     def _score(self, rows: Tensor, level: Tensor) -> Tensor:
         """Return ``(D − x)/σ²``."""
-        return (self._attend(rows, level).mean - rows) / level**2
+        return (self._offset(rows, level) - rows) / level**2
 
     def _log_density(self, rows: Tensor, level: Tensor) -> Tensor:
-        noise = level[:, 0] ** 2
-        constant = 0.5 * self.dim * (math.log(2 * math.pi) + noise.log()) + math.log(len(self))
-        # The sum at the level that is resolved, taken to the true one: there the nearest point alone counts.
-        log_sum = self._attend(rows, level, values=False).log_sum * self._resolved(rows, level)[0]
-        return (log_sum - rows.square().sum(1) / 2) / noise - constant
+        # From the nearest point, whose distance is no difference of large numbers, as the logits are.
+        noise, seen = level[:, 0] ** 2, self._resolved(rows, level)
+        peak, index = self.peak(rows, seen)
+        others = torch.stack([(logits - peak).exp().sum(0) for logits, _, _ in self._logits(rows, seen)]).sum(0)
+        nearest = (rows - self.points[index]).square().sum(1)
+        constant = self.dim * (math.log(2 * math.pi) + noise.log())
+        return (others / len(self)).log() - (nearest / noise + constant) / 2
 
     def posterior(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch n"]:
         """Return the probability of each point to be the one that was noised, ``(batch, N)``, each row of sum 1.
@@ -124,16 +119,15 @@ class PointCloud(ScoreModel):
         that it keeps its digits where y has almost all of the weight.
         """
         # Around the most likely point, which then adds nothing: what is summed is as small as the others' weight.
-        noise, marks, start = self._resolved(rows, level), self._marks, 0
+        noise, start = self._resolved(rows, level), 0
         peak, index = self.peak(rows, noise)
-        centre, mark = self.points[index], marks[index]
+        centre, numbers = self.points[index], torch.arange(len(self), device=index.device)[:, None]
         total, weight, square = (torch.zeros_like(peak) for _ in range(3))
         moved = torch.zeros_like(rows)
         for logits, points, half_norms in self._logits(rows, noise):
             weights = (logits - peak).exp()
-            total = total + weights.sum(0)
-            others = weights.where(marks[start : start + len(points), None] != mark, 0)
-            weight = weight + others.sum(0)
+            others = weights.where(numbers[start : start + len(points)] != index, 0)
+            total, weight = total + weights.sum(0), weight + others.sum(0)
             square = square + 2 * (half_norms * others).sum(0)
             moved = torch.addmm(moved, others.T, points)
             start += len(points)
@@ -146,26 +140,12 @@ class PointCloud(ScoreModel):
         drawn = self.points[torch.randint(len(self), (n,), **like)]
         return drawn + sigma * torch.randn(drawn.shape, dtype=drawn.dtype, **like)
 
-    # ---- the one pass over the data
-
-    def _attend(self, rows: Tensor, level: Tensor, values: bool = True) -> "_Attention":
-        """Stream over the data, for rows ``(b, D)`` at levels ``(1 or b, 1)``; without values, only the log sum."""
-        noise = self._resolved(rows, level)
-        peak = rows.new_full((len(rows),), -math.inf)
-        total, mean = torch.zeros_like(peak), torch.zeros_like(rows)
-        for logits, points, _ in self._logits(rows, noise):
-            higher = torch.maximum(peak, logits.detach().amax(0))
-            shrink, weights = (peak - higher).exp(), (logits - higher).exp()
-            total = total * shrink + weights.sum(0)
-            if values:
-                mean = torch.addmm(mean * shrink[:, None], weights.T, points)
-            peak = higher
-        return _Attention(mean / total[:, None], peak + total.log())
+    # ---- the data, by chunks
 
     def peak(self, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest logit of each row, ``(b,)``, and the number of its point: the first one, of several."""
         best, index, start = rows.new_full((len(rows),), -math.inf), rows.new_zeros(len(rows)).long(), 0
-        for logits, points, _ in self._logits(rows.detach(), noise.detach()):
+        for logits, points, _ in self._logits(rows, noise):
             value, place = logits.max(0)
             index, best = torch.where(value > best, start + place, index), value.maximum(best)
             start += len(points)
@@ -180,43 +160,26 @@ class PointCloud(ScoreModel):
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the points around the mean, ``(n, D)``, and half their squared norms, ``(n, 1)``, as fit a cache."""
         size = max(1, CHUNK // self.dim)
-        return zip(self.points.split(size), self._half_norms.split(size), strict=True)
+        return zip(self.points.split(size), self._derived.split(size), strict=True)
 
     def _resolved(self, rows: Tensor, level: Tensor) -> Tensor:
         """Return σ², ``(1, 1 or b)``, or what rounding resolves."""
-        return resolved(level.T**2, rows.detach().square().sum(1) + 2 * self._half_norms.max())
+        return resolved(level.T**2, rows.detach().square().sum(1) + 2 * self._derived.max())
 
     def _rows_at_once(self) -> int:
         return ROWS
 
-    @derived
-    def _half_norms(self) -> Tensor:
-        """``|c_i|²/2``, ``(N, 1)``."""
-        half_norms = torch.cat([part.double().square().sum(1) for part in self.points.split(4096)]) / 2
-        return half_norms.to(self.points)[:, None]
-
-    @derived
-    def _marks(self) -> Tensor:
-        """A number that equal points share and others do not, ``(N,)``: the projection on a random direction."""
-        generator = torch.Generator().manual_seed(0)
-        direction = torch.randn(self.dim, generator=generator, dtype=torch.float64).to(self.points.device)
-        return torch.cat([(part.double() * direction).sum(1) for part in self.points.split(4096)])
+    def _derive(self) -> Tensor:
+        """Return ``|c_i|²/2``, ``(N, 1)``."""
+        return torch.cat([part.double().square().sum(1, True) for part in self.points.split(4096)]).to(self.points) / 2
 
     def _smallest_variance(self) -> float:
         return 0.0
 
     @classmethod
     def _restore(cls, mean: Tensor, points: Tensor) -> "PointCloud":
-        if not len(points) or points.dtype != mean.dtype or points.shape[1:] != (mean.numel(),):
+        if points.dtype != mean.dtype or points.shape[1:] != (mean.numel(),):
             raise ValueError("expected points (N, D) around a mean of D entries")
-        cloud = cls.__new__(cls)
-        ScoreModel.__init__(cloud)
-        cloud._begin(mean.dtype, check_event(mean), points)
+        cloud = cls(points.reshape(-1, *mean.shape))
+        cloud.mean, cloud.points = check_event(mean), points  # as they were, not centred once more
         return cloud
-
-
-class _Attention(NamedTuple):
-    """What one pass over the data gives for each row."""
-
-    mean: Tensor  # Σ w_i c_i, (b, D)
-    log_sum: Tensor  # of exp((c·x − |c|²/2)/σ²), (b,)

@@ -18,9 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import check_count
+from gausstools.denoiser import check_choice, check_count
 
 __all__ = ["Spectrum", "flow_factor", "gain", "posterior_variance", "ratio", "spread"]
+
+Factor = Callable[[Tensor], Tensor]
+"""A function of a variance."""
 
 
 class Spectrum(NamedTuple):
@@ -57,20 +60,25 @@ class Spectrum(NamedTuple):
         to = {"dtype": like.dtype, "device": like.device}
         variances, basis, tail = (torch.as_tensor(value, **to) for value in (variances, basis, tail))
         if variances.ndim != 1 or basis.shape != (like.numel(), len(variances)):
-            raise ValueError(
-                f"variances have shape {tuple(variances.shape)} and basis {tuple(basis.shape)}, expected (rank,) and "
-                f"({like.numel()}, rank) for events of shape {tuple(like.shape)}"
-            )
+            shapes = f"variances have shape {tuple(variances.shape)} and basis {tuple(basis.shape)}"
+            raise ValueError(f"{shapes}, expected (rank,) and ({like.numel()}, rank)")
         if tail.numel() != 1:
             raise ValueError(f"tail has shape {tuple(tail.shape)}, expected one number")
-        for name, values in (("variances", variances), ("tail", tail)):
-            if not (values.isfinite() & (values >= 0)).all():
-                raise ValueError(f"{name} hold {values.min():g}, expected finite numbers >= 0")
+        check_positive(variances, "variances")
+        check_positive(tail, "tail")
         error = float((basis.T @ basis - torch.eye(basis.shape[1]).to(basis)).abs().max()) if basis.numel() else 0.0
         eps = torch.finfo(torch.float32).eps  # it may have been float32 before
         if not error < 1e3 * eps * max(1, basis.shape[0] ** 0.5) + 4 * rounding:
             raise ValueError(f"basis is not orthonormal: UᵀU differs from the identity by up to {error:g}")
         return cls(variances, basis, tail.reshape(()))
+
+    @classmethod
+    def leading(cls, variances: Tensor, basis: Tensor, total: Tensor, rounding: float | Tensor) -> "Spectrum":
+        """Return the covariance of leading eigenpairs and a trace; what is no larger than rounding is 0."""
+        variances = variances.where(variances > rounding, 0)
+        left = total - variances.sum()
+        off = len(basis) - len(variances)
+        return cls(variances, basis, left / off if off and left > rounding else torch.zeros_like(left))
 
     def to(self, *target) -> "Spectrum":
         """Return it in another dtype or on another device, named as for ``Tensor.to``."""
@@ -100,37 +108,27 @@ class Spectrum(NamedTuple):
 
     # ---- functions of Σ
 
-    def apply(self, function: Callable[[Tensor], Tensor], rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "..."]:
+    def apply(self, function: Factor, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "..."]:
         """Return ``f(Σ)v`` for each row v, as ``U (f(λ) − f(tail)) Uᵀv + f(tail)·v``: two products with U.
 
         Factors ``(levels, 1 or rows, values)`` give as many answers, ``(levels, rows, D)``, for one product with U
         more than half the price.
         """
-        coordinates = (rows @ self.basis).T
         factors = torch.atleast_2d(function(self.values))
         inside, outside = factors[..., : self.rank], factors[..., self.rank :]
         if self.rank == self.dim:
-            return self._expand(coordinates * inside.mT)
-        return outside * rows + self._expand(coordinates * (inside - outside).mT)
+            return (rows @ self.basis * inside) @ self.basis.T
+        return outside * rows + (rows @ self.basis * (inside - outside)) @ self.basis.T
 
-    def _expand(self, coordinates: Tensor) -> Tensor:
-        """Return ``U·c`` as rows for the columns c of ``(k, rows)`` or ``(levels, k, rows)``, in one product."""
-        if coordinates.ndim == 2:
-            return (self.basis @ coordinates).T
-        levels, _, rows = coordinates.shape
-        return (self.basis @ coordinates.transpose(0, 1).flatten(1)).T.reshape(levels, rows, self.dim)
-
-    def trace(self, function: Callable[[Tensor], Tensor] = lambda values: values) -> Float[Tensor, "..."]:
+    def trace(self, function: Factor = lambda values: values) -> Float[Tensor, "..."]:
         """Return ``tr f(Σ)``, the sum of f over all directions; with the logarithm as f, the log-determinant."""
         return (function(self.values) * self.counts).sum(-1)
 
-    def quadratic(
-        self, function: Callable[[Tensor], Tensor], rows: Float[Tensor, "rows dim"]
-    ) -> Float[Tensor, " rows"]:
+    def quadratic(self, function: Factor, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, " rows"]:
         """Return ``vᵀf(Σ)v`` for each row v, as a sum of squares; with 1/λ as f, Mahalanobis' squared distance."""
         inside, rest = self.split(rows)
-        squares = torch.cat([inside.square(), rest.square().sum(1, keepdim=True)], 1)[:, : len(self.values)]
-        return (function(self.values) * squares).sum(1)
+        squares = torch.cat([inside.square(), rest.square().sum(1, keepdim=True)], 1)
+        return (function(self.values) * squares[:, : len(self.values)]).sum(1)
 
     def dense(self) -> Float[Tensor, "dim dim"]:
         """Return Σ as a matrix."""
@@ -168,8 +166,7 @@ class Spectrum(NamedTuple):
         >>> Spectrum(torch.tensor([4.0, 2.0]), torch.eye(3)[:, :2], torch.tensor(0.0)).tails()
         tensor([2., 1., 0.], dtype=torch.float64)
         """
-        if discarded not in ("tail", "drop"):
-            raise ValueError(f"discarded is {discarded!r}, expected 'tail' or 'drop'")
+        check_choice(discarded, "discarded", "tail", "drop")
         beyond = torch.cat([self.variances.double(), self.tail.double().reshape(1) * (self.dim - self.rank)])
         beyond = beyond.flip(0).cumsum(0).flip(0)
         left = self.dim - torch.arange(self.rank + 1, device=beyond.device)
@@ -219,3 +216,9 @@ def flow_factor(variance: Tensor, start: float | Tensor, end: float | Tensor) ->
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return numerator / denominator, and 0 where both are 0: the limit in a direction without variance."""
     return numerator / torch.where(denominator == 0, 1, denominator)
+
+
+def check_positive(values: Tensor, name: str) -> None:
+    """Raise ValueError unless all values are finite and >= 0."""
+    if not (values.isfinite() & (values >= 0)).all():
+        raise ValueError(f"{name} hold {values.min():g}, expected finite numbers >= 0")

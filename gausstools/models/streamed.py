@@ -16,16 +16,16 @@ from gausstools.models.batches import unlabelled_batches
 from gausstools.models.eigen import OVERSAMPLING, krylov, oriented, random
 from gausstools.models.gaussian import Gaussian
 from gausstools.models.moments import Moments
+from gausstools.models.spectrum import Spectrum
 
 __all__ = ["fit_streamed"]
 
 
+PASSES = 8  # over the data, at most; each but the first holds another D·(rank + 32) numbers
+
+
 def fit_streamed(
-    data: Tensor | np.ndarray | Iterable,
-    rank: int,
-    *,
-    passes: int = 8,
-    total: Callable[[Tensor], Tensor] | None = None,
+    data: Tensor | np.ndarray | Iterable, rank: int, *, total: Callable[[Tensor], Tensor] | None = None
 ) -> Gaussian:
     """Return the Gaussian with the mean, total variance and leading eigenpairs of the data, as ``Gaussian.fit`` does.
 
@@ -36,7 +36,6 @@ def fit_streamed(
         data: a floating-point tensor ``(n, *event)``, or an iterable of such batches that gives the same ones each time
             it is iterated: a list, a ``DataLoader``, a :class:`gausstools.datasets.ImageFolder`.
         rank: how many leading eigenpairs to keep, 0 to D; the variance of the others becomes an isotropic tail.
-        passes: over the data, at most, >= 2; each but the first holds another D·(rank + 32) numbers.
         total: where the data are shared out among processes, each with at least one point: returns the sum of a tensor
             over them. All return the same Gaussian.
 
@@ -50,33 +49,28 @@ def fit_streamed(
     >>> torch.allclose(streamed.variances, dense.variances, rtol=1e-4)
     True
     """
-    check_count(rank, "rank", 0)
-    passes = check_count(passes, "passes", 2)
     if not isinstance(data, Tensor | np.ndarray) and iter(data) is data:
-        raise TypeError(
-            f"data is {type(data).__name__}, which can be read only once, but several passes are needed; give an "
-            "iterable that starts anew each time, such as a list of batches or a DataLoader"
-        )
+        raise TypeError(f"data is {type(data).__name__}, which can be read only once; give a list or a DataLoader")
     total = total or (lambda tensor: tensor)
-    first = _Pass(rank + OVERSAMPLING).over(data, total)
-    rank = check_count(rank, "rank", 0, first.mean.numel())
-    variances, basis = first.image.new_empty(0), first.image[:, :0]
-    if rank:
-        variances, basis, _ = krylov(
-            lambda block: _Pass(block).over(data, total, like=first).image,
-            first.image,
-            rank,
-            passes - 1,
-            # One process's answer is everyone's: they must not part ways for a rounding error.
-            agreed=lambda done: bool(total(first.image.new_tensor(float(done))) > 0),
-        )
-        basis = oriented(basis)
-    dim = len(basis)
-    rounding = dim * torch.finfo(basis.dtype).eps * first.variance
-    variances = variances.where(variances > rounding, 0)
-    left = first.variance - variances.sum()
-    tail = left / (dim - rank) if rank < dim and left > rounding else 0.0
-    return Gaussian(first.mean, variances, basis, tail).to(first.like)
+    first = _Pass(check_count(rank, "rank", 0) + OVERSAMPLING).over(data, total)
+    check_count(rank, "rank", 0, first.mean.numel())
+    image, variance = first.averages()
+
+    def product(block: Tensor) -> Tensor:
+        again = _Pass(block).over(data, total)
+        if again.count != first.count or not torch.allclose(again.mean, first.mean, rtol=1e-6, atol=1e-9):
+            counts = f"{first.count} points before and {again.count} now, or another mean"
+            raise ValueError(f"the data changed between two passes: {counts}; expected no random crops or flips")
+        return again.averages()[0]
+
+    def agreed(done: bool) -> bool:
+        """One process's answer is everyone's: they must not part ways for a rounding error."""
+        return bool(total(image.new_tensor(float(done))) > 0)
+
+    variances, basis, _ = krylov(product, image, rank, PASSES - 1, agreed)
+    rounding = len(basis) * torch.finfo(basis.dtype).eps * variance
+    spectrum = Spectrum.leading(variances, oriented(basis), variance, rounding)
+    return Gaussian(first.mean, *spectrum).to(first.like)
 
 
 class _Pass(Moments):
@@ -86,36 +80,24 @@ class _Pass(Moments):
         super().__init__()
         self.block = block  # of so many random directions, once their length is known
 
-    def over(self, data: Tensor | np.ndarray | Iterable, total: Callable, like: "_Pass | None" = None) -> "_Pass":
+    def over(self, data: Tensor | np.ndarray | Iterable, total: Callable[[Tensor], Tensor]) -> "_Pass":
         """Read the data, and return what all processes have seen."""
-        self._event_shape = None if like is None else like.event_shape
         for batch in unlabelled_batches(data):
             self.update(batch)
             self._absorb()  # at once: what waits for a large product takes more memory than the block
-        whole = self.reduced(total)
-        if like and (like.count != whole.count or not torch.allclose(like.mean, whole.mean, rtol=1e-6, atol=1e-9)):
-            raise ValueError(
-                f"the data changed between two passes: {like.count} points before and {whole.count} now, or another "
-                "mean; expected the same each time (no random crops or flips)"
-            )
-        return whole
+        return self.reduced(total)
 
-    @property
-    def image(self) -> Tensor:
-        """``Σ·block``, ``(D, columns)``."""
-        return self._sums[0] / self.count
-
-    @property
-    def variance(self) -> Tensor:
-        """The trace of Σ."""
-        return self._sums[1] / self.count
+    def averages(self) -> tuple[Tensor, Tensor]:
+        """Return ``Σ·block``, ``(D, columns)``, and the trace of Σ."""
+        image, trace = self._sums
+        return image / self.count, trace / self.count
 
     def _zeros(self, like: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.block, int):
             self.block = random(len(like), min(self.block, len(like)), like)
         return torch.zeros_like(self.block), like.new_zeros(())
 
-    def _add(self, rows: Tensor, weight: float = 1.0) -> None:
+    def _add(self, rows: Tensor, weight: float | int = 1) -> None:
         image, trace = self._sums
         image.addmm_(rows.T, rows @ self.block, alpha=weight)
         trace.add_(rows.square().sum(), alpha=weight)
