@@ -82,6 +82,7 @@ def test_the_standard_error_is_the_spread_over_seeds():
 
 
 @given(st.integers(1, 4), st.floats(-1, 1), st.integers(0, 2**31))
+@settings(max_examples=12)
 def test_pooled_the_fraction_is_a_closed_form_between_gaussians(dim, log_sigma, seed):
     """E|s − s'|²/E|s|² of two scores −Ax and −Bx at x ~ N(0, A⁻¹) is Σ(a−b)²/a over Σa, in any dimension."""
     rng = np.random.default_rng(seed)

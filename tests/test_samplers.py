@@ -79,7 +79,7 @@ def observed_order(run, seed, grids, end):
 
 @pytest.mark.parametrize(("sampler", "order"), ONE_STEP + MULTISTEP, ids=name)
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=2)
+@settings(max_examples=1)
 def test_order_of_convergence(sampler, order, seed):
     """Halving the steps divides the error by 2^order, on the smooth grid that is uniform in ln σ."""
 
@@ -93,7 +93,7 @@ def test_order_of_convergence(sampler, order, seed):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=2)
+@settings(max_examples=1)
 def test_ipndm_has_its_full_order_on_equal_steps(order, seed):
     def run(model, start, grid):
         above = grid[0] + (grid[0] - grid[1]) * torch.arange(3, -1, -1)
@@ -201,6 +201,7 @@ def test_euler_is_the_product_of_its_factors(case, n):
 
 
 @given(gaussians(), grids())
+@settings(max_examples=12)
 def test_methods_of_order_one_are_euler(case, grid):
     expected = last(euler(case.model, case.x, grid)).x
     for sampler in (
@@ -373,6 +374,7 @@ def test_euler_and_heun_are_those_of_diffusers(sampler):
 
 
 @given(case=gaussians(), grid=grids())
+@settings(max_examples=15)
 def test_a_history_is_the_gaussians_own_path(case, grid):
     grid = grid[grid > 0]
     if len(grid) == 1:
@@ -637,7 +639,6 @@ EVALUATION = gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2))
         (ipndm, {"order": 2.0}, ValueError, "order is 2.0, expected an integer from 1 to 4"),
         (ddim, {"eta": 1.5}, ValueError, "eta is 1.5, expected a number from 0, deterministic, to 1"),
         (ddim, {"eta": float("nan")}, ValueError, "eta is nan"),
-        (ddim, {"eta": True}, ValueError, "eta is True"),
         *[
             (sampler, {"history": history}, error, message)
             for sampler in (dpmpp, unipc, ipndm)

@@ -32,7 +32,7 @@ def grid(*levels):
 
 @pytest.mark.parametrize(("process", "start", "end"), PROCESSES.values(), ids=PROCESSES)
 @given(case=gaussians())
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_the_jump_solves_the_ode_of_each_process(process, start, end, case):
     """scipy integrates the velocity that the process derives from the Gaussian's denoiser."""
     shape = case.x.shape
@@ -227,7 +227,7 @@ def bent(model, size, seed=0):
 
 
 @given(gaussians(largest_sigma=10))
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_the_predicted_change_is_the_measured_one_to_first_order(case):
     """The jump against scipy over the same levels; there are a hundred, so that the integral is exact."""
     levels = torch.logspace(1, 0, 100, dtype=DOUBLE)
@@ -255,6 +255,7 @@ def test_the_predicted_change_is_the_measured_one_to_first_order(case):
 
 @pytest.mark.filterwarnings("ignore:at σ = .* the mean squared residual")
 @given(gaussians(), st.floats(0, 1))
+@settings(max_examples=12)
 def test_the_chosen_level_is_the_last_within_the_tolerance(case, share):
     """The network is asked once for each level of the curve, which ends with the first that is too far."""
     asked = []

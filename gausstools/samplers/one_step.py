@@ -1,11 +1,10 @@
 """One-step methods for the probability-flow ODE ``dx/dσ = (x − D(x, σ))/σ`` (Karras et al. 2022, eq. 1 with s = 1)."""
 
-import numbers
 from collections.abc import Iterator
 
 import torch
 
-from gausstools.denoiser import Batch, Denoiser, Levels
+from gausstools.denoiser import Batch, Denoiser, Levels, check_that
 from gausstools.samplers.path import Evaluation, State, check_steps, sampler
 
 __all__ = ["ddim", "euler", "heun"]
@@ -79,8 +78,7 @@ def ddim(
     >>> last.x.mean().abs() < 0.05, (last.x.std() - 1).abs() < 0.05      # where it started is forgotten
     (tensor(True), tensor(True))
     """
-    if isinstance(eta, bool) or not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta!r}, expected a number from 0, deterministic, to 1")
+    check_that(0 <= eta <= 1, f"eta is {eta}", "a number from 0, deterministic, to 1")
     for start, end in check_steps(x, sigmas):
         asked = Evaluation(x, start, denoiser(x, start))
         fresh = eta * end * (1 - (end / start) ** 2) ** 0.5
