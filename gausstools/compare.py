@@ -124,7 +124,7 @@ def unexplained(
 def residuals(
     network: Denoiser,
     models: Mapping[str, Denoiser],
-    data: Float[Tensor, "n *event"],
+    data: Batch,
     sigmas: Sequence[float] | Tensor,
     *,
     points: int = 2048,
@@ -211,9 +211,7 @@ def unexplained_by_rank(
     return ByRank(*_ratios(torch.cat(missed).clamp(min=0), torch.cat(lengths, 1)[..., None]).mean(1))
 
 
-def evaluation_points(
-    data: Float[Tensor, "n *event"], sigma: float, points: int = 2048, seed: int = 0
-) -> Float[Tensor, "points *event"]:
+def evaluation_points(data: Batch, sigma: float, points: int = 2048, seed: int = 0) -> Float[Tensor, "points *event"]:
     """Return noised data ``x0 + σ·n`` to compare denoisers at, ``(points, *event)``.
 
     Which data and which noise depends on the seed alone, not on sigma or the device: curves against σ are then smooth,

@@ -63,7 +63,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 _in_sampler: ContextVar[bool] = ContextVar("in_sampler", default=False)
 
 
-def asked_by_sampler(denoiser: Denoiser, x: Tensor) -> Denoiser:
+def sampler_asks(denoiser: Denoiser, x: Tensor) -> Denoiser:
     """Return a denoiser as a sampler asks it that starts from x: in its dtype, and answered in that of the state.
 
     No values are looked at, for which a GPU would have to be waited for, but those of the first answer. A sampler looks
@@ -136,10 +136,8 @@ def check_values(x: Tensor, name: str = "x", largest: float = math.inf) -> Tenso
     bad = x.numel() - int(x.detach().isfinite().sum())
     if bad:
         raise ValueError(f"{name} holds {bad} values that are NaN or infinite, of {x.numel()}")
-    raise ValueError(
-        f"{name} holds values up to {extremes.max():.3g}, expected at most {largest:.3g}: squares leave the range of "
-        f"{x.dtype}. Use smaller units or float64"
-    )
+    most = f"{largest:.3g}: squares leave the range of {x.dtype}. Use smaller units or float64"
+    raise ValueError(f"{name} holds values up to {extremes.max():.3g}, expected at most {most}")
 
 
 def in_dtype(values: Tensor, dtype: torch.dtype, name: str = "the answer") -> Tensor:

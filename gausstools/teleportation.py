@@ -239,11 +239,9 @@ def choose_skip(
         above, left_above = sigma, left
         residual.append(_rms(left))
         predicted.append(_rms(_carried(gaussian, change, sigma, 0.0)))
-        if change.any() and not predicted[-1]:
-            raise ValueError(
-                "gaussian has no variance in the directions in which the denoiser differs from it, so that its flow "
-                "carries no change to the sample. Expected one that is fitted to more images, or has a tail"
-            )
+        # Else the flow would carry no change to the sample.
+        given = "gaussian has no variance in the directions in which the denoiser differs from it"
+        check_that(predicted[-1] or not change.any(), given, "one that is fitted to more images, or has a tail")
         if sigma**2 >= largest:
             doubts.append(misfit(gaussian, sigma, left.flatten(1).square().sum(1)))
         if predicted[-1] > tolerance:

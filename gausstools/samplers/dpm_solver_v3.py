@@ -99,7 +99,7 @@ class ModelStatistics:
     def fit(
         cls,
         denoiser: Denoiser,
-        data: Float[Tensor, "n *event"],
+        data: Batch,
         sigmas: Levels,
         *,
         seed: int = 0,

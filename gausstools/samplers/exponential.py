@@ -39,16 +39,7 @@ from torch import Tensor
 from gausstools.denoiser import Batch, Denoiser, Levels, check_count
 from gausstools.models.gaussian import Gaussian
 from gausstools.models.spectrum import flow_factor, gain, spread
-from gausstools.samplers.path import (
-    Evaluation,
-    History,
-    State,
-    check_history,
-    check_steps,
-    gaussian_history,
-    multistep,
-    sampler,
-)
+from gausstools.samplers.path import History, State, check_history, check_steps, gaussian_history, multistep, sampler
 from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["gaussian_exponential"]
@@ -166,20 +157,16 @@ class _Frame:
         off = self.spectrum.dim if len(factors) > rank else 0
         return torch.cat([factors[:rank], factors[rank:].expand(off)]).to(self.gaussian.mean)
 
-    def residual(self, asked: Evaluation) -> Tensor:
-        """Return R, what the Gaussian leaves of an answer."""
-        if asked.sigma not in self.residuals:
-            share = self.along(gain(self.variances, asked.sigma**2))
-            self.residuals[asked.sigma] = self.inside(asked.denoised) - share * self.inside(asked.x)
-        return self.residuals[asked.sigma]
-
-    def advance(self, x: Tensor, start: float, end: float, used: list[Evaluation]) -> Tensor:
-        """Return the state at end, by the last residuals, oldest first."""
+    def advance(self, x: Tensor, start: float, end: float, used: History) -> Tensor:
+        """Return the state at end, by the residuals R of the last evaluations, oldest first."""
         if end == 0:
             used, weights = used[-1:], _last_weight(start, self.variances)
         else:
             weights = _weights([e.sigma for e in used], start, end, self.variances)
         y = self.along(flow_factor(self.variances, start, end)) * self.inside(x)
         for weight, e in zip(weights, used, strict=True):
-            y = y + self.along(weight) * self.residual(e)
+            if e.sigma not in self.residuals:
+                share = self.along(gain(self.variances, e.sigma**2))
+                self.residuals[e.sigma] = self.inside(e.denoised) - share * self.inside(e.x)
+            y = y + self.along(weight) * self.residuals[e.sigma]
         return self.outside(y)

@@ -18,17 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gausstools.denoiser import (
-    Batch,
-    Denoiser,
-    Levels,
-    Sigma,
-    asked_by_sampler,
-    check_batch,
-    check_shape,
-    check_that,
-    wide,
-)
+from gausstools.denoiser import Batch, Denoiser, Levels, Sigma, check_batch, check_shape, check_that, sampler_asks, wide
 from gausstools.models.gaussian import Gaussian
 
 __all__ = ["Counted", "Declared", "Evaluation", "State", "declared", "gaussian_history", "sampler"]
@@ -157,7 +147,7 @@ def sampler(*, calls_a_step: int = 1, takes: Sequence[str] = ()) -> Callable[[Ca
         @functools.wraps(method)
         def run(denoiser, x, sigmas, **options):
             dtype = check_shape(x).dtype
-            states = method(asked_by_sampler(denoiser, x), wide(x), sigmas, **options)
+            states = method(sampler_asks(denoiser, x), wide(x), sigmas, **options)
             for number, state in enumerate(states, 1):
                 state = State(state.x.to(dtype), state.sigma, _in_dtype(state.asked, dtype))
                 if number == len(sigmas) - 1:
@@ -228,7 +218,7 @@ def check_steps(x: Tensor, sigmas: Tensor, least: int = 2) -> list[tuple[float, 
         raise TypeError(f"sigmas is {given}, expected a 1-D tensor of decreasing noise levels")
     levels = sigmas.detach().cpu().double()
     shape = f"sigmas has shape {tuple(sigmas.shape)}"
-    check_that(levels.ndim == 1 and len(levels) >= least, shape, f"(steps + 1,), at least {least} levels")
+    check_that(levels.ndim == 1 and len(levels) >= least, shape, f"(steps + 1,) with at least {least} levels")
     decreasing = levels.isfinite().all() and (levels.diff() < 0).all() and levels[-1] >= 0
     runs = f"sigmas runs {', '.join(f'{level:g}' for level in levels[:2])}, …, {levels[-1]:g}"
     check_that(decreasing, runs, "finite levels, strictly decreasing and >= 0")
