@@ -12,6 +12,7 @@ import torch
 from cases import gaussians
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gausstools as gt
 from gausstools.samplers import ddim, dpmpp, euler, heun, ipndm, unipc
@@ -666,3 +667,30 @@ EVALUATION = gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2))
 def test_options_that_cannot_be_are_refused(sampler, options, error, message):
     with pytest.raises(error, match=message):
         next(sampler(lambda x, s: x, torch.zeros(1, 2), torch.tensor([2.0, 1.0]), **options))
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often extremes of values are asked for, which is what a check of values does."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten.aminmax.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("network", ["Gaussian", "process"])
+@each_sampler
+def test_no_values_are_looked_at_from_step_to_step(sampler, network):
+    """On a GPU each look would have to be waited for; asked by itself, each of these denoisers looks."""
+    model = texture_gaussian(torch.float32)
+    denoiser = model if network == "Gaussian" else gt.VP().denoiser(lambda x, t: 0.5 * x, "sample")
+    x, counts = torch.ones(2, 3), []
+    with Looks() as looks:
+        denoiser(x, 1.0)
+    assert looks.count > 0
+    for steps in (3, 12):
+        with Looks() as looks:
+            list(sampler(denoiser, x, gt.karras_sigmas(steps)))
+        counts.append(looks.count)
+    assert counts[0] == counts[1]
