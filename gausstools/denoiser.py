@@ -107,7 +107,7 @@ def check_answer(answer: Tensor, x: Tensor, name: str = "denoiser") -> Tensor:
     """Return what a denoiser answers about ``x`` if it is a tensor of the same shape, else raise ValueError."""
     if not isinstance(answer, Tensor) or answer.shape != x.shape:
         given = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-        raise ValueError(f"the {name} answers in {given}, expected a tensor of the shape of x, {tuple(x.shape)}")
+        raise ValueError(f"the {name} answers in {given}, expected {tuple(x.shape)}, the shape of x")
     return answer
 
 

@@ -544,7 +544,7 @@ def test_a_history_may_have_fewer_digits_than_the_state(sampler, dtype):
     [
         (lambda x, s: x * torch.nan, ValueError, "the denoiser's first answer holds 6 values that are NaN or infinite"),
         (lambda x, s: x * torch.nan if s < 1 else x, ValueError, "the last state, to which the denoiser's answers led"),
-        (lambda x, s: x[:1], ValueError, r"the denoiser answers in shape \(1, 3\), expected .* of x, \(2, 3\)"),
+        (lambda x, s: x[:1], ValueError, r"the denoiser answers in shape \(1, 3\), expected \(2, 3\)"),
         (lambda x, s: x[:, :1], ValueError, r"the denoiser answers in shape \(2, 1\)"),
         (lambda x, s: 0.0, ValueError, "the denoiser answers in a float"),
         (lambda x, s: torch.ones(2, 3, dtype=torch.int64), TypeError, "the denoiser's first answer has dtype"),

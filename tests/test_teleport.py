@@ -306,7 +306,7 @@ def test_levels_and_tolerances_that_cannot_be_are_refused():
         gt.choose_skip(model, model, levels, tolerance=0)
     with pytest.raises(ValueError, match="x has 0 rows, expected at least 1"):
         gt.choose_skip(model, model, levels, x=torch.zeros(0, 3))
-    with pytest.raises(ValueError, match=r"the denoiser answers in shape \(1, 3\), expected .* \(16, 3\)"):
+    with pytest.raises(ValueError, match=r"the denoiser answers in shape \(1, 3\), expected \(16, 3\)"):
         gt.choose_skip(lambda x, sigma: x[:1], model, levels)
     with pytest.raises(TypeError, match="gaussian is function"):
         gt.choose_skip(model, lambda x, sigma: x, levels)
