@@ -33,13 +33,8 @@ MIXTURE = "mixture"
 COLUMNS = ["solver", "grid", "sigma_skip", "nfe", "rmse", "stderr", "seeds"]
 
 
-def _log(low: float) -> Callable:
-    return lambda n, _, high: gt.log_uniform_sigmas(n, low, high)
-
-
-GRIDS = {"karras 0.002": gt.karras_sigmas} | {f"log {low:g}": _log(low) for low in (0.01, 0.03, 0.1)}
-
-
+GRIDS = {"karras 0.002": gt.karras_sigmas}
+GRIDS |= {f"log {low:g}": partial(gt.log_uniform_sigmas, sigma_min=low) for low in (0.01, 0.03, 0.1)}
 SOLVERS = {
     "euler": gt.samplers.euler,
     "heun": gt.samplers.heun,
@@ -97,7 +92,9 @@ class Bench:
     def error(self, solver: str, grid: str, skip: float | None, nfe: int) -> SolverError:
         """Measure one combination, over all starting points."""
         rows = [
-            solver_errors(
+            row
+            for noise, end in zip(self.parts, self.ends, strict=True)
+            for row in solver_errors(
                 self.network,
                 noise,
                 end,
@@ -106,8 +103,7 @@ class Bench:
                 sigma_skips=[skip],
                 gaussian=self.gaussian,
                 grid=GRIDS[grid],
-            )[0]
-            for noise, end in zip(self.parts, self.ends, strict=True)
+            )
         ]
         counts = torch.tensor([float(len(part)) for part in self.parts])
         means, errors = (torch.tensor([getattr(row, key) for row in rows]) for key in ("rmse", "stderr"))

@@ -17,14 +17,15 @@ What an ideal network may leave of a Gaussian has a bound that is not relative, 
 (:func:`gausstools.theory.misfit`). Results say where a network is above it.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma
+from gausstools.denoiser import Batch, Denoiser, Sigma, check_answer, check_batch, check_count, check_sigma, check_that
 from gausstools.models.gaussian import Gaussian
 from gausstools.models.spectrum import gain
 from gausstools.theory import misfit
@@ -89,30 +90,15 @@ class ByRank(NamedTuple):
     score: Float[Tensor, " ranks"]
     denoiser: Float[Tensor, " ranks"]
 
-    def smallest(self, excess: float = 0.05) -> tuple[int, int]:
-        """Return the ranks from which on score and denoiser leave at most ``1 + excess`` times what all ranks leave.
-
-        Args:
-            excess: relative, >= 0.
-        """
-        if not excess >= 0:
-            raise ValueError(f"excess is {excess}, expected a number >= 0")
-        if not all(curve.isfinite().all() for curve in self):
-            raise ValueError("the curves hold values that are NaN or infinite, so nothing stays below a line")
+    def smallest(self) -> tuple[int, int]:
+        """Return the ranks from which on score and denoiser leave at most 5 % more than all ranks leave."""
+        check_that(all(curve.isfinite().all() for curve in self), "the curves hold NaN or infinite values", "numbers")
         # After the last rank that leaves too much: a curve may dip below the line before it stays there.
-        return tuple(
-            max((curve > (1 + excess) * curve[-1]).nonzero().flatten().tolist(), default=-1) + 1 for curve in self
-        )
+        return tuple(max((curve > 1.05 * curve[-1]).nonzero().flatten().tolist(), default=-1) + 1 for curve in self)
 
 
 def unexplained(
-    network: Denoiser,
-    model: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    sigma: Sigma,
-    *,
-    pooled: bool = False,
-    batch_size: int = 256,
+    network: Denoiser, model: Denoiser, x: Batch, sigma: Sigma, *, pooled: bool = False, batch_size: int = 256
 ) -> Unexplained:
     """Return the fractions of a network's score and denoiser that a model leaves unexplained.
 
@@ -138,7 +124,7 @@ def unexplained(
 def residuals(
     network: Denoiser,
     models: Mapping[str, Denoiser],
-    data: Float[Tensor, "n *event"],
+    data: Batch,
     sigmas: Sequence[float] | Tensor,
     *,
     points: int = 2048,
@@ -178,17 +164,11 @@ def residuals(
 
 @torch.no_grad()
 def unexplained_by_rank(
-    network: Denoiser,
-    gaussian: Gaussian,
-    x: Float[Tensor, "batch *event"],
-    sigma: Sigma,
-    *,
-    discarded: Literal["tail", "drop"] = "tail",
-    batch_size: int = 256,
+    network: Denoiser, gaussian: Gaussian, x: Batch, sigma: Sigma, *, batch_size: int = 256
 ) -> ByRank:
     """Return what a Gaussian leaves unexplained when it is cut off at each rank: all ranks for the price of one.
 
-    Entry r is what ``unexplained(network, gaussian.truncate(r, discarded), x, sigma)`` gives. In the eigenbasis the
+    Entry r is what ``unexplained(network, gaussian.truncate(r), x, sigma)`` gives. In the eigenbasis the
     squares of the kept directions and of the discarded ones are running sums.
 
     Args:
@@ -196,7 +176,6 @@ def unexplained_by_rank(
         gaussian: the model.
         x: noised points ``(batch, *event)`` at level sigma.
         sigma: noise level > 0, a float or ``(batch,)``.
-        discarded: what becomes of the variance beyond the rank, as in ``Gaussian.truncate``.
         batch_size: how many points are asked about at once.
 
     Returns:
@@ -204,13 +183,13 @@ def unexplained_by_rank(
 
     >>> import gausstools as gt
     >>> model = gt.Gaussian.from_covariance(torch.zeros(3), torch.diag(torch.tensor([9.0, 4.0, 1.0])))
-    >>> by_rank = unexplained_by_rank(model, model, torch.ones(1, 3), 1.0, discarded="drop")
-    >>> by_rank.denoiser.round(decimals=2)               # D is 0.9, 0.8 and 0.5; 1.7 in squares
-    tensor([1.0000, 0.5200, 0.1500, 0.0000], dtype=torch.float64)
+    >>> by_rank = unexplained_by_rank(model, model, torch.ones(1, 3), 1.0)
+    >>> by_rank.denoiser.round(decimals=2)               # D is 0.9, 0.8 and 0.5; with the mean variance 0.82 each
+    tensor([0.0700, 0.0300, 0.0000, 0.0000], dtype=torch.float64)
     """
     levels = _check_points(x, sigma, batch_size)
     spectrum = gaussian.spectrum.decreasing()
-    basis, variances, tails = spectrum.basis, spectrum.variances.double(), spectrum.tails(discarded)
+    basis, variances, tails = spectrum.basis, spectrum.variances.double(), spectrum.tails()
     missed, lengths = [], []
     for part, level in _parts(x, levels, batch_size):
         denoised = _answer(network, part, level, "network")
@@ -232,9 +211,7 @@ def unexplained_by_rank(
     return ByRank(*_ratios(torch.cat(missed).clamp(min=0), torch.cat(lengths, 1)[..., None]).mean(1))
 
 
-def evaluation_points(
-    data: Float[Tensor, "n *event"], sigma: float, points: int = 2048, seed: int = 0
-) -> Float[Tensor, "points *event"]:
+def evaluation_points(data: Batch, sigma: float, points: int = 2048, seed: int = 0) -> Float[Tensor, "points *event"]:
     """Return noised data ``x0 + σ·n`` to compare denoisers at, ``(points, *event)``.
 
     Which data and which noise depends on the seed alone, not on sigma or the device: curves against σ are then smooth,
@@ -250,15 +227,13 @@ def evaluation_points(
     >>> torch.equal(x, 2 * evaluation_points(torch.zeros(10, 3), sigma=1.0, points=4))
     True
     """
-    check_batch(data, name="data")
-    if len(data) == 0:
-        raise ValueError("data are empty, expected at least one data point to noise")
+    check_batch(data, name="data", least=1)
     check_count(points, "points", 1)
     generator = torch.Generator().manual_seed(check_count(seed, "seed", -(2**63), 2**64 - 1))
     order = torch.randperm(len(data), generator=generator)
     chosen = data[order[torch.arange(points) % len(data)].to(data.device)]
     noise = torch.randn(chosen.shape, generator=generator).to(chosen)
-    return (chosen + along_batch(check_sigma(sigma, chosen), chosen) * noise).to(chosen.dtype)
+    return (chosen + check_sigma(sigma, chosen[:1]) * noise).to(chosen.dtype)
 
 
 def crossings(
@@ -280,14 +255,13 @@ def crossings(
     [0.586...]
     """
     levels, *curves = (torch.as_tensor(values, dtype=torch.float64) for values in (sigmas, first, second))
-    if not levels.shape == curves[0].shape == curves[1].shape or levels.ndim != 1:
-        shapes = ", ".join(str(tuple(values.shape)) for values in (levels, *curves))
-        raise ValueError(f"sigmas and curves have shapes {shapes}, expected three of one length (n,)")
-    if not all((values > 0).all() and values.isfinite().all() for values in (levels, *curves)):
-        raise ValueError("sigmas or curves hold values that are not positive and finite, so they have no logarithm")
-    steps = levels.diff()
-    if not ((steps >= 0).all() or (steps <= 0).all()):
-        raise ValueError("sigmas go up and down, expected them in increasing or decreasing order")
+    shapes = [tuple(values.shape) for values in (levels, *curves)]
+    check_that(shapes == 3 * [(len(levels),)], f"sigmas and curves have shapes {shapes}", "three of one length (n,)")
+    numbers, steps = torch.stack([levels, *curves]), levels.diff()
+    right = (numbers > 0).all() and numbers.isfinite().all()
+    check_that(right, "sigmas or curves hold other values", "positive and finite ones, which have a logarithm")
+    ordered = (steps >= 0).all() or (steps <= 0).all()
+    check_that(ordered, "sigmas go up and down", "them in increasing or decreasing order")
     gap = curves[0].log() - curves[1].log()
     # A level where the curves are equal belongs to neither side, so the interval that is judged spans it.
     apart = gap != 0
@@ -308,11 +282,10 @@ def _explained(
         squares.append(_lengths(denoised, part))
         for name, model in models.items():
             misses[name].append(_square(denoised, _answer(model, part, level, f"model {name}".strip())))
-    average = _ratio_of_means if pooled else _mean_of_ratios
     found = {}
     for name, parts in misses.items():
         missed = torch.cat(parts)
-        values, shares = average(missed, torch.cat(squares, 1))
+        values, shares = _average(missed, torch.cat(squares, 1), pooled)
         errors = shares.std(1) / len(x) ** 0.5 if len(x) > 1 else torch.full((2,), torch.nan)
         reason = misfit(models[name], levels, missed) if isinstance(models[name], Gaussian) else ""
         found[name] = Unexplained(*values.tolist(), *errors.tolist(), len(x), reason)
@@ -320,19 +293,13 @@ def _explained(
 
 
 def _check_points(x: Tensor, sigma: Sigma, batch_size: int) -> Tensor:
-    levels = check_sigma(sigma, check_batch(x).new_empty(len(x), dtype=torch.float64))
-    if len(x) == 0:
-        raise ValueError("x has no points, expected at least one")
-    if (levels == 0).any():
-        raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
     check_count(batch_size, "batch_size", 1)
-    return levels
+    return check_sigma(sigma, check_batch(x, least=1).new_empty(len(x), dtype=torch.float64), positive=True)
 
 
 def _parts(x: Tensor, levels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Sigma]]:
-    for start in range(0, len(x), batch_size):
-        rows = slice(start, start + batch_size)
-        yield x[rows], levels[rows].to(x) if len(levels) > 1 else levels.item()
+    of_parts = levels.to(x).split(batch_size) if len(levels) > 1 else itertools.repeat(levels.item())
+    return zip(x.split(batch_size), of_parts, strict=False)
 
 
 def _running(values: Tensor) -> Tensor:
@@ -350,23 +317,17 @@ def _ratios(missed: Tensor, squares: Tensor) -> Tensor:
     return torch.where(missed == 0, 0, missed / squares)
 
 
-def _mean_of_ratios(missed: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+def _average(missed: Tensor, squares: Tensor, pooled: bool) -> tuple[Tensor, Tensor]:
+    """The mean of the ratios, or the ratio of the means, and each point's share in its error, to first order."""
     ratios = _ratios(missed, squares)
-    return ratios.mean(1), ratios
-
-
-def _ratio_of_means(missed: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """The ratio, and each point's share in its error, to first order: ``(m − R·s)/mean(s)``."""
-    ratio = torch.where(missed.sum() == 0, 0, missed.mean() / squares.mean(1))
-    shares = torch.where(missed.sum() == 0, 0, (missed - ratio[:, None] * squares) / squares.mean(1, keepdim=True))
-    return ratio, shares
+    if not pooled:
+        return ratios.mean(1), ratios
+    ratio = _ratios(missed.mean(), squares.mean(1))
+    return ratio, _ratios(missed - ratio[:, None] * squares, squares.mean(1, keepdim=True))
 
 
 def _answer(denoiser: Denoiser, x: Tensor, level: Sigma, name: str) -> Tensor:
-    answer = denoiser(x, level)
-    if answer.shape != x.shape:
-        raise ValueError(f"the {name} answers in shape {tuple(answer.shape)}, expected {tuple(x.shape)}, that of x")
-    return check_batch(answer, name=f"the answer of the {name}")
+    return check_batch(check_answer(denoiser(x, level), x, name), name=f"the answer of the {name}")
 
 
 def _lengths(denoised: Tensor, x: Tensor) -> Tensor:

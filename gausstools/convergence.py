@@ -11,14 +11,13 @@ the flow from where the jump landed, of the solver alone.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_batch, check_count
+from gausstools.denoiser import Batch, Denoiser, check_batch, check_count, check_that
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import karras_sigmas
 from gausstools.samplers import Counted, declared, gaussian_history, heun
@@ -40,7 +39,7 @@ class Converged:
     64
     """
 
-    x: Float[Tensor, "batch *event"]
+    x: Batch
     steps: int
     error: float
 
@@ -69,7 +68,7 @@ class SolverError:
 
 def converged(
     denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
+    x: Batch,
     sigma_max: float = 80.0,
     *,
     sigma_min: float = 0.002,
@@ -95,33 +94,30 @@ def converged(
     >>> bool((end.x - prior.flow(80 * torch.ones(1, 2), 80.0, 0.0)).abs().max() < 1e-4)
     True
     """
-    _check_images(x, "x")
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance is {tolerance}, expected a number > 0")
+    check_batch(x, least=1)
+    check_that(0 < tolerance < math.inf, f"tolerance is {tolerance}", "a number > 0")
     check_count(most_steps, "most_steps", 32)
-    steps, before, change = 16, None, math.inf
-    while change > tolerance and (before is None or 2 * steps <= most_steps):
-        steps = steps if before is None else 2 * steps
+    steps, before, change = 8, x, math.inf
+    while change > tolerance and (steps < 32 or 2 * steps <= most_steps):
+        steps *= 2
         *_, last = heun(denoiser, x, karras_sigmas(steps, sigma_min, sigma_max))
-        change = math.inf if before is None else (last.x.double() - before.double()).square().mean().sqrt().item()
+        change = (last.x.double() - before.double()).square().mean().sqrt().item() if steps > 16 else math.inf
         before = last.x
     return Converged(before, steps, change)
 
 
 def solver_errors(
     denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    reference: Float[Tensor, "batch *event"],
+    x: Batch,
+    reference: Batch,
     solvers: Mapping[str, Callable],
     nfes: Iterable[int],
     *,
     sigma_max: float = 80.0,
-    sigma_min: float = 0.002,
     sigma_skips: Iterable[float | None] = (None,),
     gaussian: Gaussian | None = None,
     grid: Callable = karras_sigmas,
-    progress: Callable = iter,
-) -> list[SolverError]:
+) -> Iterator[SolverError]:
     """Measure how far from ``reference`` samplers end, each with as many network calls as it is given.
 
     After a jump all the calls are spent below sigma_skip, on a grid of its own, and multistep methods are given the
@@ -135,15 +131,15 @@ def solver_errors(
             with its order. One that takes a Gaussian is given it, if it has none yet, and one that takes a history
             is given that (:func:`gausstools.samplers.declared`).
         nfes: network calls, each >= 1.
-        sigma_max, sigma_min: the first noise level and the last above 0.
+        sigma_max: noise level of ``x``.
         sigma_skips: noise levels to jump to, none above sigma_max; None is no jump.
         gaussian: whose flow the jumps follow.
-        grid: of noise levels, ``grid(n, sigma_min, sigma_max)``.
-        progress: wraps the list of what is to be measured, as tqdm does.
+        grid: of noise levels, ``grid(n, sigma_max=…)``, such as ``partial(log_uniform_sigmas, sigma_min=0.05)``.
 
-    Returns:
-        For each solver, jump and number of calls, in this order. Where a number of calls cannot be used up, as an even
-        one by Heun's method on a grid to 0, the grid is the longest that costs less. Calls are those that were made.
+    Yields:
+        For each solver, jump and number of calls, in this order, as it is measured. Where a number of calls cannot be
+        used up, as an even one by Heun's method on a grid to 0, the grid is the longest that costs less. Calls are
+        those that were made.
 
     Raises:
         ValueError: for a jump upwards or without a Gaussian, no images, or a denoiser that answers NaN.
@@ -159,43 +155,31 @@ def solver_errors(
     heun   9 calls: off by 1.0458
     heun  19 calls: off by 0.2023
     """
-    _check_images(x, "x")
+    check_batch(x, least=1)
     check_batch(reference, x.shape[1:], "reference")
-    if len(reference) != len(x):
-        raise ValueError(f"reference has {len(reference)} images, expected as many as x, {len(x)}")
+    check_that(len(reference) == len(x), f"reference has {len(reference)} images", f"as many as x, {len(x)}")
     plan = list(itertools.product(solvers, sigma_skips, nfes))
     for _, skip, nfe in plan:
         check_count(nfe, "nfe", 1)
-        if skip is not None and not 0 < skip <= sigma_max:
-            raise ValueError(f"sigma_skips has {skip}, expected noise levels above 0, up to sigma_max, {sigma_max:g}")
-        if skip is not None and gaussian is None:
-            raise ValueError("sigma_skips has a jump, but gaussian is None; give the Gaussian whose flow it follows")
-    rows = []
-    for name, skip, nfe in progress(plan):
-        counted, taken = Counted(denoiser), declared(solvers[name]).takes
-        sigmas = _grid(solvers[name], nfe, lambda n, top=skip or sigma_max: grid(n, sigma_min, top))
-        options = {"gaussian": gaussian} if "gaussian" in taken else {}
-        start = x if skip is None else gaussian.flow(x, sigma_max, skip)
-        if skip is not None and "history" in taken and skip < sigma_max:
+        if skip is not None:
+            expected = f"noise levels above 0, up to sigma_max, {sigma_max:g}"
+            check_that(0 < skip <= sigma_max, f"sigma_skips has {skip}", expected)
+            check_that(gaussian is not None, f"sigma_skips has {skip} and gaussian is None", "whose flow it follows")
+    for name, skip, nfe in plan:
+        solver, counted = solvers[name], Counted(denoiser)
+        cost, start = declared(solver), x if skip is None else gaussian.flow(x, sigma_max, skip)
+        # The longest grid for so many calls: its last step, if to 0, costs one; and a single step may cost more.
+        sigmas = grid(-(-nfe // cost.calls_a_step), sigma_max=skip or sigma_max)
+        if cost.calls(sigmas) > nfe:
+            sigmas = grid(max(1, nfe // cost.calls_a_step), sigma_max=skip or sigma_max)
+        options = {"gaussian": gaussian} if "gaussian" in cost.takes else {}
+        if skip is not None and "history" in cost.takes and skip < sigma_max:
             options["history"] = gaussian_history(gaussian, start, _above(sigmas, sigma_max))
-        *_, last = solvers[name](counted, start, sigmas, **options)
+        *_, last = solver(counted, start, sigmas, **options)
         end = check_batch(last.x, x.shape[1:], f"the end of {name}")
         off = (end.double() - reference.double()).flatten(1).square().mean(1).sqrt()
-        error = off.std(correction=1).item() / len(off) ** 0.5 if len(off) > 1 else math.nan
-        rows.append(SolverError(name, counted.calls, skip, off.mean().item(), error))
-    return rows
-
-
-def _grid(solver: Callable, nfe: int, grid: Callable[[int], Tensor]) -> Tensor:
-    """Return the longest grid that a sampler walks with so many calls; a single step may cost more."""
-    cost = declared(solver)
-    sigmas = grid(-(-nfe // cost.calls_a_step))  # with a last step to 0, which costs one call
-    return sigmas if cost.calls(sigmas) <= nfe else grid(max(1, nfe // cost.calls_a_step))
-
-
-def _check_images(x: Tensor, name: str) -> None:
-    if len(check_batch(x, name=name)) == 0:
-        raise ValueError(f"{name} has no images, expected at least one")
+        error = off.std().item() / len(off) ** 0.5 if len(off) > 1 else math.nan
+        yield SolverError(name, counted.calls, skip, off.mean().item(), error)
 
 
 def _above(sigmas: Tensor, sigma_max: float) -> Tensor:

@@ -9,6 +9,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Float
@@ -20,12 +21,18 @@ Sigma = float | int | Tensor
 """A noise level: a number, or a tensor with one value for all or one per row of the batch."""
 
 
+Batch = Float[Tensor, "batch *event"]
+"""Points, states or answers, one a row."""
+
+Levels = Float[Tensor, " levels"]
+"""A grid of noise levels or times."""
+
 Denoiser = Callable[[Tensor, Sigma], Tensor]
 """Any callable that maps a noised batch, ``(batch, *event)``, and its noise level, a float or ``(batch,)`` in the units
 of the batch, to the posterior mean ``E[x0 | x0 + sigma·n = x]``, in the shape of the batch."""
 
 
-def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+def score(denoiser: Denoiser, x: Batch, sigma: Sigma) -> Batch:
     """Return the score ``(D(x, σ) − x) / σ²`` of the distribution that a denoiser belongs to.
 
     The difference loses digits when σ is far below the scale of ``x``; the analytic models' own ``.score`` does not.
@@ -43,14 +50,9 @@ def score(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigma: Sigma) ->
     >>> score(prior, torch.ones(1, 2), 2.0)              # −x / (1 + σ²)
     tensor([[-0.2000, -0.2000]])
     """
-    level = along_batch(check_sigma(sigma, check_batch(x)), x)
-    if (level == 0).any():
-        raise ValueError("sigma is 0 in the batch, expected sigma > 0: (D(x, σ) − x) / σ² has no value there")
-    denoised = denoiser(x, sigma)
-    if denoised.shape != x.shape:
-        raise ValueError(f"the denoiser answers in shape {tuple(denoised.shape)}, expected {tuple(x.shape)}")
+    level = along_batch(check_sigma(sigma, check_batch(x), positive=True), x)
     # In two steps, since σ² may leave the range of the dtype where the score does not.
-    return in_dtype((denoised - x.to(level)) / level / level, x.dtype)
+    return in_dtype((check_answer(denoiser(x, sigma), x) - x.to(level)) / level / level, x.dtype)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -58,14 +60,55 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.is_floating_point and dtype.itemsize >= 4 else torch.float32
 
 
-def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> Tensor:
-    """Return ``x`` if it is a finite floating-point batch ``(batch, *event_shape)``, else raise.
+_in_sampler: ContextVar[bool] = ContextVar("in_sampler", default=False)
+
+
+def sampler_asks(denoiser: Denoiser, x: Tensor) -> Denoiser:
+    """Return a denoiser as a sampler asks it that starts from x: in its dtype, and answered in that of the state.
+
+    No values are looked at, for which a GPU would have to be waited for, but those of the first answer. A sampler looks
+    at the state that it starts from, and at the last: so NaN does not pass.
+    """
+    first = True
+
+    def ask(state: Tensor, sigma: Sigma) -> Tensor:
+        nonlocal first
+        token = _in_sampler.set(True)
+        try:
+            answer = check_answer(denoiser(state.to(x.dtype), sigma), x)
+        finally:
+            _in_sampler.reset(token)
+        if first:
+            check_batch(answer, name="the denoiser's first answer")
+        first = False
+        return answer.to(state.dtype)
+
+    return ask
+
+
+def check_that(true: object, given: str, expected: str) -> None:
+    """Raise ValueError, which says what was given and what is expected, if that is not true."""
+    if not true:
+        raise ValueError(f"{given}, expected {expected}")
+
+
+def check_batch(x: Tensor, event_shape: torch.Size | None = None, name: str = "x", least: int = 0) -> Tensor:
+    """Return ``x`` if it is a finite floating-point batch ``(batch, *event_shape)`` of so many rows, else raise.
 
     Raises:
         TypeError: if it is no floating-point tensor.
-        ValueError: if its shape does not fit, or it holds NaN or infinity.
+        ValueError: if its shape does not fit, it has fewer rows, or it holds NaN or infinity.
     """
-    return check_values(check_shape(x, event_shape, name), name)
+    check_that(len(check_shape(x, event_shape, name)) >= least, f"{name} has {len(x)} rows", f"at least {least}")
+    return check_values(x, name)
+
+
+def check_answer(answer: Tensor, x: Tensor, name: str = "denoiser") -> Tensor:
+    """Return what a denoiser answers about ``x`` if it is a tensor of the same shape, else raise ValueError."""
+    if not isinstance(answer, Tensor) or answer.shape != x.shape:
+        given = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise ValueError(f"the {name} answers in {given}, expected {tuple(x.shape)}, the shape of x")
+    return answer
 
 
 def check_shape(x: Tensor, event_shape: torch.Size | None = None, name: str = "x") -> Tensor:
@@ -74,8 +117,8 @@ def check_shape(x: Tensor, event_shape: torch.Size | None = None, name: str = "x
         raise TypeError(f"{name} is {type(x).__name__}, expected a torch.Tensor of shape {_batch_of(event_shape)}")
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}, expected a floating-point tensor; images live in [-1, 1]")
-    if x.ndim == 0 or (event_shape is not None and x.shape[1:] != event_shape):
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {_batch_of(event_shape)}")
+    fits = x.ndim > 0 and event_shape in (None, x.shape[1:])
+    check_that(fits, f"{name} has shape {tuple(x.shape)}", _batch_of(event_shape))
     return x
 
 
@@ -84,7 +127,7 @@ def check_values(x: Tensor, name: str = "x", largest: float = math.inf) -> Tenso
 
     Such a largest value is what a computation in the dtype can take.
     """
-    if x.numel() == 0:
+    if x.numel() == 0 or _in_sampler.get():
         return x
     # The extremes are found several times faster than each entry is looked at; NaN is both.
     extremes = torch.stack(torch.aminmax(x.detach())).abs()
@@ -93,25 +136,29 @@ def check_values(x: Tensor, name: str = "x", largest: float = math.inf) -> Tenso
     bad = x.numel() - int(x.detach().isfinite().sum())
     if bad:
         raise ValueError(f"{name} holds {bad} values that are NaN or infinite, of {x.numel()}")
-    raise ValueError(
-        f"{name} holds values up to {extremes.max():.3g}, expected at most {largest:.3g}: squares leave the range of "
-        f"{x.dtype}. Use smaller units or float64"
-    )
+    most = f"{largest:.3g}: squares leave the range of {x.dtype}. Use smaller units or float64"
+    raise ValueError(f"{name} holds values up to {extremes.max():.3g}, expected at most {most}")
 
 
 def in_dtype(values: Tensor, dtype: torch.dtype, name: str = "the answer") -> Tensor:
     """Return values in a dtype, or raise ValueError if they are NaN or infinite there."""
     found = values.to(dtype)
-    if found.numel() and not torch.stack(torch.aminmax(found.detach())).isfinite().all():
+    if found.numel() and not _in_sampler.get() and not torch.stack(torch.aminmax(found.detach())).isfinite().all():
         largest = values.detach().abs().max()
         raise ValueError(f"{name} reaches {largest:.3g}, which {dtype} cannot hold; use a wider dtype")
     return found
 
 
-def check_sigma(sigma: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """Return x in the dtype to compute in."""
+    return x.to(working_dtype(x.dtype))
+
+
+def check_sigma(sigma: Sigma, x: Tensor, name: str = "sigma", *, positive: bool = False) -> Tensor:
     """Return the noise level as a tensor ``(1,)`` or ``(batch,)`` on the device of ``x``, else raise.
 
     Its dtype is that of ``x``, or float32 if that is half precision, in which σ² would leave the range.
+    ``positive`` refuses 0 too, where there is no score.
 
     Raises:
         TypeError: if it is neither a number nor a tensor of numbers.
@@ -125,40 +172,37 @@ def check_sigma(sigma: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
     if isinstance(sigma, Tensor) and (sigma.dtype == torch.bool or sigma.is_complex()):
         raise TypeError(f"{name} has dtype {sigma.dtype}, expected real numbers")
     if not isinstance(sigma, Tensor):
-        if not 0 <= sigma <= largest:
-            raise ValueError(f"{name} is {sigma}, expected a finite number >= 0, at most {largest:.2g} in {dtype}")
-        return x.new_full((1,), float(sigma), dtype=dtype)
-    if sigma.numel() != 1 and sigma.shape != x.shape[:1]:
-        raise ValueError(
-            f"{name} has shape {tuple(sigma.shape)}, expected one value or one per row of the batch: ({len(x)},)"
-        )
-    level = sigma.reshape(-1).to(x.device, dtype)
-    if not ((level.detach() >= 0) & (level.detach() <= largest)).all():
-        raise ValueError(
-            f"{name} lies between {sigma.min():g} and {sigma.max():g}, expected finite numbers >= 0, at most "
-            f"{largest:.2g} in {dtype}"
-        )
+        expected = f"a finite number >= 0, at most {largest:.2g} in {dtype}"
+        check_that(0 <= sigma <= largest, f"{name} is {sigma}", expected)
+        level = x.new_full((1,), float(sigma), dtype=dtype)
+    else:
+        expected = f"one value or one per row of the batch: ({len(x)},)"
+        fits = sigma.numel() == 1 or sigma.shape == x.shape[:1]
+        check_that(fits, f"{name} has shape {tuple(sigma.shape)}", expected)
+        level = sigma.reshape(-1).to(x.device, dtype)
+        if not ((level.detach() >= 0) & (level.detach() <= largest)).all():
+            given, most = f"{sigma.min():g} and {sigma.max():g}", f"{largest:.2g} in {dtype}"
+            raise ValueError(f"{name} lies between {given}, expected finite numbers >= 0, at most {most}")
+    if positive:
+        check_that((level > 0).all(), f"{name} is 0", f"{name} > 0: there is no score")
     return level
 
 
-def check_count(value: int, name: str, low: int, high: int | None = None) -> int:
-    """Return a whole number from ``low`` to ``high`` (without end if None), else raise ValueError."""
+def check_count(value: int, name: str, low: int, high: float | int = math.inf) -> int:
+    """Return a whole number from ``low`` to ``high``, else raise ValueError."""
     try:
         count = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         count = None
-    if count is None or count < low or (high is not None and count > high):
-        expected = f">= {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} is {value!r}, expected an integer {expected}")
+    expected = f"an integer >= {low}" if high == math.inf else f"an integer from {low} to {high}"
+    check_that(count is not None and low <= count <= high, f"{name} is {value!r}", expected)
     return count
 
 
 def check_choice(value: str, name: str, *choices: str) -> None:
     """Raise ValueError if a value is none of the choices."""
-    if value not in choices:
-        *others, last = map(repr, choices)
-        expected = f"{', '.join(others)} or {last}" if others else last
-        raise ValueError(f"{name} is {value!r}, expected {expected}")
+    expected = " or ".join(", ".join(map(repr, choices)).rsplit(", ", 1))
+    check_that(value in choices, f"{name} is {value!r}", expected)
 
 
 def along_batch(values: Tensor, x: Tensor) -> Tensor:

@@ -20,19 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, along_batch, check_batch, check_count, check_sigma, working_dtype
+from gausstools.denoiser import Batch, Denoiser, Levels, Sigma, check_batch, check_count, check_sigma, check_that, wide
 
 __all__ = [
-    "DDPM",
-    "VE",
-    "VP",
-    "FlowMatching",
-    "Prediction",
-    "Process",
-    "karras_sigmas",
-    "log_uniform_sigmas",
-    "seeded_noise",
-]
+    "DDPM", "VE", "VP", "FlowMatching", "Prediction", "Process", "karras_sigmas", "log_uniform_sigmas", "seeded_noise",
+]  # fmt: skip
 
 Prediction = Literal["epsilon", "sample", "v_prediction", "velocity"]
 """What a network was trained to return: the noise n, the image x0, Salimans & Ho's a·n − b·x0, or dx_t/dt."""
@@ -41,9 +33,7 @@ Prediction = Literal["epsilon", "sample", "v_prediction", "velocity"]
 _SLACK = 1e-5
 
 
-def karras_sigmas(
-    n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> Float[Tensor, " levels"]:
+def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Levels:
     """Return the noise levels of Karras et al. 2022 (eq. 5): uniform in ``σ^(1/ρ)``, then 0.
 
     Args:
@@ -57,16 +47,16 @@ def karras_sigmas(
     >>> karras_sigmas(3)
     tensor([8.0000e+01, 2.5152e+00, 2.0000e-03, 0.0000e+00], dtype=torch.float64)
     """
+    check_that(0 < rho < math.inf, f"rho is {rho}", "a finite number > 0")
 
     def between(ramp: Tensor) -> Tensor:
-        if not (0 < rho < math.inf and abs(math.log(sigma_max)) / rho < 700):
-            raise ValueError(f"rho is {rho}, expected a finite number > 0, and not so small that σ^(1/ρ) overflows")
-        return (sigma_max ** (1 / rho) * (1 - ramp) + sigma_min ** (1 / rho) * ramp) ** rho
+        first, last = torch.tensor([sigma_max, sigma_min], dtype=torch.float64) ** (1 / rho)
+        return (first * (1 - ramp) + last * ramp) ** rho
 
     return _grid(n, sigma_min, sigma_max, between)
 
 
-def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Float[Tensor, " levels"]:
+def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Levels:
     """Return noise levels that fall by the same factor at each step, uniform in ``ln σ``, then 0.
 
     It is the grid of Karras et al. as ρ → ∞; diffusers and k-diffusion call it exponential, Lu et al. 2022 uniform in
@@ -85,7 +75,7 @@ def log_uniform_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0
     return _grid(n, sigma_min, sigma_max, lambda ramp: sigma_max * (sigma_min / sigma_max) ** ramp)
 
 
-def seeded_noise(seed: int, numbers: Iterable[int], event_shape: Sequence[int]) -> Float[Tensor, "batch *event"]:
+def seeded_noise(seed: int, numbers: Iterable[int], event_shape: Sequence[int]) -> Batch:
     """Return standard normal noise whose row for number i follows from the seed and i alone.
 
     So image i of a run is the same image in whatever batch, and on whatever device, it is drawn. Two pairs of a seed
@@ -121,19 +111,17 @@ def _within(bounds: Callable[["Process"], tuple[float, float]], name: str, formu
     """Return the formula of a process with its one check: no value out of bounds, and none in half precision."""
 
     @functools.wraps(formula)
-    def checked(self: "Process", values: Tensor | float) -> Tensor:
+    def checked(self: "Process", values: Tensor | float) -> Tensor | tuple[Tensor, Tensor]:
         values, (low, high) = torch.as_tensor(values), bounds(self)
         given = values.detach().flatten().tolist()
         # Rounding in float32 must not refuse a process's own ends.
         least, most = low - _SLACK * abs(low), high + _SLACK * abs(high)
-        if not all(least <= value <= most and math.isfinite(value) for value in given):
-            raise ValueError(
-                f"{name} lies between {min(given):g} and {max(given):g}, expected {low:g} to {high:g}, the range of "
-                f"{type(self).__name__}"
-            )
-        dtype = working_dtype(values.dtype)
-        answer = formula(self, values.to(dtype).clamp(low, high))
-        return answer.to(values.dtype if values.is_floating_point() else dtype)
+        between = f"{name} lies between {min(given, default=0):g} and {max(given, default=0):g}"
+        inside = all(least <= value <= most and math.isfinite(value) for value in given)
+        check_that(inside, between, f"{low:g} to {high:g}, the range of {type(self).__name__}")
+        answer = formula(self, wide(values).clamp(low, high))
+        dtype = (values if values.is_floating_point() else wide(values)).dtype
+        return tuple(part.to(dtype) for part in answer) if isinstance(answer, tuple) else answer.to(dtype)
 
     return checked
 
@@ -141,9 +129,9 @@ def _within(bounds: Callable[["Process"], tuple[float, float]], name: str, formu
 class Process(abc.ABC):
     """A noising process ``x_t = a(t)·x0 + b(t)·n``, and its translation to and from VE.
 
-    A subclass gives ``signal`` (a), ``noise`` (b), their rates, ``time``, the inverse of ``sigma = b/a``, and ``span``,
-    its first and last time, if it has such. Times are floats or ``(batch,)`` tensors; each method returns a tensor, and
-    raises ValueError, with the range, for a time outside the span or a noise level that no time in it has.
+    A subclass gives ``signal`` (a), ``noise`` (b), their ``rates``, ``time``, the inverse of ``sigma = b/a``, and
+    ``span``, its first and last time, if it has such. Times are floats or ``(batch,)`` tensors; each method returns
+    tensors, and raises ValueError, with the range, for a time outside the span or a noise level that no time in it has.
 
     >>> process = FlowMatching()
     >>> process.from_ve(torch.ones(1, 2), 3.0)           # σ = 3 is reached at t = 3/4, where a = 1/4
@@ -158,18 +146,17 @@ class Process(abc.ABC):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        for name in {"signal", "noise", "signal_rate", "noise_rate", "sigma", "time"} & vars(cls).keys():
+        for name in {"signal", "noise", "rates", "sigma", "time"} & vars(cls).keys():
             bounds = (lambda self: self.levels, "sigma") if name == "time" else (lambda self: self.span, "t")
             setattr(cls, name, _within(*bounds, vars(cls)[name]))
 
     @functools.cached_property
     def levels(self) -> tuple[float, float]:
         """The VE noise levels ``b/a`` at the ends of the span."""
-        ends = torch.tensor(self.span, dtype=torch.float64)
-        limits = (0.0, math.inf)
-        return tuple(
-            self.sigma(end).item() if end.isfinite() else limit for end, limit in zip(ends, limits, strict=True)
-        )
+        reached = [
+            self.sigma(torch.tensor(t, dtype=torch.float64)).item() if math.isfinite(t) else t for t in self.span
+        ]
+        return max(reached[0], 0.0), reached[1]
 
     @abc.abstractmethod
     def signal(self, t: Tensor) -> Tensor:
@@ -180,12 +167,8 @@ class Process(abc.ABC):
         """Return b(t), the standard deviation of the noise in ``x_t``."""
 
     @abc.abstractmethod
-    def signal_rate(self, t: Tensor) -> Tensor:
-        """Return da/dt."""
-
-    @abc.abstractmethod
-    def noise_rate(self, t: Tensor) -> Tensor:
-        """Return db/dt."""
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return da/dt and db/dt."""
 
     @abc.abstractmethod
     def time(self, sigma: Tensor) -> Tensor:
@@ -195,7 +178,7 @@ class Process(abc.ABC):
         """Return the VE noise level ``σ(t) = b(t)/a(t)``."""
         return self.noise(t) / self.signal(t)
 
-    def to_ve(self, x: Float[Tensor, "batch *event"], t: Sigma) -> tuple[Float[Tensor, "batch *event"], Tensor]:
+    def to_ve(self, x: Batch, t: Sigma) -> tuple[Batch, Tensor]:
         """Return the VE sample ``x_t / a(t)`` and its noise level, ``(1,)`` or ``(batch,)`` in float32 at least.
 
         Raises:
@@ -204,14 +187,15 @@ class Process(abc.ABC):
         """
         t = _rows(t, x, "t")
         signal = self._signal_left(t)
-        return check_batch(_scaled(x, 1 / signal), name="x / signal(t)"), _beside(self.noise(t) / signal, x)
+        x_ve = check_batch(_scaled(x, 1 / signal).to(x.dtype), name="x / signal(t)")
+        return x_ve, _beside(self.noise(t) / signal, x)
 
-    def from_ve(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> tuple[Float[Tensor, "batch *event"], Tensor]:
+    def from_ve(self, x: Batch, sigma: Sigma) -> tuple[Batch, Tensor]:
         """Return the process's own sample ``a·x`` of a VE sample at level sigma, and its time, as ``to_ve`` does."""
         t = self.time(_rows(sigma, x))
-        return _scaled(x, self._signal_left(t)), _beside(t, x)
+        return _scaled(x, self._signal_left(t)).to(x.dtype), _beside(t, x)
 
-    def velocity(self, denoiser: Denoiser, x: Float[Tensor, "batch *event"], t: Sigma) -> Float[Tensor, "batch *event"]:
+    def velocity(self, denoiser: Denoiser, x: Batch, t: Sigma) -> Batch:
         """Return the probability flow ``dx_t/dt = a'·E[x0 | x_t] + b'·E[n | x_t]`` that follows from a VE denoiser.
 
         Args:
@@ -220,13 +204,11 @@ class Process(abc.ABC):
             t: a float or ``(batch,)``, with noise above 0 and signal left.
         """
         x_ve, sigma = self.to_ve(x, t)
-        if (sigma == 0).any():
-            raise ValueError("there is no noise at time t, expected t with noise(t) > 0: the flow's speed is 0/0 there")
-        t = _rows(t, x, "t")
-        clean, wide = denoiser(x_ve, sigma), sigma.dtype
-        noise = (x_ve.to(wide) - clean) / along_batch(sigma, x)
-        rates = (along_batch(_beside(rate(t), x), x) for rate in (self.signal_rate, self.noise_rate))
-        return sum(rate * part for rate, part in zip(rates, (clean, noise), strict=True)).to(x.dtype)
+        check_that((sigma > 0).all(), "there is no noise at time t", "noise(t) > 0: the flow's speed is 0/0 there")
+        clean = denoiser(x_ve, sigma)
+        noise = _scaled(x_ve.to(sigma.dtype) - clean, 1 / sigma)
+        signal_rate, noise_rate = self.rates(_rows(t, x, "t"))
+        return (_scaled(clean, signal_rate) + _scaled(noise, noise_rate)).to(x.dtype)
 
     def denoiser(self, network: Callable[[Tensor, Tensor], Tensor], predicts: Prediction) -> Denoiser:
         """Wrap a network of this process into a VE denoiser.
@@ -254,13 +236,12 @@ class Process(abc.ABC):
             "epsilon": lambda t, a, b: (1 / a, -b / a),
             "sample": lambda t, a, b: (torch.zeros_like(a), torch.ones_like(a)),
             "v_prediction": lambda t, a, b: (a / (a**2 + b**2), -b / (a**2 + b**2)),
-            "velocity": lambda t, a, b: _solve_velocity(a, b, self.signal_rate(t), self.noise_rate(t)),
+            "velocity": lambda t, a, b: _solve_velocity(a, b, *self.rates(t)),
         }
-        if predicts not in weights:
-            raise ValueError(f"predicts is {predicts!r}, expected one of {', '.join(map(repr, weights))}")
+        check_that(predicts in weights, f"predicts is {predicts!r}", f"one of {', '.join(map(repr, weights))}")
         lowest, highest = self.levels
 
-        def denoise(x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        def denoise(x: Batch, sigma: Sigma) -> Batch:
             levels = _rows(sigma, x)
             known, one = levels.clamp(lowest, highest), torch.ones_like(levels)
             t = self.time(known)
@@ -268,21 +249,16 @@ class Process(abc.ABC):
             of_sample, of_prediction = weights[predicts](t, a, b)
             asked = a * torch.where(levels > highest, torch.hypot(one, known) / torch.hypot(one, levels), 1)
             share = torch.where(levels < lowest, levels / lowest, 1) if lowest else one
-            answer = network(_scaled(x, asked), _beside(t, x).expand(len(x)))
-            of_x, of_answer = (
-                along_batch(_beside(w, x), x) for w in (1 - share + share * of_sample * asked, share * of_prediction)
-            )
-            return (of_x * x + of_answer * answer).to(x.dtype)
+            answer = network(_scaled(x, asked).to(x.dtype), _beside(t, x).expand(len(x)))
+            of_x = 1 - share + share * of_sample * asked
+            return (_scaled(x, of_x) + _scaled(answer, share * of_prediction)).to(x.dtype)
 
         return denoise
 
     def _signal_left(self, t: Tensor) -> Tensor:
         signal = self.signal(t)
-        if not (signal > 0).all():
-            raise ValueError(
-                f"{type(self).__name__} has no signal left at t = {float(t.max()):g}: the VE noise level is infinite "
-                "there. Start at a smaller t"
-            )
+        given = f"{type(self).__name__} has no signal left at t = {float(t.max()):g}" if len(t) else ""
+        check_that((signal > 0).all(), given, "a smaller t: the VE noise level is infinite there")
         return signal
 
 
@@ -304,13 +280,9 @@ class VE(Process):
         """Return t: time is the noise level."""
         return t
 
-    def signal_rate(self, t):
-        """Return 0."""
-        return torch.zeros_like(t)
-
-    def noise_rate(self, t):
-        """Return 1."""
-        return torch.ones_like(t)
+    def rates(self, t):
+        """Return 0 and 1."""
+        return torch.zeros_like(t), torch.ones_like(t)
 
     def time(self, sigma):
         """Return sigma: the noise level is time."""
@@ -335,10 +307,8 @@ class VP(Process):
     span: ClassVar = (0.0, 1.0)
 
     def __post_init__(self):
-        if not 0 < self.beta_min <= self.beta_max < math.inf:
-            raise ValueError(
-                f"beta_min is {self.beta_min} and beta_max {self.beta_max}, expected 0 < beta_min <= beta_max"
-            )
+        given = f"beta_min is {self.beta_min} and beta_max {self.beta_max}"
+        check_that(0 < self.beta_min <= self.beta_max < math.inf, given, "0 < beta_min <= beta_max")
 
     def signal(self, t):
         """Return ``exp(−½∫β)``."""
@@ -348,21 +318,15 @@ class VP(Process):
         """Return ``√(1 − exp(−∫β))``."""
         return (-torch.expm1(-self._integral(t))).sqrt()
 
-    def signal_rate(self, t):
-        """Return ``−½β·a``."""
-        return -self._rate(t) / 2 * self.signal(t)
-
-    def noise_rate(self, t):
-        """Return ``½β·a²/b``."""
-        return self._rate(t) / 2 * self.signal(t) ** 2 / self.noise(t)
+    def rates(self, t):
+        """Return ``−½β·a`` and ``½β·a²/b``."""
+        half, signal = (self.beta_min + (self.beta_max - self.beta_min) * t) / 2, self.signal(t)
+        return -half * signal, half * signal**2 / self.noise(t)
 
     def time(self, sigma):
         """Return the root of ``∫β = ln(1+σ²)``, in the form that keeps its digits at small σ."""
         total, slope = torch.log1p(sigma**2), self.beta_max - self.beta_min
         return 2 * total / (self.beta_min + (self.beta_min**2 + 2 * slope * total).sqrt())
-
-    def _rate(self, t):
-        return self.beta_min + (self.beta_max - self.beta_min) * t
 
     def _integral(self, t):
         return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
@@ -386,19 +350,12 @@ class DDPM(Process):
 
     def __post_init__(self):
         table = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64)
-        if table.ndim != 1 or len(table) < 2:
-            raise ValueError(f"alphas_cumprod has shape {tuple(table.shape)}, expected (steps,) with at least 2 steps")
-        if not ((table > 0) & (table < 1)).all() or not (table.diff() < 0).all():
-            raise ValueError(
-                f"alphas_cumprod runs from {table[0]:g} to {table[-1]:g}, expected a strictly decreasing table within "
-                "(0, 1); for a table of betas use DDPM.from_betas"
-            )
+        given, expected = f"alphas_cumprod has shape {tuple(table.shape)}", "(steps,) with at least 2 steps"
+        check_that(table.ndim == 1 and len(table) > 1, given, expected)
+        right = ((table > 0) & (table < 1)).all() and (table.diff() < 0).all()
+        expected = "a strictly decreasing table within (0, 1); of betas it is (1 - betas).cumprod(0)"
+        check_that(right, f"alphas_cumprod runs from {table[0]:g} to {table[-1]:g}", expected)
         object.__setattr__(self, "alphas_cumprod", table)
-
-    @classmethod
-    def from_betas(cls, betas: Tensor) -> "DDPM":
-        """Return the process with per-step noise variances ``betas``, ``(steps,)``, each within (0, 1)."""
-        return cls((1 - torch.as_tensor(betas, dtype=torch.float64)).cumprod(0))
 
     @classmethod
     def linear(cls, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> "DDPM":
@@ -407,8 +364,8 @@ class DDPM(Process):
         >>> DDPM.linear().sigma(torch.tensor([0.0, 999.0]))
         tensor([1.0000e-02, 1.5741e+02])
         """
-        steps = check_count(steps, "steps", 2)
-        return cls.from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
+        betas = torch.linspace(beta_start, beta_end, check_count(steps, "steps", 2), dtype=torch.float64)
+        return cls((1 - betas).cumprod(0))
 
     @property
     def span(self) -> tuple[float, float]:
@@ -423,13 +380,10 @@ class DDPM(Process):
         """Return ``σ/√(1+σ²)``."""
         return self.sigma(t) * self.signal(t)
 
-    def signal_rate(self, t):
-        """Return ``−b²a·dlnσ/dt``."""
-        return -(self.noise(t) ** 2) * self.signal(t) * self._line(t)[1]
-
-    def noise_rate(self, t):
-        """Return ``a²b·dlnσ/dt``."""
-        return self.signal(t) ** 2 * self.noise(t) * self._line(t)[1]
+    def rates(self, t):
+        """Return ``−b²a·dlnσ/dt`` and ``a²b·dlnσ/dt``."""
+        a, b, slope = self.signal(t), self.noise(t), self._line(t)[1]
+        return -(b**2) * a * slope, a**2 * b * slope
 
     def sigma(self, t):
         """Return σ at time t, an index into the table with ``ln σ`` linear in between."""
@@ -471,13 +425,9 @@ class FlowMatching(Process):
         """Return t."""
         return t
 
-    def signal_rate(self, t):
-        """Return −1."""
-        return -torch.ones_like(t)
-
-    def noise_rate(self, t):
-        """Return 1."""
-        return torch.ones_like(t)
+    def rates(self, t):
+        """Return −1 and 1."""
+        return -torch.ones_like(t), torch.ones_like(t)
 
     def time(self, sigma):
         """Return ``σ/(1 + σ)``."""
@@ -490,16 +440,16 @@ def _rows(values: Sigma, x: Tensor, name: str = "sigma") -> Tensor:
     So numbers stay off the device of x, which would have to be waited for at each check.
     """
     given = values if isinstance(values, Tensor) else torch.empty(0, dtype=torch.float64)
-    like = given.new_empty(len(check_batch(x)), 0, dtype=working_dtype(given.dtype))
-    return check_sigma(values, like, name)
+    return check_sigma(values, given.new_empty(len(check_batch(x)), 0), name)
 
 
 def _beside(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.device, working_dtype(x.dtype))
+    return values.to(wide(x[:0]))
 
 
 def _scaled(x: Tensor, factors: Tensor) -> Tensor:
-    return (x * along_batch(_beside(factors, x), x)).to(x.dtype)
+    """Return the rows of x, each by its factor, in float32 at least."""
+    return (x.movedim(0, -1) * _beside(factors, x)).movedim(-1, 0)
 
 
 def _solve_velocity(a, b, a_rate, b_rate):
@@ -510,16 +460,10 @@ def _solve_velocity(a, b, a_rate, b_rate):
 
 def _grid(n: int, sigma_min: float, sigma_max: float, between: Callable[[Tensor], Tensor]) -> Tensor:
     """Return n levels, a function of a ramp from 0 to 1 with its ends freed from rounding, and 0 after them."""
-    n = check_count(n, "n", 1)
-    if not (0 < sigma_min <= sigma_max < math.inf):
-        raise ValueError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}, expected 0 < sigma_min <= sigma_max")
-    if n > 1 and sigma_min == sigma_max:
-        raise ValueError(f"sigma_min and sigma_max are both {sigma_max}, but {n} decreasing levels were asked for")
-    levels = between(torch.linspace(0, 1, n, dtype=torch.float64))
+    ends = f"sigma_min is {sigma_min} and sigma_max {sigma_max}"
+    check_that(0 < sigma_min <= sigma_max < math.inf, ends, "0 < sigma_min <= sigma_max")
+    levels = between(torch.linspace(0, 1, check_count(n, "n", 1), dtype=torch.float64))
     levels[-1], levels[0] = sigma_min, sigma_max
-    if not (levels.diff() < 0).all():
-        raise ValueError(
-            f"{len(levels)} levels from {sigma_max} to {sigma_min} do not decrease in float64, expected fewer, further "
-            "apart, or another rho"
-        )
+    given = f"{n} levels from {sigma_max} to {sigma_min} do not decrease in float64"
+    check_that((levels.diff() < 0).all(), given, "fewer, further apart, or another rho")
     return torch.cat([levels, levels.new_zeros(1)])

@@ -30,10 +30,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Integer
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma, working_dtype
+from gausstools.denoiser import Batch, Denoiser, Levels, Sigma, check_answer, check_batch, check_sigma, check_that, wide
 from gausstools.models.base import ScoreModel
 from gausstools.models.gaussian import Gaussian
 from gausstools.noise import VE, Process
@@ -45,6 +45,7 @@ from gausstools.theory import misfit
 __all__ = ["Skip", "Teleport", "choose_skip", "guided", "teleport"]
 
 _SAME = 1e-6  # relative distance within which two levels are one: tables of schedules are often float32
+_PROBES = 16
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Teleport:
     (5, 5, 10, 13)
     """
 
-    x: Float[Tensor, "batch *event"]
-    times: Float[Tensor, " levels"]
+    x: Batch
+    times: Levels
     sigma: float
     steps_skipped: int
     nfe_saved: int
@@ -76,8 +77,8 @@ class Teleport:
 
 def teleport(
     gaussian: ScoreModel | Mapping[int, Gaussian],
-    x: Float[Tensor, "batch *event"],
-    times: Float[Tensor, " levels"],
+    x: Batch,
+    times: Levels,
     sigma_skip: float,
     *,
     process: Process | None = None,
@@ -113,16 +114,14 @@ def teleport(
     (tensor([[1.5000, 1.5000]]), tensor([0.5000, 0.4000, 0.3000, 0.2000, 0.1000, 0.0000], dtype=torch.float64))
     """
     process = VE() if process is None else process
-    intervals = check_steps(x, times)
-    levels = torch.tensor([start for start, _ in intervals] + [intervals[-1][1]], dtype=torch.float64)
+    check_steps(x, times)
+    levels = times.detach().cpu().double()
     before = declared(heun).calls(process.noise(levels))  # which refuses times outside the process
-    sigma_skip = check_sigma(sigma_skip, levels.new_empty(1, 0), "sigma_skip").item()
-    landing = process.time(torch.tensor(sigma_skip, dtype=torch.float64))
-    if landing > levels[0] * (1 + _SAME) or landing < levels[-1] * (1 - _SAME):
-        raise ValueError(
-            f"sigma_skip is {sigma_skip:g}, reached at time {landing:g}, expected a level that the grid passes: it "
-            f"runs from {levels[0]:g} to {levels[-1]:g}"
-        )
+    sigma_skip = check_sigma(sigma_skip, levels[:1], "sigma_skip")[0]
+    landing = process.time(sigma_skip)
+    passed = levels[-1] * (1 - _SAME) <= landing <= levels[0] * (1 + _SAME)
+    given = f"sigma_skip is {sigma_skip:g}, reached at time {landing:g}"
+    check_that(passed, given, f"a level that the grid passes: it runs from {levels[0]:g} to {levels[-1]:g}")
     on_grid = (levels - landing).abs() <= _SAME * landing
     landing = levels[on_grid][0] if on_grid.any() else landing
     remaining = torch.cat([landing.reshape(1), levels[levels < landing]])
@@ -160,9 +159,9 @@ class Skip:
 
     sigma: float
     tolerance: float
-    sigmas: Float[Tensor, " levels"]
-    residual: Float[Tensor, " levels"]
-    predicted: Float[Tensor, " levels"]
+    sigmas: Levels
+    residual: Levels
+    predicted: Levels
     amplification: float
 
 
@@ -170,11 +169,10 @@ class Skip:
 def choose_skip(
     denoiser: Denoiser,
     gaussian: Gaussian,
-    sigmas: Float[Tensor, " levels"],
+    sigmas: Levels,
     tolerance: float = 0.005,
     *,
-    x: Float[Tensor, "batch *event"] | None = None,
-    probes: int = 16,
+    x: Batch | None = None,
     finish: int = 8,
     seed: int = 0,
 ) -> Skip:
@@ -195,8 +193,7 @@ def choose_skip(
         sigmas: ``(levels,)``, decreasing, above 0: levels to be tried, the first of which is where sampling starts.
             About eight between 80 and 5 are enough; a sampler's grid will do.
         tolerance: RMS change of a sample per entry, in units of the data, > 0: 0.005 is two thirds of a grey level.
-        x: ``(batch, *event)``, states at ``sigmas[0]`` to probe with; None draws so many from the Gaussian.
-        probes: how many.
+        x: ``(batch, *event)``, states at ``sigmas[0]`` to probe with; None draws 16 from the Gaussian.
         finish: steps to sample both to the end: so many calls for a batch of twice the size. 0 saves them and takes
             the Gaussian's own factor, which was between 0.2 and 1.4 of what was right for this package's networks.
         seed: of these draws.
@@ -216,43 +213,35 @@ def choose_skip(
     >>> skip.sigma, skip.predicted                       # 0.1·∫ dlnσ/√(1+σ²), about 0.1/σ_skip
     (10.0, tensor([0.0000, 0.0013, 0.0039, 0.0091, 0.0193], dtype=torch.float64))
     """
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance is {tolerance}, expected a finite number > 0: an RMS change per entry")
+    check_that(0 < tolerance < math.inf, f"tolerance is {tolerance}", "a finite number > 0: an RMS change per entry")
     gaussian = _gaussian(gaussian)
-    levels = [start for start, _ in check_steps(gaussian.mean[None], sigmas)] + [float(sigmas[-1])]
-    if levels[-1] == 0:
-        raise ValueError("sigmas end in 0, expected levels above 0: a jump to 0 leaves the network nothing to do")
+    check_steps(gaussian.mean[None], sigmas)
+    levels = sigmas.double().tolist()
+    check_that(levels[-1] > 0, "sigmas end in 0", "levels above 0: a jump to 0 leaves the network nothing to do")
     if x is None:
         generator = torch.Generator(gaussian.mean.device).manual_seed(seed)
-        x = gaussian.sample(check_count(probes, "probes", 1), levels[0], generator=generator)
-    if len(check_batch(x)) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}, expected at least one state to probe with")
-    check_count(finish, "finish", 0)
-    dtype, x = x.dtype, _wide(x)
+        x = gaussian.sample(_PROBES, levels[0], generator=generator)
+    check_batch(x, least=1)
+    check_that(finish >= 0, f"finish is {finish}", "a number of steps >= 0")
+    dtype, x = x.dtype, wide(x)
 
     def ask(state: Tensor, sigma: Sigma) -> Tensor:
-        answer = check_batch(denoiser(state.to(dtype), sigma), gaussian.event_shape, "the denoiser's answer")
-        if len(answer) != len(state):
-            raise ValueError(f"the denoiser answers {len(answer)} rows, expected {len(state)}, as many as it was asked")
-        return answer.to(state)
+        answer = check_answer(denoiser(state.to(dtype), sigma), state)
+        return check_batch(answer, name="the denoiser's answer").to(state)
 
-    change, above, left_above = torch.zeros_like(x), levels[0], None
+    change, above, left_above = torch.zeros_like(x), levels[0], torch.zeros_like(x)
     residual, predicted, lowest, doubts = [], [], (levels[0], change), []
     largest = float(gaussian.spectrum.values.max())
     for sigma in levels:
         state = gaussian.flow(x, levels[0], sigma).to(dtype).to(x)
-        left = ask(state, sigma) - gaussian(state, sigma)
-        if left_above is not None:
-            half = math.log(above / sigma) / 2
-            change = _carried(gaussian, change + half * left_above, above, sigma) + half * left
+        left, half = ask(state, sigma) - gaussian(state, sigma), math.log(above / sigma) / 2  # 0 at the first level
+        change = _carried(gaussian, change + half * left_above, above, sigma) + half * left
         above, left_above = sigma, left
         residual.append(_rms(left))
         predicted.append(_rms(_carried(gaussian, change, sigma, 0.0)))
-        if change.any() and not predicted[-1]:
-            raise ValueError(
-                "gaussian has no variance in the directions in which the denoiser differs from it, so that its flow "
-                "carries no change to the sample. Expected one that is fitted to more images, or has a tail"
-            )
+        # Else the flow would carry no change to the sample.
+        given = "gaussian has no variance in the directions in which the denoiser differs from it"
+        check_that(predicted[-1] or not change.any(), given, "one that is fitted to more images, or has a tail")
         if sigma**2 >= largest:
             doubts.append(misfit(gaussian, sigma, left.flatten(1).square().sum(1)))
         if predicted[-1] > tolerance:
@@ -263,16 +252,10 @@ def choose_skip(
     amplification = 1.0
     if finish and lowest[1].any():
         amplification = _amplification(ask, gaussian, x, levels[0], *lowest, finish)
-    predicted = [amplification * value for value in predicted]
-    within = [sigma for sigma, value in zip(levels, predicted, strict=False) if value <= tolerance]
-    return Skip(
-        sigma=within[-1],
-        tolerance=tolerance,
-        sigmas=torch.tensor(levels[: len(predicted)], dtype=torch.float64),
-        residual=torch.tensor(residual, dtype=torch.float64),
-        predicted=torch.tensor(predicted, dtype=torch.float64),
-        amplification=amplification,
-    )
+    predicted = amplification * torch.tensor(predicted, dtype=torch.float64)
+    asked = torch.tensor(levels[: len(predicted)], dtype=torch.float64)
+    residual = torch.tensor(residual, dtype=torch.float64)
+    return Skip(asked[predicted <= tolerance][-1].item(), tolerance, asked, residual, predicted, amplification)
 
 
 def guided(unconditional: Gaussian, conditional: Gaussian, scale: float) -> Gaussian:
@@ -294,31 +277,26 @@ def guided(unconditional: Gaussian, conditional: Gaussian, scale: float) -> Gaus
     >>> guided(base, base.with_mean(torch.tensor([1.0, 0.0])), 7.5).mean
     tensor([7.5000, 0.0000])
     """
-    if not math.isfinite(scale):
-        raise ValueError(f"scale is {scale}, expected a finite number")
+    check_that(math.isfinite(scale), f"scale is {scale}", "a finite number")
     unconditional, conditional = _gaussian(unconditional), _gaussian(conditional)
     pairs = zip(unconditional.spectrum, conditional.spectrum, strict=True)
-    if not all(ours.shape == theirs.shape and torch.equal(ours, theirs) for ours, theirs in pairs):
-        raise ValueError(
-            "the two Gaussians have different covariances, expected one that they share: fit them with "
-            "Gaussian.fit_classes(..., shared_covariance=True), or give both one Σ by with_mean"
-        )
+    expected = "one that they share: by Gaussian.fit_classes(..., shared_covariance=True), or with_mean"
+    shared = all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    check_that(shared, "the two Gaussians have different covariances", expected)
     return unconditional.with_mean(unconditional.mean + scale * (conditional.mean - unconditional.mean))
 
 
 def _by_model(gaussian: object, x: Tensor, labels: Tensor | None) -> list[tuple[Gaussian, Tensor | slice]]:
     """Return the Gaussians that move the batch, each with its rows."""
-    if isinstance(gaussian, Mapping):
-        if not isinstance(labels, Tensor) or labels.shape != x.shape[:1]:
-            given = f"of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else labels
-            raise ValueError(f"labels are {given}, expected ({len(x)},): the class of each row, for a family")
-        unknown = sorted({*labels.tolist()} - {*gaussian})
-        if unknown:
-            raise ValueError(f"labels hold {unknown}, of which the family has no Gaussian; it has {sorted(gaussian)}")
-        return [(_gaussian(gaussian[label]), labels == label) for label in labels.unique().tolist()]
-    if labels is not None:
-        raise ValueError("labels were given with a single model, expected a family: a dict of Gaussians by label")
-    return [(_gaussian(gaussian), slice(None))]
+    if not isinstance(gaussian, Mapping):
+        check_that(labels is None, "labels were given with a single model", "a family: a dict of Gaussians by label")
+        return [(_gaussian(gaussian), slice(None))]
+    given = f"labels are of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"labels are {labels}"
+    fits = isinstance(labels, Tensor) and labels.shape == x.shape[:1]
+    check_that(fits, given, f"({len(x)},): the class of each row, for a family")
+    unknown = sorted({*labels.tolist()} - {*gaussian})
+    check_that(not unknown, f"labels hold {unknown}", f"those of the family, which has {sorted(gaussian)}")
+    return [(_gaussian(gaussian[label]), labels == label) for label in labels.unique().tolist()]
 
 
 def _gaussian(model: object) -> Gaussian:
@@ -337,7 +315,7 @@ def _flow(gaussian: Gaussian, x: Tensor, process: Process, start: Tensor, end: T
     # Where a = 0, σ is infinite. From here on the spread of the data is below the last digit of float64.
     far = 1e8 * (1 + float(gaussian.total_variance) ** 0.5)
     sigma = min(b / a, far) if a else far
-    state = gaussian.mean + (_wide(x) - a * gaussian.mean) * (sigma / b)
+    state = gaussian.mean + (wide(x) - a * gaussian.mean) * (sigma / b)
     return (a_end * gaussian.flow(state, sigma, b_end / a_end)).to(x.dtype)
 
 
@@ -352,19 +330,13 @@ def _amplification(
     """Return how many times further the denoiser's flow carries a change at sigma than the Gaussian's does."""
     state = gaussian.flow(x, start, sigma)
     last = 0.2 * float(gaussian.total_variance / gaussian.dim) ** 0.5  # where little is left but the finest detail
-    ends = [math.log10(sigma), math.log10(last)] if 0 < last < sigma and steps > 1 else [math.log10(sigma)] * 2
-    grid = torch.logspace(*ends, steps if ends[0] > ends[1] else 1, dtype=torch.float64)
-    both = torch.cat([state, state + change])
-    grid = torch.cat([grid, grid.new_zeros(1)])
+    levels = [sigma]
+    if 0 < last < sigma:
+        levels = torch.logspace(math.log10(sigma), math.log10(last), steps, dtype=torch.float64).tolist()
+    both, grid = torch.cat([state, state + change]), torch.tensor([*levels, 0.0], dtype=torch.float64)
     *_, final = gaussian_exponential(denoiser, both, grid, gaussian=gaussian, warm=False)
-    check_batch(final.x, name="the sample that the denoiser ends in")
     jumped, own = final.x.chunk(2)
     return _rms(own - jumped) / _rms(_carried(gaussian, change, sigma, 0.0))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Return x in float32 at least, to compute in."""
-    return x.to(working_dtype(x.dtype))
 
 
 def _rms(values: Tensor) -> float:

@@ -5,9 +5,7 @@ Two Gaussians, p with eigenpairs ``(λ_j, u_j)`` and q with ``(ν_i, v_i)``, are
 
 * Fréchet distance  ``|δ|² + min_Q |diag(√ν)·Q − O·diag(√λ)|²`` over orthogonal Q (Bhatia, Jain & Lim 2019), which is
   ``|δ|² + tr(Σ_p + Σ_q − 2(Σ_p^½ Σ_q Σ_p^½)^½)`` (Dowson & Landau 1982);
-* KL divergence     ``½ Σ_ij O_ij² (λ_j/ν_i − 1 − ln(λ_j/ν_i)) + ½ Σ_i δ_i²/ν_i`` (Kullback & Leibler 1951);
-* denoising loss    ``Σ_i (1−w_i)² (δ_i² + Σ_j O_ij² λ_j) + σ² Σ_i w_i²`` of q's denoiser, with gains
-  ``w_i = ν_i/(ν_i+σ²)``, on any data with the moments of p.
+* KL divergence     ``½ Σ_ij O_ij² (λ_j/ν_i − 1 − ln(λ_j/ν_i)) + ½ Σ_i δ_i²/ν_i`` (Kullback & Leibler 1951).
 
 All terms are >= 0, so that none is lost in the difference of larger ones. Outside the joint span of the bases and of
 ``μ_p − μ_q`` both are isotropic about one mean, which leaves a matrix O of that span's size. All is done in float64.
@@ -21,20 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, check_batch, check_count, check_sigma
+from gausstools.denoiser import Batch, Denoiser, Levels, Sigma, check_batch, check_sigma, check_that
 from gausstools.models.gaussian import Gaussian
 from gausstools.models.spectrum import gain, posterior_variance
 
 __all__ = [
-    "Estimate",
-    "LinearDynamics",
-    "denoising_loss",
-    "frechet_distance",
-    "kl_divergence",
-    "misfit",
-    "rank_residuals",
-    "wasserstein2",
-]
+    "LinearDynamics", "denoising_loss", "frechet_distance", "kl_divergence", "misfit", "rank_residuals", "wasserstein2",
+]  # fmt: skip
 
 
 def wasserstein2(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
@@ -80,9 +71,7 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
 def kl_divergence(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
     """Return ``KL(p‖q) = E_p[ln p − ln q]`` in nats.
 
-    Singular Gaussians have one, that of their densities on the support, if they share it: the same subspace, up to
-    what rounding in the coarser dtype does to a basis, and the same mean off it. Near p = q the error is about
-    ``1e-16·√(KL·λ_max/λ_min)``.
+    Near p = q the error is about ``1e-16·√(KL·λ_max/λ_min)``.
 
     Args:
         p, q: Gaussians with one event shape. If their ranks add up to less than D − 1, nothing of size (D, D) is built.
@@ -92,90 +81,38 @@ def kl_divergence(p: Gaussian, q: Gaussian) -> Float[Tensor, ""]:
 
     Raises:
         TypeError: if one is no Gaussian.
-        ValueError: if their event shapes differ, or if the divergence is infinite: where only one has variance, or the
-            means differ and none has.
+        ValueError: if their event shapes differ, or one has no variance in some direction, and so no density.
 
     >>> kl_divergence(Gaussian.isotropic(torch.ones(1), 1.0), Gaussian.isotropic(torch.zeros(1), 1.0))
     tensor(0.5000, dtype=torch.float64)
     """
     pair = _compare(p, q)
-    rounding = 1e3 * max(torch.finfo(model.mean.dtype).eps for model in (p, q)) * p.dim**0.5
-    on_p, on_q = pair.p > 0, pair.q > 0
-    if (pair.overlap[~on_q][:, on_p].abs() > rounding).any():
-        raise ValueError("KL(p‖q) is infinite: q has no variance in a direction where p has. Give q a tail")
-    if on_p.sum() < on_q.sum():
-        raise ValueError("KL(p‖q) is infinite: p has no variance in a direction where q has. Give p a tail")
-    size = max(float(model.mean.abs().max()) for model in (p, q))
-    if (pair.shift[~on_q].abs() > rounding * size).any():
-        raise ValueError("KL(p‖q) is infinite: the means differ in a direction where p and q have no variance")
-    variances = pair.q[on_q]
-    inside = (pair.overlap[on_q][:, on_p].square() * _excess(pair.p[on_p] / variances[:, None])).sum()
-    outside = pair.rest * _excess(pair.p_tail / pair.q_tail) if pair.rest and pair.q_tail > 0 else 0.0
-    return (inside + outside + (pair.shift[on_q].square() / variances).sum()) / 2
+    for name, model in (("p", p), ("q", q)):
+        check_that((model.spectrum.values > 0).all(), f"{name} has no variance in some direction", "a density: a tail")
+    inside = (pair.overlap.square() * _excess(pair.p / pair.q[:, None])).sum()
+    outside = pair.rest * _excess(pair.p_tail / pair.q_tail) if pair.rest else 0.0
+    return (inside + outside + (pair.shift.square() / pair.q).sum()) / 2
 
 
-class Estimate(NamedTuple):
-    """A number and its standard error, which is 0.0 if the number is exact.
+def denoising_loss(gaussian: Gaussian, sigma: Sigma) -> Levels:
+    """Return ``E|D(x0 + σn, σ) − x0|² = σ² Σ_k λ_k/(λ_k+σ²)`` of a Gaussian's denoiser, in squared units of the data.
 
-    >>> Estimate(value=1.5, error=0.1)
-    Estimate(value=1.5, error=0.1)
-    """
-
-    value: float
-    error: float
-
-
-def denoising_loss(
-    model: Denoiser,
-    sigma: Sigma,
-    data: Gaussian | None = None,
-    *,
-    n: int = 4096,
-    generator: torch.Generator | None = None,
-) -> Estimate:
-    """Return ``E|D(x0 + σn, σ) − x0|²`` of a model's denoiser, summed over the D entries, in squared units of the data.
-
-    For a Gaussian it is exact: ``σ² Σ_k λ_k/(λ_k+σ²)`` on its own data, and on other data of any distribution their two
-    moments decide, since the denoiser is linear. For other models it is the mean of ``tr Cov[x0 | x_σ = x]`` over draws
-    of x from the model's own noised density: given x, the noise is integrated out exactly (Rao-Blackwell).
+    It is that on any data with the Gaussian's mean and covariance, since the denoiser is linear.
 
     Args:
-        model: a Gaussian; or a mixture or point cloud, which have ``sample(n, sigma=, generator=)`` and
-            ``posterior_variance(x, sigma)``, the trace of the posterior covariance, ``(batch,)``.
-        sigma: noise level >= 0, one number.
-        data: carries the moments of the data; None means the model's own, the only choice if it is no Gaussian.
-        n: how many draws, at least 2. A Gaussian makes none.
-        generator: on the model's device; None uses torch's global one.
+        gaussian: whose denoiser it is, and whose moments the data have.
+        sigma: noise level >= 0, a float or ``(levels,)``.
 
-    Raises:
-        TypeError: if the model or the data is something else.
-        ValueError: if data is given for a model that is no Gaussian, or the event shapes differ.
+    Returns:
+        ``(levels,)`` in float64, summed over the D entries; ``(1,)`` for a float.
 
-    >>> model = Gaussian.isotropic(torch.zeros(3), 1.0)
-    >>> denoising_loss(model, 1.0)                                            # 3 · 1/(1+1)
-    Estimate(value=1.5, error=0.0)
-    >>> denoising_loss(model, 1.0, Gaussian.isotropic(torch.zeros(3), 9.0))   # 3 · (9/4 + 1/4)
-    Estimate(value=7.5, error=0.0)
+    >>> denoising_loss(Gaussian.isotropic(torch.zeros(3), 1.0), 1.0)           # 3 · 1/(1+1)
+    tensor([1.5000], dtype=torch.float64)
     """
-    level = _level(sigma)
-    if not isinstance(model, Gaussian):
-        if not (hasattr(model, "sample") and hasattr(model, "posterior_variance")):
-            raise TypeError(f"model is {type(model).__name__}, expected a model with sample and posterior_variance")
-        if data is not None:
-            raise ValueError(f"data is given for a {type(model).__name__}, expected None: only a Gaussian takes other")
-        x = model.sample(check_count(n, "n", 2), sigma=level, generator=generator)
-        losses = model.posterior_variance(x, level).double()
-        return Estimate(losses.mean().item(), losses.std().item() / math.sqrt(n))
-    if data is None:
-        return Estimate(_own_loss(model, torch.tensor([level], dtype=torch.float64)).item(), 0.0)
-    pair = _compare(data, model, ("data", "model"))
-
-    def loss(variance, second_moment):
-        missed = torch.where(variance == 0, 1, level**2 / (variance + level**2))
-        return missed.square() * second_moment + (level * gain(variance, level**2)).square()
-
-    inside = loss(pair.q, pair.overlap.square() @ pair.p + pair.shift.square()).sum()
-    return Estimate((inside + pair.rest * loss(pair.q_tail, pair.p_tail)).item(), 0.0)
+    spectrum = _check_gaussian(gaussian, "gaussian").spectrum.to(torch.float64)
+    levels = torch.atleast_1d(torch.as_tensor(sigma, dtype=torch.float64)).to(spectrum.variances)
+    noise = check_sigma(levels, levels)[:, None] ** 2
+    return spectrum.trace(lambda v: posterior_variance(v, noise))
 
 
 def misfit(gaussian: Gaussian, sigma: Sigma, squares: Float[Tensor, " points"]) -> str:
@@ -200,7 +137,7 @@ def misfit(gaussian: Gaussian, sigma: Sigma, squares: Float[Tensor, " points"]) 
     'at σ = 1 the mean squared residual of the network is 4.1 times the loss'
     """
     levels = check_sigma(sigma, check_batch(squares, torch.Size(), "squares").double())
-    limit = _own_loss(gaussian, levels)
+    limit = denoising_loss(gaussian, levels)
     above = squares.double() - limit
     rounding = 1e-6 * float(gaussian.mean.double().square().sum())
     if len(above) < 2 or not above.mean() - 3 * above.std() / len(above) ** 0.5 > rounding:
@@ -240,12 +177,8 @@ def rank_residuals(gaussian: Gaussian, sigma: float, full: float) -> Float[Tenso
     >>> rank_residuals(model, 1.0, full=0.0)             # τ_0 = 2: (1/(4·9) + 1/(2·9)) / (1/4 + 1/2)
     tensor([0.1111, 0.0000, 0.0000], dtype=torch.float64)
     """
-    level = _level(sigma)
-    if level == 0:
-        raise ValueError("sigma is 0, expected sigma > 0: there is no score to explain")
-    if not 0 <= full < 1:
-        raise ValueError(f"full is {full}, expected a fraction from 0 to below 1")
-    spectrum, noise = gaussian.spectrum.to(torch.float64).decreasing(), level**2
+    check_that(0 <= full < 1, f"full is {full}", "a fraction from 0 to below 1")
+    spectrum, noise = gaussian.spectrum.to(torch.float64).decreasing(), _level(sigma, positive=True) ** 2
     tails = spectrum.tails()[:, None]
     missed = spectrum.counts * (spectrum.values - tails) ** 2 / ((spectrum.values + noise) * (tails + noise) ** 2)
     return full + (1 - full) * missed.triu().sum(1) / spectrum.trace(lambda v: 1 / (v + noise))
@@ -268,7 +201,7 @@ class LinearDynamics:
         sigma: noise level >= 0, one number.
         rate: η > 0; ``2η·t`` is in units of 1 over those of the data squared.
         weight: W0 over the flattened event, ``(D, D)``, or a number w for w·I.
-        bias: b0, ``(*event)``; None is 0.
+        bias: b0, ``(*event)``, or one number for all entries.
 
     Raises:
         TypeError: if data is no Gaussian, or W0 or b0 no floating-point tensor.
@@ -292,20 +225,19 @@ class LinearDynamics:
     sigma: Sigma
     rate: float = 1.0
     weight: float | Tensor = 0.0
-    bias: Tensor | None = None
+    bias: float | Tensor = 0.0
 
     def __post_init__(self):
-        if not isinstance(self.data, Gaussian):
-            raise TypeError(f"data is {type(self.data).__name__}, expected a Gaussian with the moments of the data")
+        _check_gaussian(self.data, "data")
         object.__setattr__(self, "sigma", _level(self.sigma))
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate is {self.rate}, expected a finite number > 0")
-        if not isinstance(self.weight, Tensor) and not math.isfinite(self.weight):
-            raise ValueError(f"weight is {self.weight}, expected a finite number or a matrix")
+        check_that(0 < self.rate < math.inf, f"rate is {self.rate}", "a finite number > 0")
         for name, shape in (("weight", (self.data.dim, self.data.dim)), ("bias", tuple(self.data.event_shape))):
             value = getattr(self, name)
-            if isinstance(value, Tensor) and check_batch(value, name=name).shape != shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+            if isinstance(value, Tensor):
+                given = f"{name} has shape {tuple(value.shape)}"
+                check_that(check_batch(value, name=name).shape == shape, given, str(shape))
+            else:
+                check_that(math.isfinite(value), f"{name} is {value}", "a finite number or a tensor")
 
     @property
     def rates(self) -> Float[Tensor, " rank"]:
@@ -332,7 +264,7 @@ class LinearDynamics:
             learned = spectrum.apply(lambda v: -self._gain(v) * (-self._rate(v) * time).expm1(), rows)
             return bias.to(rows) + learned + self._start(spectrum.apply(lambda v: (-self._rate(v) * time).exp(), rows))
 
-        def denoise(x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+        def denoise(x: Batch, sigma: Sigma) -> Batch:
             answer = self.data.by_rows(ask, x, sigma).reshape(x.shape)
             if (check_sigma(sigma, x) != check_sigma(self.sigma, x)).any():
                 raise ValueError(f"sigma is {sigma}, but this linear denoiser has learned at {self.sigma:g} alone")
@@ -374,7 +306,7 @@ class LinearDynamics:
     @property
     def _bias_error(self) -> Tensor:
         mean = self.data.mean.double()
-        return -mean if self.bias is None else self.bias.to(mean) - mean
+        return torch.as_tensor(self.bias, dtype=torch.float64).to(mean) - mean
 
 
 class _Pair(NamedTuple):
@@ -389,13 +321,10 @@ class _Pair(NamedTuple):
     q_tail: Tensor
 
 
-def _compare(p: Gaussian, q: Gaussian, names: tuple[str, str] = ("p", "q")) -> _Pair:
-    for name, model in zip(names, (p, q), strict=True):
-        if not isinstance(model, Gaussian):
-            raise TypeError(f"{name} is {type(model).__name__}, expected a Gaussian")
-    if p.event_shape != q.event_shape:
-        shapes = f"shape {tuple(p.event_shape)} and {tuple(q.event_shape)}"
-        raise ValueError(f"{' and '.join(names)} have events of {shapes}, expected one shape")
+def _compare(p: Gaussian, q: Gaussian) -> _Pair:
+    shapes = f"p and q have events of shape {tuple(_check_gaussian(p, 'p').event_shape)}"
+    shapes += f" and {tuple(_check_gaussian(q, 'q').event_shape)}"
+    check_that(p.event_shape == q.event_shape, shapes, "one shape")
     shift = (p.mean.double() - q.mean.to(p.mean.device, torch.float64)).reshape(-1, 1)
     p, q = (model.spectrum.to(p.mean.device, torch.float64) for model in (p, q))
     vectors = torch.cat([p.basis, q.basis, shift], 1)
@@ -409,22 +338,22 @@ def _compare(p: Gaussian, q: Gaussian, names: tuple[str, str] = ("p", "q")) -> _
     return _Pair(*variances, of_q.T @ of_p, (of_q.T @ shift)[:, 0], p.dim - size, p.tail, q.tail)
 
 
-def _own_loss(model: Gaussian, levels: Tensor) -> Tensor:
-    """Return ``σ² Σ_k λ_k/(λ_k+σ²)`` at each of the levels, ``(n,)`` in float64."""
-    noise = levels.to(model.mean.device, torch.float64)[:, None] ** 2
-    return model.spectrum.to(torch.float64).trace(lambda v: posterior_variance(v, noise))
-
-
 def _excess(quotient: Tensor) -> Tensor:
     """Return ``r − 1 − ln r`` >= 0. Near r = 1 the rounding of r cancels, so that its error is 1e-16 of its root."""
     return (quotient - 1 - quotient.log()).clamp(min=0)
 
 
-def _level(sigma: Sigma) -> float:
-    return check_sigma(sigma, torch.zeros(1, dtype=torch.float64)).item()
+def _check_gaussian(model: Gaussian, name: str) -> Gaussian:
+    if not isinstance(model, Gaussian):
+        raise TypeError(f"{name} is {type(model).__name__}, expected a Gaussian")
+    return model
+
+
+def _level(sigma: Sigma, *, positive: bool = False) -> float:
+    return check_sigma(sigma, torch.zeros(1, dtype=torch.float64), positive=positive).item()
 
 
 def _times(times: Tensor, like: Tensor) -> Tensor:
-    if times.ndim != 1 or not (times.isfinite() & (times >= 0)).all():
-        raise ValueError(f"times have shape {tuple(times.shape)}, expected finite times >= 0 of shape (T,)")
+    right = times.ndim == 1 and (times.isfinite() & (times >= 0)).all()
+    check_that(right, f"times have shape {tuple(times.shape)}", "finite times >= 0 of shape (T,)")
     return times.to(like)

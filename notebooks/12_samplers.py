@@ -246,19 +246,21 @@ print(
     f" half as many end {reference.error:.4f} away"
 )
 rows = {
-    name: solver_errors(
-        network,
-        noise,
-        reference.x,
-        solvers,
-        NFES,
-        sigma_skips=[None, SKIP],
-        gaussian=gaussian,
-        grid=grid,
+    name: list(
+        solver_errors(
+            network,
+            noise,
+            reference.x,
+            solvers,
+            NFES,
+            sigma_skips=[None, SKIP],
+            gaussian=gaussian,
+            grid=grid,
+        )
     )
     for name, grid in {
         "Karras": gt.karras_sigmas,
-        "ln σ": lambda n, low, high: gt.log_uniform_sigmas(n, 0.05, high),
+        "ln σ": partial(gt.log_uniform_sigmas, sigma_min=0.05),
     }.items()
 }
 best = {}

@@ -317,9 +317,6 @@ CALLS = {
     "noise.seeded_noise": [ask(lambda w, seed, i: seeded_noise(seed, [i], (2,)), seed=K, i=K)],
     "noise.VP": [ask(lambda w, low, high: gt.VP(low, high), low=P, high=(9.0, positive))],
     "noise.DDPM": [ask(lambda w, table: gt.DDPM(table), table=(tensors(0.875, 0.5, 0.125), parameters))],
-    "noise.DDPM.from_betas": [
-        ask(lambda w, betas: gt.DDPM.from_betas(betas), betas=(tensors(0.125, 0.25, 0.5), parameters))
-    ],
     "noise.DDPM.linear": [
         ask(lambda w, steps, low, high: gt.DDPM.linear(steps, low, high), steps=K, low=(0.1, share), high=(0.2, share))
     ],
@@ -346,7 +343,7 @@ CALLS = {
             ("DDPM", gt.DDPM.linear(), 500.0, 999.0),
             ("FlowMatching", gt.FlowMatching(), 0.5, 1.0),
         )
-        for method in ("signal", "noise", "signal_rate", "noise_rate") + (("sigma",) if name == "DDPM" else ())
+        for method in ("signal", "noise", "rates") + (("sigma",) if name == "DDPM" else ())
     },
     **{
         f"noise.{name}.time": [ask(lambda w, s, process=process: process.time(s), s=(2.0, levels))]
@@ -533,10 +530,9 @@ CALLS = {
     },
     "theory.denoising_loss": [
         ask(
-            lambda w, p, s, q: theory.denoising_loss(p, s, q),
-            p=GAUSSIAN,
-            s=(2.0, one_level),
-            q=OTHER,
+            lambda w, p, s: theory.denoising_loss(p, s),
+            p=("gaussian", but("another event", model)),
+            s=(2.0, levels),
         )
     ],
     "theory.misfit": [
@@ -600,12 +596,7 @@ CALLS = {
             b=(tensors(5.0, 0.2, 0.1), rows),
         )
     ],
-    "compare.ByRank.smallest": [
-        ask(
-            lambda w, e: compare.ByRank(tensors(0.9, 0.11, 0.1), tensors(0.5, 0.2, 0.1)).smallest(e),
-            e=(0.05, but("inf", positive)),
-        )
-    ],
+    "compare.ByRank.smallest": [ask(lambda w, v: compare.ByRank(v, v).smallest(), v=(VALUES[0], _nonsense))],
     "convergence.converged": [
         ask(
             lambda w, x, high, tolerance: convergence.converged(
@@ -619,8 +610,8 @@ CALLS = {
     ],
     "convergence.solver_errors": [
         ask(
-            lambda w, x, end, n, high: convergence.solver_errors(
-                w.gaussian, x, end, {"euler": gt.samplers.euler}, [n], sigma_max=high, sigma_min=0.5
+            lambda w, x, end, n, high: list(
+                convergence.solver_errors(w.gaussian, x, end, {"euler": gt.samplers.euler}, [n], sigma_max=high)
             ),
             x=X,
             end=X,
@@ -697,7 +688,7 @@ SPECTRUM = [
 NOT_ASKED = {
     "models.base.ScoreModel": "abstract",
     "noise.Process": "abstract",
-    **{f"noise.Process.{m}": "abstract" for m in ("signal", "noise", "signal_rate", "noise_rate", "time")},
+    **{f"noise.Process.{m}": "abstract" for m in ("signal", "noise", "rates", "time")},
     **dict.fromkeys(("noise.VE", "noise.FlowMatching", "models.moments.Moments"), "takes nothing"),
     "samplers.path.Declared.calls": "counts the levels of a grid, whatever they are",
     **dict.fromkeys(("samplers.path.Counted", "samplers.path.declared", "samplers.path.sampler"), PART),
@@ -714,7 +705,7 @@ NOT_ASKED = {
     "models.em.fit": "asked through Mixture.fit",
     "models.batches.unlabelled_batches": "hands on what it is given; asked through gather",
     **dict.fromkeys(("samplers.path.State", "samplers.path.Evaluation", "samplers.path.Declared"), RECORDS),
-    **dict.fromkeys(("teleportation.Teleport", "teleportation.Skip", "theory.Estimate", "features.Distance"), RECORDS),
+    **dict.fromkeys(("teleportation.Teleport", "teleportation.Skip", "features.Distance"), RECORDS),
     **dict.fromkeys(("compare.Unexplained", "compare.Residual", "compare.ByRank"), RECORDS),
     **dict.fromkeys(("convergence.Converged", "convergence.SolverError", "diffusers.Teleported"), RECORDS),
     "diffusers.Teleported.on": PART,

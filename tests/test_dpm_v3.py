@@ -1,12 +1,10 @@
 """DPM-Solver-v3: exact where its formula is, of its order, other samplers at their coefficients, and the estimates."""
 
 import math
-import warnings
 from functools import partial
 
 import numpy as np
 import pytest
-import safetensors.torch
 import scipy.integrate
 import scipy.interpolate
 import torch
@@ -99,7 +97,7 @@ def test_what_the_polynomial_can_be_is_solved_exactly(order, data):
     ids=str,
 )
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=2)
+@settings(max_examples=1)
 def test_order_of_convergence_whatever_the_coefficients(options, expected, seed):
     """Good coefficients make the error small; its order they cannot change."""
     rng = np.random.default_rng(seed)
@@ -282,37 +280,6 @@ def test_an_estimate_does_not_depend_on_the_batches():
     assert not torch.equal(whole.linear, other.linear)
 
 
-class _Identity(torch.autograd.Function):
-    """An operation without forward mode."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad
-
-
-@pytest.mark.parametrize(
-    ("wrapped", "reason"),
-    [
-        (lambda model, x, sigma: model(_Identity.apply(x), sigma), "has no forward-mode derivative"),
-        (lambda model, x, sigma: model(x, sigma.detach()), "does not agree"),
-    ],
-)
-def test_where_there_are_no_products_differences_serve(wrapped, reason):
-    model = correlated()
-    data, levels = drawn(model, 50), torch.logspace(1, -1, 6, dtype=DOUBLE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        products = ModelStatistics.fit(model, data, levels)
-    with pytest.warns(UserWarning, match=reason):
-        differences = ModelStatistics.fit(partial(wrapped, model), data, levels)
-    for name in ("linear", "scale", "bias"):
-        torch.testing.assert_close(getattr(products, name), getattr(differences, name), rtol=0.01, atol=0.005)
-
-
 def test_a_file_gives_back_what_was_written(tmp_path):
     statistics = wavy(5, 0)
     statistics.save(tmp_path / "statistics.safetensors")
@@ -323,10 +290,6 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     correlated().save(tmp_path / "gaussian.safetensors")
     with pytest.raises(ValueError, match="holds a gausstools Gaussian, expected a gausstools ModelStatistics"):
         ModelStatistics.load(tmp_path / "gaussian.safetensors")
-    partly = safetensors.torch.save({"sigmas": WIDE}, metadata={"gausstools": "ModelStatistics"})
-    (tmp_path / "partly.safetensors").write_bytes(partly)
-    with pytest.raises(ValueError, match="no complete ModelStatistics"):
-        ModelStatistics.load(tmp_path / "partly.safetensors")
 
 
 # ---- the protocol
@@ -357,9 +320,9 @@ def test_what_cannot_be_is_refused():
         ({"order": 4}, ValueError, "order is 4, expected an integer from 1 to 3"),
         ({"statistics": None}, TypeError, "statistics is NoneType, expected ModelStatistics"),
         ({"sigmas": sigmas.flip(0)}, ValueError, "strictly decreasing"),
-        ({"sigmas": far}, ValueError, "level 20, but the statistics reach from 10 to 0.1; fit them"),
-        ({"sigmas": torch.tensor([2.0, 0.05, 0.0])}, ValueError, "level 0.05, but"),
-        ({"history": [Evaluation(x, 30.0, x)]}, ValueError, "level 30, but"),
+        ({"sigmas": far}, ValueError, "level 20, expected 10 to 0.1, the levels of the statistics; fit them"),
+        ({"sigmas": torch.tensor([2.0, 0.05, 0.0])}, ValueError, "level 0.05, expected"),
+        ({"history": [Evaluation(x, 30.0, x)]}, ValueError, "level 30, expected"),
         ({"history": [Evaluation(x, 1.5, x)]}, ValueError, "expected them to decrease, oldest first, to above 2"),
         ({"x": torch.zeros(2, 4)}, ValueError, r"x has shape \(2, 4\), expected \(batch, 3\)"),
     ]
@@ -373,10 +336,10 @@ def test_what_cannot_be_is_refused():
         (torch.tensor([1.0, 0.0]), (one, one, one), r"ends in 0, expected levels above 0; .* which \[:-1\] drops"),
         (torch.tensor([1.0]), (one[:1],) * 3, r"sigmas has shape \(1,\), expected .* with at least 2 levels"),
         (sigmas, (one, one[:, :2], one), r"scale has shape \(2, 2\)"),
-        (sigmas, (one[:1], one, one), r"linear has shape \(1, 3\)"),
+        (sigmas, (one[:1], one, one), "linear has 1 rows, expected one for each of sigmas"),
         (sigmas, (one, one, one * torch.nan), "bias holds 6 values that are NaN"),
     ]:
         with pytest.raises(ValueError, match=message):
             ModelStatistics(levels, *tables)
-    with pytest.raises(ValueError, match="data has 1 images, expected at least 2"):
+    with pytest.raises(ValueError, match="data has 1 rows, expected at least 2"):
         ModelStatistics.fit(torch.tanh, torch.zeros(1, 3), sigmas)

@@ -71,6 +71,7 @@ def test_a_gaussian_with_another_mean_is_solved_in_one_step_to_zero(case, seed, 
 
 
 @given(gaussians(), st.integers(1, 12), st.booleans())
+@settings(max_examples=12)
 def test_without_variance_order_1_is_ddim(case, n, to_zero):
     """λ = 0: a point at the mean, in the full basis or as a tail."""
     denoiser = lambda x, sigma: torch.tanh(x) / (1 + sigma)  # noqa: E731
@@ -193,6 +194,7 @@ def test_order_of_convergence(order, rank, corrector):
 
 
 @given(gaussians(singular=True), st.integers(1, 3), st.integers(1, 6))
+@settings(max_examples=12)
 def test_the_corrector_leaves_a_gaussian_alone(case, order, n):
     sigmas = gt.karras_sigmas(n)
     ours = last(gaussian_exponential(case.model, case.x, sigmas, gaussian=case.model, order=order, corrector=True))
@@ -218,6 +220,7 @@ def test_without_variance_the_corrector_of_order_1_is_a_trapezoid_of_the_exponen
 
 
 @given(gaussians(), st.integers(1, 3))
+@settings(max_examples=12)
 def test_low_rank_and_full_rank_with_one_spectrum_are_one(case, order):
     """Whether a direction stands in the basis or in the tail is bookkeeping."""
     model = case.model
@@ -232,6 +235,7 @@ def test_low_rank_and_full_rank_with_one_spectrum_are_one(case, order):
 
 
 @given(gaussians(), st.integers(2, 3))
+@settings(max_examples=12)
 def test_a_warm_start_is_the_history_of_the_gaussian(case, order):
     """R = 0 above the start is what the Gaussian's own evaluations there leave."""
     denoiser = lambda x, sigma: torch.tanh(x) / (1 + sigma)  # noqa: E731

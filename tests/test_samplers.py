@@ -12,6 +12,7 @@ import torch
 from cases import gaussians
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gausstools as gt
 from gausstools.samplers import ddim, dpmpp, euler, heun, ipndm, unipc
@@ -27,12 +28,7 @@ MULTISTEP = [
     (partial(dpmpp, order=1, weights="exact"), 1),
     (partial(dpmpp, order=2, weights="exact"), 2),
     (partial(dpmpp, order=3, weights="exact"), 3),
-    *[
-        (partial(unipc, order=order, variant=variant, corrector=corrector), order + corrector)
-        for order in (1, 2, 3, 4)
-        for variant in ("bh1", "bh2")
-        for corrector in (False, True)
-    ],
+    *[(partial(unipc, order=order), order + 1) for order in (1, 2, 3, 4)],  # its corrector gains one
     *[(partial(ipndm, order=order), min(order, 2)) for order in (1, 2, 3, 4)],  # its weights are for equal steps
     *[(partial(ipndm, order=order, variable_step=True), order) for order in (1, 2, 3, 4)],
 ]
@@ -84,7 +80,7 @@ def observed_order(run, seed, grids, end):
 
 @pytest.mark.parametrize(("sampler", "order"), ONE_STEP + MULTISTEP, ids=name)
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=2)
+@settings(max_examples=1)
 def test_order_of_convergence(sampler, order, seed):
     """Halving the steps divides the error by 2^order, on the smooth grid that is uniform in ln σ."""
 
@@ -98,7 +94,7 @@ def test_order_of_convergence(sampler, order, seed):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=2)
+@settings(max_examples=1)
 def test_ipndm_has_its_full_order_on_equal_steps(order, seed):
     def run(model, start, grid):
         above = grid[0] + (grid[0] - grid[1]) * torch.arange(3, -1, -1)
@@ -147,7 +143,6 @@ def test_the_step_to_zero_is_no_wild_extrapolation(sampler):
 @pytest.mark.parametrize(
     ("sampler", "degree"),
     [(partial(dpmpp, order=p, weights="exact"), p - 1) for p in (1, 2, 3)]
-    + [(partial(unipc, order=p, corrector=False), p - 1) for p in (1, 3, 4)]
     + [(partial(unipc, order=p), p - 1) for p in (1, 3, 4)],
     ids=name,
 )
@@ -207,12 +202,12 @@ def test_euler_is_the_product_of_its_factors(case, n):
 
 
 @given(gaussians(), grids())
+@settings(max_examples=12)
 def test_methods_of_order_one_are_euler(case, grid):
     expected = last(euler(case.model, case.x, grid)).x
     for sampler in (
         ddim,
         partial(dpmpp, order=1),
-        partial(unipc, order=1, corrector=False),
         partial(ipndm, order=1),
     ):
         torch.testing.assert_close(last(sampler(case.model, case.x, grid)).x, expected, rtol=1e-9, atol=1e-9)
@@ -297,31 +292,20 @@ def test_dpmpp_with_exact_weights_is_what_diffusers_calls_heun(grid, lower_order
     assert_same_path(solved_by(scheduler, grid, start, model), ours, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["bh1", "bh2"])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-@given(grid=grids(), lower_order_final=st.booleans(), corrector=st.booleans())
+@given(grid=grids(), lower_order_final=st.booleans())
 @settings(max_examples=10)
-def test_unipc_is_that_of_diffusers(order, variant, grid, lower_order_final, corrector):
-    if grid[-1] == 0 and (variant == "bh1" or not lower_order_final):  # its last step would hold ∞·0
+def test_unipc_is_that_of_diffusers(order, grid, lower_order_final):
+    if grid[-1] == 0 and not lower_order_final:  # its last step would hold ∞·0
         grid = torch.cat([grid[:-1], grid[-2:-1] / 2])
     model, noise = texture()
     scheduler = diffusers.UniPCMultistepScheduler(
         solver_order=order,
-        solver_type=variant,
         prediction_type="sample",
         lower_order_final=lower_order_final,
-        disable_corrector=[] if corrector else list(range(20)),
     )
     start = grid[0] * noise
-    ours = unipc(
-        model,
-        start,
-        grid,
-        order=order,
-        variant=variant,
-        corrector=corrector,
-        lower_order_final=lower_order_final,
-    )
+    ours = unipc(model, start, grid, order=order, lower_order_final=lower_order_final)
     assert_same_path(solved_by(scheduler, grid, start, model), ours)
 
 
@@ -391,6 +375,7 @@ def test_euler_and_heun_are_those_of_diffusers(sampler):
 
 
 @given(case=gaussians(), grid=grids())
+@settings(max_examples=15)
 def test_a_history_is_the_gaussians_own_path(case, grid):
     grid = grid[grid > 0]
     if len(grid) == 1:
@@ -420,9 +405,7 @@ def test_a_grid_cut_in_two_is_the_same_path(sampler):
     assert [torch.equal(a.x, b.x) for a, b in zip(whole, first + second, strict=True)] == [True] * 10
 
 
-@pytest.mark.parametrize(
-    "sampler", [sampler for sampler, _ in MULTISTEP if sampler.keywords.get("corrector") is not True], ids=name
-)
+@pytest.mark.parametrize("sampler", [sampler for sampler, _ in MULTISTEP if sampler.func is not unipc], ids=name)
 @given(case=gaussians(), grid=grids(), data=st.data())
 @settings(max_examples=10)
 def test_with_its_history_a_run_goes_on_as_if_it_had_not_stopped(sampler, case, grid, data):
@@ -544,7 +527,7 @@ def test_half_precision_is_that_of_the_network_not_of_the_path(sampler, dtype):
 
 @every_half
 @pytest.mark.parametrize("sampler", [dpmpp, unipc, ipndm], ids=name)
-def test_a_history_may_have_fewer_digits_than_the_state_not_more(sampler, dtype):
+def test_a_history_may_have_fewer_digits_than_the_state(sampler, dtype):
     model, x = texture_gaussian(), torch.ones(1, 3, dtype=DOUBLE)
     history = [gt.samplers.Evaluation(x, 5.0, model(x, 5.0))]
     few = [gt.samplers.Evaluation(x.to(dtype), 5.0, model(x, 5.0).to(dtype))]
@@ -561,7 +544,7 @@ def test_a_history_may_have_fewer_digits_than_the_state_not_more(sampler, dtype)
     [
         (lambda x, s: x * torch.nan, ValueError, "the denoiser's first answer holds 6 values that are NaN or infinite"),
         (lambda x, s: x * torch.nan if s < 1 else x, ValueError, "the last state, to which the denoiser's answers led"),
-        (lambda x, s: x[:1], ValueError, r"the denoiser answers in shape \(1, 3\), expected .* of x, \(2, 3\)"),
+        (lambda x, s: x[:1], ValueError, r"the denoiser answers in shape \(1, 3\), expected \(2, 3\)"),
         (lambda x, s: x[:, :1], ValueError, r"the denoiser answers in shape \(2, 1\)"),
         (lambda x, s: 0.0, ValueError, "the denoiser answers in a float"),
         (lambda x, s: torch.ones(2, 3, dtype=torch.int64), TypeError, "the denoiser's first answer has dtype"),
@@ -654,11 +637,9 @@ EVALUATION = gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2))
         (dpmpp, {"order": 4}, ValueError, "order is 4, expected an integer from 1 to 3"),
         (dpmpp, {"weights": "midpoint"}, ValueError, "weights is 'midpoint', expected 'published' or 'exact'"),
         (unipc, {"order": 0}, ValueError, "order is 0, expected an integer from 1 to 4"),
-        (unipc, {"variant": "bh3"}, ValueError, "variant is 'bh3', expected 'bh1' or 'bh2'"),
         (ipndm, {"order": 2.0}, ValueError, "order is 2.0, expected an integer from 1 to 4"),
         (ddim, {"eta": 1.5}, ValueError, "eta is 1.5, expected a number from 0, deterministic, to 1"),
         (ddim, {"eta": float("nan")}, ValueError, "eta is nan"),
-        (ddim, {"eta": True}, ValueError, "eta is True"),
         *[
             (sampler, {"history": history}, error, message)
             for sampler in (dpmpp, unipc, ipndm)
@@ -677,12 +658,7 @@ EVALUATION = gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2))
                 (
                     [gt.samplers.Evaluation(torch.zeros(2, 2), 3.0, torch.zeros(2, 2))],
                     ValueError,
-                    r"history holds x of shape \(2, 2\) in torch.float32, expected those of x: \(1, 2\)",
-                ),
-                (
-                    [gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2).double())],
-                    ValueError,
-                    r"history holds denoised of shape \(1, 2\) in torch.float64, expected .* in torch.float32",
+                    r"history has shape \(2, 2\), expected that of x, \(1, 2\)",
                 ),
             ]
         ],
@@ -691,3 +667,30 @@ EVALUATION = gt.samplers.Evaluation(torch.zeros(1, 2), 3.0, torch.zeros(1, 2))
 def test_options_that_cannot_be_are_refused(sampler, options, error, message):
     with pytest.raises(error, match=message):
         next(sampler(lambda x, s: x, torch.zeros(1, 2), torch.tensor([2.0, 1.0]), **options))
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often extremes of values are asked for, which is what a check of values does."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten.aminmax.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("network", ["Gaussian", "process"])
+@each_sampler
+def test_no_values_are_looked_at_from_step_to_step(sampler, network):
+    """On a GPU each look would have to be waited for; asked by itself, each of these denoisers looks."""
+    model = texture_gaussian(torch.float32)
+    denoiser = model if network == "Gaussian" else gt.VP().denoiser(lambda x, t: 0.5 * x, "sample")
+    x, counts = torch.ones(2, 3), []
+    with Looks() as looks:
+        denoiser(x, 1.0)
+    assert looks.count > 0
+    for steps in (3, 12):
+        with Looks() as looks:
+            list(sampler(denoiser, x, gt.karras_sigmas(steps)))
+        counts.append(looks.count)
+    assert counts[0] == counts[1]

@@ -181,13 +181,13 @@ def test_near_neighbours_are_as_far_as_the_metrics_say(case, seed):
 
 @given(families())
 def test_low_rank_equals_dense(pair):
-    (p, q), sigma = pair, pair[0].sigma
+    p, q = pair
     for distance in (theory.wasserstein2, theory.kl_divergence):
         expected = distance(dense(p), dense(q))
         for one, other in ((p.model, q.model), (p.model, dense(q)), (dense(p, tail=0.0), q.model)):
             torch.testing.assert_close(distance(one, other), expected, rtol=1e-8, atol=1e-8)
-    exact = theory.denoising_loss(dense(p), sigma, dense(q)).value
-    assert theory.denoising_loss(p.model, sigma, q.model).value == pytest.approx(exact, rel=1e-9, abs=0)
+    exact = theory.denoising_loss(dense(p), p.sigma).item()
+    assert theory.denoising_loss(p.model, p.sigma).item() == pytest.approx(exact, rel=1e-9, abs=0)
 
 
 class Largest(TorchDispatchMode):
@@ -215,59 +215,26 @@ def test_nothing_of_size_d_by_d_is_built_for_low_rank():
     gain = other / (other + sigma**2)
     with Largest() as largest:
         distance, divergence = theory.frechet_distance(p, q), theory.kl_divergence(p, q)
-        loss = theory.denoising_loss(q, sigma, p).value
+        loss = theory.denoising_loss(q, sigma)
         learning = theory.LinearDynamics(p, sigma, 0.01, weight=0.3)
         losses, gains = learning.loss(torch.ones(2)), learning.gains(torch.ones(2))
         learning.denoiser(1.0)(mean[None], sigma)
     torch.testing.assert_close(distance, (every.sqrt() - other.sqrt()).square().sum())
     torch.testing.assert_close(divergence, (every / other - 1 - (every / other).log()).sum() / 2)
-    assert loss == pytest.approx(((1 - gain) ** 2 * every + sigma**2 * gain**2).sum().item())
+    assert loss.item() == pytest.approx(sigma**2 * gain.sum().item())
     assert losses.shape == (2,)
     assert gains.shape == (2, rank)
     assert 8 * dim * rank < largest.nbytes < 8 * dim * (3 * rank)
 
 
-# ---- KL of singular Gaussians
-
-
-def embedded(mean, covariance, frame, off=0.0):
-    """A Gaussian of the frame's coordinates in the space around it, with an offset from the origin outside it."""
-    model = gt.Gaussian.from_covariance(mean, covariance)
-    return gt.Gaussian(frame @ mean + off, model.variances, frame @ model.basis)
-
-
-@given(families(), st.integers(0, 1000))
-def test_kl_on_a_shared_support_is_that_of_the_coordinates_there(pair, seed):
-    rng = np.random.default_rng(seed)
-    dim = pair[0].model.dim
-    frame, rotation = (torch.from_numpy(np.linalg.qr(rng.normal(size=(n, dim)))[0]) for n in (dim + 3, dim))
-    off = torch.from_numpy(rng.normal(size=dim + 3))
-    off -= frame @ (frame.T @ off)
-    (m, s), (n, t) = ((case.model.mean.flatten(), torch.from_numpy(case.covariance)) for case in pair)
-    p, q = embedded(m, s, frame, off), embedded(rotation.T @ n, rotation.T @ t @ rotation, frame @ rotation, off)
-    expected = theory.kl_divergence(*(case.model for case in pair))
-    torch.testing.assert_close(theory.kl_divergence(p, q), expected, rtol=1e-7, atol=1e-9)
-    # The support is known to the digits of the basis only.
-    assert theory.kl_divergence(p.float(), q).item() == pytest.approx(expected.item(), rel=1e-2, abs=1e-2)
-
-
-def test_kl_is_infinite_where_only_one_has_variance_or_the_means_leave_the_support():
+def test_kl_wants_a_density_of_both():
     axes, mean = torch.eye(4, dtype=DOUBLE), torch.zeros(4, dtype=DOUBLE)
-    full = gt.Gaussian.isotropic(mean, 1.0)
-    plane, turned = (gt.Gaussian(mean, torch.ones(2, dtype=DOUBLE), axes[:, columns]) for columns in ([0, 1], [1, 2]))
-    line, point = gt.Gaussian(mean, torch.ones(1, dtype=DOUBLE), axes[:, :1]), gt.Gaussian.isotropic(mean, 0.0)
+    full, plane = gt.Gaussian.isotropic(mean, 1.0), gt.Gaussian(mean, torch.ones(2, dtype=DOUBLE), axes[:, :2])
     gap = gt.Gaussian(mean, torch.zeros(1, dtype=DOUBLE), axes[:, :1], tail=1.0)
-    for p, q in ((full, plane), (plane, line), (plane, turned), (line, point), (full, gap), (line, gap)):
-        with pytest.raises(ValueError, match="infinite: q has no variance in a direction where p has"):
-            theory.kl_divergence(p, q)
-    for p, q in ((plane, full), (line, plane), (point, line), (gap, full)):
-        with pytest.raises(ValueError, match="infinite: p has no variance in a direction where q has"):
-            theory.kl_divergence(p, q)
-    moved = gt.Gaussian(1e-6 * axes[3], torch.ones(2, dtype=DOUBLE), axes[:, [0, 1]])
-    with pytest.raises(ValueError, match="infinite: the means differ in a direction where p and q have no variance"):
-        theory.kl_divergence(moved, plane)
-    assert theory.kl_divergence(point, copy.deepcopy(point)) == 0
-    assert theory.kl_divergence(gap, copy.deepcopy(gap)) == 0
+    for singular in (plane, gap, gt.Gaussian.isotropic(mean, 0.0)):
+        for pair, name in (((singular, full), "p"), ((full, singular), "q"), ((singular, singular), "p")):
+            with pytest.raises(ValueError, match=f"{name} has no variance in some direction"):
+                theory.kl_divergence(*pair)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
@@ -284,115 +251,30 @@ def test_any_dtype_is_computed_with_in_float64(dtype):
 # ---- denoising loss
 
 
-@given(families(singular=True), st.sampled_from([0.0, None]))
-def test_the_loss_of_a_linear_denoiser_is_decided_by_two_moments(pair, sigma):
-    """|(I−W)(m−μ)|² + tr (I−W)C(I−W)ᵀ + σ² tr WWᵀ, with W as the model itself applies it to unit vectors."""
-    (data, q), eye = pair, np.eye(pair[0].model.dim)
-    sigma, model = pair[0].sigma if sigma is None else sigma, pair[1].model
+@given(gaussians(singular=True), st.sampled_from([0.0, None]))
+def test_the_loss_of_a_gaussian_is_that_of_its_matrix(case, sigma):
+    """tr (I−W)Σ(I−W)ᵀ + σ² tr WWᵀ, with W as the model itself applies it to unit vectors."""
+    model, eye = case.model, np.eye(case.model.dim)
+    sigma = case.sigma if sigma is None else sigma
     units = model.mean + torch.from_numpy(eye).reshape(-1, *model.event_shape)
     missed = eye - (model(units, sigma) - model.mean).reshape(eye.shape).numpy().T
-    expected = ((missed @ shift(data, q)) ** 2).sum() + np.trace(missed @ data.covariance @ missed.T)
-    expected += sigma**2 * ((eye - missed) ** 2).sum()
-    loss = theory.denoising_loss(model, sigma, data.model)
-    assert loss.value == pytest.approx(expected, rel=1e-8, abs=1e-12 * scale_of(data, q))
-    assert loss.error == 0.0
-
-
-@given(families(singular=True))
-def test_a_gaussian_denoises_its_own_data_best(pair):
-    data, other = (case.model for case in pair)
-    own, sigma = theory.denoising_loss(data, pair[0].sigma), pair[0].sigma
-    variances = np.linalg.eigvalsh(pair[0].covariance)
-    assert own.value == pytest.approx(sigma**2 * (variances / (variances + sigma**2)).sum(), rel=1e-8, abs=1e-12)
-    assert own.value == pytest.approx(theory.denoising_loss(data, sigma, data).value, rel=1e-9, abs=1e-14)
-    assert own.value <= theory.denoising_loss(other, sigma, data).value * (1 + 1e-12)
+    expected = np.trace(missed @ case.covariance @ missed.T) + sigma**2 * ((eye - missed) ** 2).sum()
+    loss = theory.denoising_loss(model, torch.tensor([sigma, 2 * sigma], dtype=DOUBLE))
+    assert loss.shape == (2,)
+    assert loss[0].item() == pytest.approx(expected, rel=1e-8, abs=1e-12 * scale_of(case))
+    assert theory.denoising_loss(model, sigma).item() == pytest.approx(expected, rel=1e-8, abs=1e-12 * scale_of(case))
 
 
 def test_the_exact_loss_is_what_noised_data_give():
-    """Monte-Carlo on points that are far from Gaussian, denoised by a model of other data."""
+    """Monte-Carlo on points that are far from Gaussian, with two moments in common."""
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(50, 3, generator=generator, dtype=DOUBLE) ** 4
-    model = gt.Gaussian.fit(points.flip(1) + 0.2, rank=1)
+    model = gt.Gaussian.fit(points)
     clean = points[torch.randint(50, (100_000,), generator=generator)]
     noised = clean + 0.3 * torch.randn(clean.shape, generator=generator, dtype=DOUBLE)
     losses = (model(noised, 0.3) - clean).square().sum(1)
-    exact = theory.denoising_loss(model, 0.3, gt.Gaussian.fit(points)).value
+    exact = theory.denoising_loss(model, 0.3).item()
     assert abs(losses.mean().item() - exact) < 4 * losses.std().item() / 100_000**0.5
-    assert abs(exact - theory.denoising_loss(model, 0.3).value) > 0.03  # the data do matter
-
-
-class TwoPoints:
-    """The distribution on -1 and 1 with equal weights: D = tanh(x/σ²) and Cov[x0 | x] = 1 − D²."""
-
-    def __call__(self, x, sigma):
-        return torch.tanh(x / sigma**2)
-
-    def sample(self, n, sigma=0.0, *, generator=None):
-        clean = 2.0 * torch.randint(2, (n, 1), generator=generator) - 1
-        return clean + sigma * torch.randn(n, 1, generator=generator)
-
-    def posterior_variance(self, x, sigma):
-        return (1 - self(x, sigma) ** 2).sum(1)
-
-
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
-def test_the_loss_of_other_models_is_estimated_with_an_honest_error(sigma):
-    def density(x):
-        return math.exp(-((x - 1) ** 2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
-
-    # By symmetry the clean point is 1.
-    limits = 1 - 12 * sigma, 1 + 12 * sigma
-    exact, _ = scipy.integrate.quad(lambda x: density(x) * (math.tanh(x / sigma**2) - 1) ** 2, *limits, epsabs=1e-12)
-    estimates = [
-        theory.denoising_loss(TwoPoints(), sigma, n=500, generator=torch.Generator().manual_seed(seed))
-        for seed in range(400)
-    ]
-    again = theory.denoising_loss(TwoPoints(), sigma, n=500, generator=torch.Generator().manual_seed(0))
-    assert again == estimates[0]
-    deviations = np.array([(estimate.value - exact) / estimate.error for estimate in estimates])
-    assert abs(deviations.mean()) < 4 / 400**0.5
-    assert deviations.std() == pytest.approx(1, abs=0.15)
-    # The best linear denoiser of the same data, x/(1+σ²), is not as good.
-    linear = theory.denoising_loss(gt.Gaussian.isotropic(torch.zeros(1), 1.0), sigma)
-    assert exact < linear.value
-
-
-@pytest.mark.parametrize("sigma", [0.1, 0.7, 4.0])
-def test_the_loss_of_a_mixture_is_that_by_quadrature(sigma):
-    """E|x0|² − E|D|² in one dimension, with Bayes' rule written out in numpy."""
-    weights, means, variances = np.array([0.3, 0.7]), np.array([-1.0, 2.0]), np.array([0.2, 1.0])
-    spreads = variances + sigma**2
-
-    def density_and_denoised(x):
-        joint = weights * np.exp(-((x - means) ** 2) / (2 * spreads)) / np.sqrt(2 * np.pi * spreads)
-        return joint.sum(), joint @ (means + variances / spreads * (x - means)) / joint.sum()
-
-    def explained(x):
-        density, denoised = density_and_denoised(x)
-        return density * denoised**2
-
-    limits = -1 - 12 * spreads[0] ** 0.5, 2 + 12 * spreads[1] ** 0.5
-    exact = weights @ (variances + means**2) - scipy.integrate.quad(explained, *limits, limit=500)[0]
-    components = [
-        gt.Gaussian.isotropic(torch.tensor([m], dtype=DOUBLE), v) for m, v in zip(means, variances, strict=True)
-    ]
-    mixture = gt.Mixture(torch.from_numpy(weights), components)
-    estimate = theory.denoising_loss(mixture, sigma, n=20_000, generator=torch.Generator().manual_seed(0))
-    assert abs(estimate.value - exact) < 4 * estimate.error
-    assert estimate.error < 0.02 * exact
-
-
-def test_the_loss_of_a_point_cloud_is_what_its_own_noised_points_give():
-    """Integrating the noise out leaves the mean and lowers the error."""
-    cloud = gt.PointCloud(torch.rand(30, 2, 2, generator=torch.Generator().manual_seed(1), dtype=DOUBLE))
-    clean = cloud.sample(20_000, generator=torch.Generator().manual_seed(2))
-    noised = clean + 0.3 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3), dtype=DOUBLE)
-    losses = (cloud(noised, 0.3) - clean).square().flatten(1).sum(1)
-    plain = losses.std().item() / 20_000**0.5
-    estimate = theory.denoising_loss(cloud, 0.3, n=20_000, generator=torch.Generator().manual_seed(4))
-    assert abs(estimate.value - losses.mean().item()) < 4 * math.hypot(plain, estimate.error)
-    assert estimate.error < 0.7 * plain
-    assert estimate.value < theory.denoising_loss(gt.Gaussian.fit(cloud.data), 0.3).value
 
 
 @given(mixtures(), st.integers(0, 2**32 - 1))
@@ -424,7 +306,7 @@ def test_a_misfit_is_more_than_chance_and_rounding():
 
 
 @given(gaussians(singular=True, smallest_sigma=0.1, largest_sigma=10), st.data())
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_gradient_flow_is_where_an_adaptive_solver_takes_the_gradient_of_the_loss(case, data):
     """The gradient is autograd's, of the expected loss written with the dense covariance."""
     model, eye = case.model, torch.eye(case.model.dim, dtype=DOUBLE)
@@ -433,7 +315,7 @@ def test_gradient_flow_is_where_an_adaptive_solver_takes_the_gradient_of_the_los
     fastest = max(1.0, float(np.linalg.eigvalsh(case.covariance).max()) + case.sigma**2)
     rate = data.draw(st.floats(0.1, 10)) / fastest
     weight = data.draw(st.sampled_from([0.0, -1.5, torch.from_numpy(rng.normal(size=eye.shape))]))
-    bias = data.draw(st.sampled_from([None, torch.from_numpy(rng.normal(size=model.event_shape))]))
+    bias = data.draw(st.sampled_from([0.0, torch.from_numpy(rng.normal(size=model.event_shape))]))
 
     def loss(w, b):
         missed = w - eye
@@ -451,7 +333,7 @@ def test_gradient_flow_is_where_an_adaptive_solver_takes_the_gradient_of_the_los
         )
 
     start = weight if isinstance(weight, torch.Tensor) else weight * eye
-    state = torch.cat([start.flatten(), torch.zeros_like(mean) if bias is None else bias.flatten()]).numpy()
+    state = torch.cat([start.flatten(), torch.as_tensor(bias).expand(model.event_shape).flatten().to(mean)]).numpy()
     times = np.array([0.0, 0.1, 0.7, 2.0]) / (rate * fastest)
 
     learning = theory.LinearDynamics(model, case.sigma, rate, weight, bias)
@@ -476,7 +358,7 @@ def test_learning_ends_in_the_gaussian_denoiser_and_every_mode_at_its_rate(case,
     end = 60 / slowest
     denoised = learning.denoiser(end)(case.x, case.sigma)
     torch.testing.assert_close(denoised, model(case.x, case.sigma), rtol=1e-9, atol=1e-12 * float(case.x.abs().max()))
-    own = theory.denoising_loss(model, case.sigma).value
+    own = theory.denoising_loss(model, case.sigma).item()
     assert learning.loss(torch.tensor([end], dtype=DOUBLE)).item() == pytest.approx(own, rel=1e-9, abs=1e-14)
     torch.testing.assert_close(learning.rates, 2 * rate * (model.variances + case.sigma**2))
     final = model.variances / (model.variances + case.sigma**2)
@@ -492,7 +374,7 @@ def test_the_minimum_is_at_rest(case):
     gain = torch.from_numpy(case.covariance @ np.linalg.inv(case.covariance + case.sigma**2 * eye))
     learning = theory.LinearDynamics(case.model, case.sigma, weight=gain, bias=case.model.mean)
     losses = learning.loss(torch.tensor([0.0, 0.01, 5.0]))
-    own = theory.denoising_loss(case.model, case.sigma).value
+    own = theory.denoising_loss(case.model, case.sigma).item()
     torch.testing.assert_close(losses, torch.full_like(losses, own), rtol=1e-9, atol=1e-14)
     moved = learning.denoiser(0.3)(case.x, case.sigma)
     torch.testing.assert_close(moved, case.model(case.x, case.sigma), rtol=1e-8, atol=1e-9 * float(case.x.abs().max()))
@@ -514,7 +396,7 @@ def test_at_sigma_0_directions_without_variance_are_never_learned():
     assert learning.loss(torch.tensor([0.0, 9.0])).tolist() == pytest.approx([1.0, 0.0])
     moved = learning.denoiser(9.0)(torch.tensor([[3.0, 3.0]]), 0.0)
     torch.testing.assert_close(moved, torch.tensor([[3.0, 2.0]]))
-    assert theory.denoising_loss(data, 0.0, gt.Gaussian.isotropic(torch.ones(2), 1.0)).value == pytest.approx(1.0)
+    assert theory.denoising_loss(data, 0.0).item() == 0
 
 
 def test_a_linear_denoiser_answers_at_its_own_noise_level_alone():
@@ -542,13 +424,9 @@ OTHER = gt.Gaussian.isotropic(torch.zeros(3), 1.0)
         (lambda: theory.kl_divergence(OTHER, MODEL), ValueError, r"p and q have .* \(3,\) and \(1, 2\)"),
         (lambda: theory.frechet_distance(MODEL, torch.zeros(2)), TypeError, "q is Tensor, expected a Gaussian"),
         (lambda: theory.kl_divergence(3, MODEL), TypeError, "p is int, expected a Gaussian"),
-        (lambda: theory.denoising_loss(MODEL, 1.0, OTHER), ValueError, "data and model have events of shape"),
-        (lambda: theory.denoising_loss(MODEL, 1.0, torch.zeros(2)), TypeError, "data is Tensor, expected a Gaussian"),
-        (lambda: theory.denoising_loss(torch.tanh, 1.0), TypeError, "expected a model with sample and posterior_var"),
-        (lambda: theory.denoising_loss(TwoPoints(), 1.0, MODEL), ValueError, "data is given for a TwoPoints"),
-        (lambda: theory.denoising_loss(TwoPoints(), 1.0, n=1), ValueError, "n is 1, expected an integer >= 2"),
-        (lambda: theory.denoising_loss(MODEL, -1.0), ValueError, "sigma is -1.0, expected a finite number >= 0"),
-        (lambda: theory.denoising_loss(MODEL, torch.ones(2)), ValueError, r"sigma has shape \(2,\), expected one"),
+        (lambda: theory.denoising_loss(torch.tanh, 1.0), TypeError, "gaussian is .*, expected a Gaussian"),
+        (lambda: theory.denoising_loss(MODEL, -1.0), ValueError, "sigma lies between -1 and -1, expected finite"),
+        (lambda: theory.rank_residuals(MODEL, torch.ones(2), 0.1), ValueError, r"sigma has shape \(2,\), expected one"),
         (lambda: theory.LinearDynamics(torch.zeros(2), 1.0), TypeError, "data is Tensor, expected a Gaussian"),
         (lambda: theory.LinearDynamics(MODEL, math.nan), ValueError, "sigma is nan"),
         (lambda: theory.LinearDynamics(MODEL, 1.0, rate=0.0), ValueError, "rate is 0.0, expected a finite number > 0"),
@@ -602,7 +480,7 @@ def test_of_the_exact_score_of_a_mixture_each_rank_leaves_what_the_squares_say(s
     ]
     mixture = gt.Mixture([0.3, 0.7], parts)
     gaussian = mixture.to_gaussian()
-    x = mixture.sample(200_000, sigma, generator=generator)
+    x = mixture.sample(50_000, sigma, generator=generator)
     full = gt.unexplained(mixture, gaussian, x, sigma, pooled=True, batch_size=50_000)
     assert full.score > 0.002
     for rank, predicted in enumerate(theory.rank_residuals(gaussian, sigma, full.score).tolist()):

@@ -34,8 +34,8 @@ NFES = (6, 8, 10, 15, 20, 30)
 """Network calls with which each sampler is tried."""
 
 GRIDS = {
-    "Karras grid": lambda n, low, high: gt.karras_sigmas(n, min(low, high / 2), high),
-    "ln σ grid": lambda n, _, high: gt.log_uniform_sigmas(n, min(0.05, high / 2), high),
+    "Karras grid": lambda n, sigma_max: gt.karras_sigmas(n, min(LOWEST, sigma_max / 2), sigma_max),
+    "ln σ grid": lambda n, sigma_max: gt.log_uniform_sigmas(n, min(0.05, sigma_max / 2), sigma_max),
 }
 """On which it is tried, also below a jump that lands low; the better counts."""
 
@@ -172,18 +172,20 @@ def _measure(network: gt.Denoiser, gaussian: gt.Gaussian, probe: Tensor, questio
     off = (jumped.x - reference.x).flatten(1).square().mean(1).sqrt()
     best: dict[tuple, SolverError] = {}
     for name, levels_below in GRIDS.items():
-        for row in solver_errors(
+        skips = [None] if skip.sigma == sigma_max else [None, skip.sigma]
+        measured = solver_errors(
             network,
             noise,
             reference.x,
             SOLVERS,
             NFES,
             sigma_max=sigma_max,
-            sigma_skips=[None] if skip.sigma == sigma_max else [None, skip.sigma],
+            sigma_skips=skips,
             gaussian=gaussian,
             grid=levels_below,
-            progress=lambda plan, name=name: tqdm(plan, desc=f"samplers, {name}", file=sys.stderr),
-        ):
+        )
+        total = len(SOLVERS) * len(skips) * len(NFES)
+        for row in tqdm(measured, total=total, desc=f"samplers, {name}", file=sys.stderr):
             key = row.solver, row.sigma_skip, row.nfe
             best[key] = min(best.get(key, row), row, key=lambda row: row.rmse)
     return {

@@ -32,20 +32,6 @@ from gausstools.samplers.one_step import ddim, euler, heun
 from gausstools.samplers.path import Counted, Declared, Evaluation, State, declared, gaussian_history, sampler
 
 __all__ = [
-    "Counted",
-    "Declared",
-    "Evaluation",
-    "ModelStatistics",
-    "State",
-    "ddim",
-    "declared",
-    "dpm_v3",
-    "dpmpp",
-    "euler",
-    "gaussian_exponential",
-    "gaussian_history",
-    "heun",
-    "ipndm",
-    "sampler",
-    "unipc",
-]
+    "Counted", "Declared", "Evaluation", "ModelStatistics", "State", "ddim", "declared", "dpm_v3", "dpmpp", "euler",
+    "gaussian_exponential", "gaussian_history", "heun", "ipndm", "sampler", "unipc",
+]  # fmt: skip

@@ -36,24 +36,20 @@ here a step to 0 lands on D, as in data prediction.
 
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_batch, check_count, check_sigma
+from gausstools.denoiser import Batch, Denoiser, Levels, check_batch, check_count, check_shape, check_sigma, check_that
 from gausstools.models import files
 from gausstools.noise import seeded_noise
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
+from gausstools.samplers.path import Evaluation, History, State, check_history, check_steps, multistep, sampler
 from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["ModelStatistics", "dpm_v3"]
-
-# Central differences over this much of σ: short against what changes in a denoiser, long against float32's rounding.
-_DIFFERENCE = 0.05
 
 # A regressor with less than this share of the variance of what it is the difference of is rounding.
 _NOTHING = 1e-10
@@ -82,20 +78,16 @@ class ModelStatistics:
     True
     """
 
-    sigmas: Float[Tensor, " levels"]
+    sigmas: Levels
     linear: Float[Tensor, "levels *event"]
     scale: Float[Tensor, "levels *event"]
     bias: Float[Tensor, "levels *event"]
 
     def __post_init__(self):
-        tables = {name: check_batch(getattr(self, name), name=name) for name in ("linear", "scale", "bias")}
         object.__setattr__(self, "sigmas", _check_levels(self.linear, self.sigmas))
-        for name, values in tables.items():
-            if values.shape != (len(self.sigmas), *self.event_shape):
-                raise ValueError(
-                    f"{name} has shape {tuple(values.shape)}, expected {(len(self.sigmas), *self.event_shape)}: one "
-                    "row for each of sigmas, of the event of linear"
-                )
+        for name in ("linear", "scale", "bias"):
+            values = check_batch(getattr(self, name), self.event_shape, name)
+            check_that(len(values) == len(self.sigmas), f"{name} has {len(values)} rows", "one for each of sigmas")
             object.__setattr__(self, name, values.detach().cpu().double())
 
     @property
@@ -107,8 +99,8 @@ class ModelStatistics:
     def fit(
         cls,
         denoiser: Denoiser,
-        data: Float[Tensor, "n *event"],
-        sigmas: Float[Tensor, " levels"],
+        data: Batch,
+        sigmas: Levels,
         *,
         seed: int = 0,
         batch_size: int = 64,
@@ -117,9 +109,8 @@ class ModelStatistics:
         """Estimate the coefficients of a denoiser from clean images, noised at each level.
 
         The images may be data or the denoiser's own samples. An image's diagonal is estimated with one random vector of
-        signs, ``v ⊙ (∂D/∂x) v`` (Hutchinson). Two derivatives are asked for each image and level, along v and along
-        the flow: by forward-mode products, which cost about two calls each. Where the denoiser has none that agree
-        with a difference of its answers, differences take their place: five calls for each image and level.
+        signs, ``v ⊙ (∂D/∂x) v`` (Hutchinson). Two derivatives are taken for each image and level, along v and along
+        the flow, as central differences of its answers: five calls for each image and level.
 
         Args:
             denoiser: any denoiser. That of a network is given ``(batch,)`` noise levels.
@@ -134,9 +125,6 @@ class ModelStatistics:
         Raises:
             ValueError: for levels that do not decrease to above 0, or fewer than two images.
 
-        Warns:
-            UserWarning: where differences take the place of forward-mode products.
-
         >>> import torch, gausstools as gt
         >>> gaussian = gt.Gaussian.isotropic(torch.ones(2).double(), 3.0)
         >>> data = gaussian.sample(50, generator=torch.Generator().manual_seed(0))
@@ -145,24 +133,16 @@ class ModelStatistics:
         tensor([[0.7500, 0.7500],
                 [0.2500, 0.2500]], dtype=torch.float64)
         """
-        check_batch(data, name="data")
-        levels = _check_levels(data, sigmas)
-        if len(data) < 2:
-            raise ValueError(f"data has {len(data)} images, expected at least 2")
+        levels = _check_levels(check_batch(data, name="data", least=2), sigmas)
         check_count(batch_size, "batch_size", 1)
         check_sigma(levels[0], data, "sigmas")
-        derivative = _Derivative(denoiser)
-        linear, moments = [], []
+        found = []
         with torch.no_grad():
             for k, sigma in enumerate(watch(levels.tolist())):
-                parts = [
-                    _asked(denoiser, derivative, data, rows, sigma, seed, k)
-                    for rows in torch.arange(len(data)).split(batch_size)
-                ]
-                x, denoised, along_flow, diagonal = torch.cat(parts, 1).flatten(2).double().cpu()
-                linear.append(1 - diagonal.mean(0))
-                moments.append(_moments(torch.stack([x, denoised, along_flow])))
-        tables = torch.stack(linear), *_regression(levels, torch.stack(linear), moments)
+                batches = torch.arange(len(data)).split(batch_size)
+                parts = [_asked(denoiser, data, rows, sigma, seed, k) for rows in batches]
+                found.append(_moments(*torch.cat(parts, 1).flatten(2).double().cpu()))
+        tables = _regression(levels, *torch.stack(found, 1))
         return cls(levels, *(values.reshape(-1, *data.shape[1:]) for values in tables))
 
     def save(self, path: str | os.PathLike) -> None:
@@ -177,23 +157,20 @@ class ModelStatistics:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is damaged or holds something else.
         """
-        try:
-            return cls(**files.read(path, "ModelStatistics"))
-        except TypeError as error:
-            raise ValueError(f"{path} holds no complete ModelStatistics: {error}") from error
+        return cls(**files.read(path, "ModelStatistics"))
 
 
 @sampler(takes=["statistics", "history"])
 def dpm_v3(
     denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    sigmas: Float[Tensor, " levels"],
+    x: Batch,
+    sigmas: Levels,
     *,
     statistics: ModelStatistics,
     order: int = 3,
     corrector: bool = False,
     pseudo: bool = False,
-    history: Sequence[Evaluation | State] = (),
+    history: History = (),
 ) -> Iterator[State]:
     """DPM-Solver-v3: the polynomial in ``ln σ`` through the last values of what the statistics leave.
 
@@ -217,26 +194,11 @@ def dpm_v3(
     order = check_count(order, "order", 1, 3)
     if not isinstance(statistics, ModelStatistics):
         raise TypeError(f"statistics is {type(statistics).__name__}, expected ModelStatistics, of this denoiser")
-    steps = check_steps(x, sigmas)
+    steps = check_steps(check_shape(x, statistics.event_shape), sigmas)
     past = check_history(history, x, steps[0][0])
-    check_batch(x, statistics.event_shape)
-    coefficients = _Coefficients(statistics)
-    coefficients.check_range([evaluation.sigma for evaluation in past] + [level for step in steps for level in step])
-    past = [(e.sigma, coefficients.rest(e)) for e in past]
-    step_before = None
-    for start, end in steps:
-        asked = Evaluation(x, start, denoiser(x, start))
-        value = start, coefficients.rest(asked)
-        if step_before is not None and correctable(step_before[1], start, end):
-            x, before, used = step_before
-            x = coefficients.advance(x, before, start, [used[0], value, *used[1:]], pseudo)
-        past = [*past, value][-order:]
-        if end == 0:
-            x = asked.denoised
-        else:
-            step_before = (x, start, past[::-1]) if corrector else None
-            x = coefficients.advance(x, start, end, past[::-1], pseudo)
-        yield State(x, end, asked)
+    levels = [evaluation.sigma for evaluation in past] + [level for step in steps for level in step]
+    coefficients = _Coefficients(statistics, levels, pseudo)
+    yield from multistep(denoiser, x, sigmas, past, order, coefficients.advance, corrector=corrector)
 
 
 # ---- the statistics
@@ -244,8 +206,7 @@ def dpm_v3(
 
 def _check_levels(batch: Tensor, sigmas: Tensor) -> Tensor:
     check_steps(batch, sigmas)
-    if sigmas[-1] == 0:
-        raise ValueError("sigmas ends in 0, expected levels above 0; a grid of samplers ends in 0, which [:-1] drops")
+    check_that(sigmas[-1] > 0, "sigmas ends in 0", "levels above 0; a sampler's grid ends in 0, which [:-1] drops")
     return sigmas.detach().cpu().double()
 
 
@@ -256,74 +217,42 @@ def _spline(sigmas: Tensor, values: Tensor) -> Callable:
     return CubicSpline(-sigmas.log().numpy(), values.numpy(), bc_type="natural")
 
 
-def _asked(
-    denoiser: Denoiser, derivative: "_Derivative", data: Tensor, rows: Tensor, sigma: float, seed: int, k: int
-) -> Tensor:
+def _asked(denoiser: Denoiser, data: Tensor, rows: Tensor, sigma: float, seed: int, k: int) -> Tensor:
     """Return x, D, D′ and the estimated diagonal of ``∂D/∂x`` of some images, ``(4, rows, *event)``."""
     numbers = 2 * (k * len(data) + rows)  # no other image and level has them
     noise, signs = (seeded_noise(seed, (numbers + which).tolist(), data.shape[1:]).to(data) for which in (0, 1))
     x, signs = data[rows] + sigma * noise, signs.sign()
-    denoised = denoiser(x, x.new_full((len(x),), sigma))
-    along_flow = derivative(x, sigma, denoised - x, -1.0)
-    return torch.stack([x, denoised, along_flow, signs * derivative(x, sigma, sigma * signs, 0.0) / sigma])
+    level = x.new_full((len(x),), sigma)
+    step = torch.finfo(x.dtype).eps ** 0.2  # of σ: short against what changes in a denoiser, long against rounding
+
+    def derivative(direction: Tensor, rate: float) -> Tensor:
+        """Of ``D(x + t·direction, σ·e^{rate·t})`` at t = 0."""
+        ahead, behind = (denoiser(x + t * direction, level * math.exp(rate * t)) for t in (step, -step))
+        return (ahead - behind) / (2 * step)
+
+    denoised = denoiser(x, level)
+    along_flow = derivative(denoised - x, -1.0)
+    return torch.stack([x, denoised, along_flow, signs * derivative(sigma * signs, 0.0) / sigma])
 
 
-class _Derivative:
-    """The derivative of ``D(x + t·direction, σ·e^{rate·t})`` at t = 0, in forward mode where that can be had."""
+def _moments(x: Tensor, denoised: Tensor, along_flow: Tensor, diagonal: Tensor) -> Tensor:
+    """Return what the regression needs of the images at a level, ``(8, dim)``: means and covariances.
 
-    def __init__(self, denoiser: Denoiser):
-        self.denoiser = denoiser
-        self.forward: bool | None = None
-
-    def __call__(self, x: Tensor, sigma: float, direction: Tensor, rate: float) -> Tensor:
-        level = x.new_full((len(x),), sigma)
-        if self.forward is None:
-            self.forward = self._agrees(x, level, direction, rate)
-        return (self._product if self.forward else self._difference)(x, level, direction, rate)
-
-    def _product(self, x: Tensor, level: Tensor, direction: Tensor, rate: float) -> Tensor:
-        return torch.func.jvp(self.denoiser, (x, level), (direction, rate * level))[1]
-
-    def _difference(self, x: Tensor, level: Tensor, direction: Tensor, rate: float) -> Tensor:
-        ahead, behind = (
-            self.denoiser(x + t * direction, level * math.exp(rate * t)) for t in (_DIFFERENCE, -_DIFFERENCE)
-        )
-        return (ahead - behind) / (2 * _DIFFERENCE)
-
-    def _agrees(self, *question) -> bool:
-        """Whether there is a product, and it is right: a denoiser that reads σ as a number loses that part of it."""
-        try:
-            product = self._product(*question)
-        except RuntimeError as error:
-            reason = f"it has no forward-mode derivative ({str(error).splitlines()[0]})"
-        else:
-            difference = self._difference(*question)
-            if (product - difference).norm() <= 0.1 * difference.norm():
-                return True
-            reason = "its forward-mode derivative does not agree with a difference of its answers"
-        warnings.warn(f"differences of the denoiser's answers are taken: {reason}", stacklevel=4)
-        return False
+    f is ``gain·x − D``, and f′ is ``gain·(D − x) − D′`` less ``l′·x``, which takes all levels.
+    """
+    gain = diagonal.mean(0)
+    f, rate = gain * x - denoised, gain * (denoised - x) - along_flow
+    size = gain**2 * x.var(0) + denoised.var(0)
+    covariances = [((f - f.mean(0)) * other).sum(0) / (len(x) - 1) for other in (f, rate, x)]
+    return torch.stack([gain, size, *covariances, f.mean(0), rate.mean(0), x.mean(0)])
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the means of ``(3, n, dim)`` over n, ``(3, dim)``, and the covariances, ``(3, 3, dim)``."""
-    means = values.mean(1)
-    centred = values - means[:, None]
-    return means, torch.einsum("ind,jnd->ijd", centred, centred) / values.shape[1]
-
-
-def _regression(levels: Tensor, linear: Tensor, moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return s and b, ``(levels, dim)`` each, from the moments of x, D and D′, of which f and f′ are sums."""
-    means, covariances = map(torch.stack, zip(*moments, strict=True))
-    gain, one = 1 - linear, torch.ones_like(linear)
-    slopes = torch.from_numpy(_spline(levels, linear)(-levels.log().numpy(), 1))
-    f = torch.stack([gain, -one, 0 * one], 1)
-    rate = torch.stack([-gain - slopes, gain, -one], 1)
-    variance, shared = (torch.einsum("kid,kijd,kjd->kd", f, covariances, other) for other in (f, rate))
-    parts = torch.einsum("kid,kiid->kd", f.square(), covariances)
-    known = variance > _NOTHING * parts
-    scale = torch.where(known, shared / torch.where(known, variance, one), 0 * one)
-    return scale, ((rate - scale[:, None] * f) * means).sum(1)
+def _regression(levels: Tensor, gain: Tensor, size: Tensor, *moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return l, s and b, ``(levels, dim)`` each, from the moments at all levels."""
+    variance, with_rate, with_x, f, rate, x = moments
+    slope = torch.from_numpy(_spline(levels, 1 - gain)(-levels.log().numpy(), 1))
+    scale = torch.where(variance > _NOTHING * size, (with_rate - slope * with_x) / variance, 0)
+    return 1 - gain, scale, rate - slope * x - scale * f
 
 
 # ---- the steps
@@ -332,36 +261,35 @@ def _regression(levels: Tensor, linear: Tensor, moments: list[tuple[Tensor, Tens
 class _Coefficients:
     """l, s and b at any noise level within the range of the statistics, and the steps that they make."""
 
-    def __init__(self, statistics: ModelStatistics):
-        self.levels, self.event_shape = statistics.sigmas, statistics.event_shape
+    def __init__(self, statistics: ModelStatistics, levels: list[float], pseudo: bool):
+        highest, lowest = float(statistics.sigmas[0]), float(statistics.sigmas[-1])
+        for level in filter(None, levels):
+            inside = lowest * (1 - 1e-6) <= level <= highest * (1 + 1e-6)
+            given = f"sigmas or history has the level {level:g}"
+            check_that(inside, given, f"{highest:g} to {lowest:g}, the levels of the statistics; fit them on more")
+        self.event_shape, self.pseudo = statistics.event_shape, pseudo
         table = torch.stack([statistics.linear, statistics.scale, statistics.bias], 1)
-        self.rates = _spline(self.levels, table.flatten(2))  # of λ, (3, dim)
+        self.rates = _spline(statistics.sigmas, table.flatten(2))  # of λ, (3, dim)
         self.integrals = self.rates.antiderivative()
-
-    def check_range(self, levels: list[float]) -> None:
-        highest, lowest = float(self.levels[0]), float(self.levels[-1])
-        outside = [level for level in levels if level and not lowest * (1 - 1e-6) <= level <= highest * (1 + 1e-6)]
-        if outside:
-            raise ValueError(
-                f"sigmas or history has the level {outside[0]:g}, but the statistics reach from {highest:g} to "
-                f"{lowest:g}; fit them on levels that reach further"
-            )
 
     def rest(self, asked: Evaluation) -> Tensor:
         """Return what the linear term leaves of an evaluation, ``f = (1−l)·x − D``."""
         linear = torch.from_numpy(self.rates(-math.log(asked.sigma))[0]).reshape(self.event_shape)
         return (1 - linear.to(asked.x)) * asked.x - asked.denoised
 
-    def advance(self, x: Tensor, start: float, end: float, values: list[tuple[float, Tensor]], pseudo: bool) -> Tensor:
-        """Return the state at end, by the values of f and their levels, of which the first is start."""
-        table = self._step(start, end, [sigma for sigma, _ in values], pseudo)
+    def advance(self, x: Tensor, start: float, end: float, used: list[Evaluation]) -> Tensor:
+        """Return the state at end; in Newton's form, the value at start comes first and then the nearest to end."""
+        if end == 0:
+            return used[-1].denoised
+        used = sorted(used, key=lambda e: (e.sigma != start, e.sigma))
+        table = self._step(start, end, [e.sigma for e in used])
         factor, constant, *weights = table.reshape(-1, *self.event_shape).to(x)
         x = factor * x - constant
-        for weight, (_, rest) in zip(weights, values, strict=True):
-            x = x - weight * rest
+        for weight, e in zip(weights, used, strict=True):
+            x = x - weight * self.rest(e)
         return x
 
-    def _step(self, start: float, end: float, nodes: list[float], pseudo: bool) -> Tensor:
+    def _step(self, start: float, end: float, nodes: list[float]) -> Tensor:
         """Return the step as an affine map: of the state, what is taken from it, and of the values of f."""
         places = [math.log(start / node) for node in nodes]  # of λ, from the start of the step
         base, low, high = -math.log(start), min(places), math.log(start / end)
@@ -378,7 +306,7 @@ class _Coefficients:
         whole, _ = integrals(high)
         kernel = rule.shares[first:, :, None] * (decay + growth - whole).exp()[first:]
         constant, weights = kernel * shift[first:], []
-        for place, polynomial in zip(places, _basis(places, rule.points[first:], pseudo), strict=True):
+        for place, polynomial in zip(places, _basis(places, rule.points[first:], self.pseudo), strict=True):
             under = kernel * polynomial[..., None]
             constant = constant - under * shift_at[rule.edges == place]
             weights.append(under.sum((0, 1)) * (-integrals(place)[1]).exp())
@@ -391,12 +319,14 @@ def _basis(nodes: list[float], points: Tensor, pseudo: bool) -> list[Tensor]:
     The k-th divided difference, of the first k + 1 values, goes with ``∏ (λ − λ_m)`` over the first k nodes: these are
     the Lagrange polynomials. In pseudo-order it goes with ``λ^k``.
     """
-    basis = []
-    for j, node in enumerate(nodes):
-        total, product = torch.zeros_like(points), torch.ones_like(points)
-        for k in range(len(nodes)):
-            if k >= j:
-                total = total + product / math.prod(node - other for m, other in enumerate(nodes[: k + 1]) if m != j)
-            product = product * (points - (0.0 if pseudo else nodes[k]))
-        basis.append(total)
-    return basis
+    starts = [0.0] * len(nodes) if pseudo else nodes
+    powers = [torch.ones_like(points)]
+    for start in starts[:-1]:
+        powers.append(powers[-1] * (points - start))
+
+    def share(j: int, k: int) -> float:
+        """Of the value at node j in the k-th divided difference."""
+        return 1 / math.prod(nodes[j] - other for m, other in enumerate(nodes[: k + 1]) if m != j)
+
+    count = len(nodes)
+    return [sum(share(j, k) * powers[k] for k in range(j, count)) for j in range(count)]

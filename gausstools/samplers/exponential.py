@@ -7,8 +7,8 @@ For ``y = Uᵀ(x − μ)`` the probability flow ``dx/dσ = (x − D)/σ`` from �
 
 The first term is teleportation. Under the integral ``R_k = √(σ²/(σ²+λ_k))·r_k``, and r is replaced by the polynomial in
 ln σ through its last values. So what is left to approximate is as small as the Gaussian is good, and vanishes where it
-is exact. The weights of the values are integrals in one dimension, one for each eigenvalue, computed once for a grid by
-Gauss–Legendre quadrature.
+is exact. The weights of the values are integrals in one dimension, one for each eigenvalue, by Gauss–Legendre
+quadrature.
 
 **Why r and not R.** In a direction without variance r is R, and where λ_k ≫ σ² it is R/σ but for a constant, the
 residual of the noise prediction. So each direction is treated as data- and noise-prediction methods treat them all.
@@ -31,17 +31,15 @@ is the corrector of UniPC (Zhao et al. 2023), with the weights above.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_count
+from gausstools.denoiser import Batch, Denoiser, Levels, check_count
 from gausstools.models.gaussian import Gaussian
 from gausstools.models.spectrum import flow_factor, gain, spread
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
+from gausstools.samplers.path import History, State, check_history, check_steps, gaussian_history, multistep, sampler
 from gausstools.samplers.quadrature import Quadrature
 
 __all__ = ["gaussian_exponential"]
@@ -50,14 +48,14 @@ __all__ = ["gaussian_exponential"]
 @sampler(takes=["gaussian"])
 def gaussian_exponential(
     denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    sigmas: Float[Tensor, " levels"],
+    x: Batch,
+    sigmas: Levels,
     *,
     gaussian: Gaussian,
     order: int = 2,
     warm: bool = True,
     corrector: bool = False,
-    history: Sequence[Evaluation | State] = (),
+    history: History = (),
 ) -> Iterator[State]:
     """Solve the Gaussian's part of the flow exactly and extrapolate the rest: one network call a step.
 
@@ -72,8 +70,8 @@ def gaussian_exponential(
         gaussian: what is solved exactly, of any rank: the data's, or the network's own.
         order: 1, 2 or 3: how many values of the residual a step uses, where it has them.
         warm: take the residual as 0 at levels above the first, spaced as the first step, so that this is of full order
-            already: what a jump assumes anyway. It serves a start where the Gaussian holds, at σ_max or after a jump.
-            False starts with order 1.
+            already: what a jump assumes anyway (:func:`gausstools.samplers.gaussian_history`). It serves a start where
+            the Gaussian holds, at σ_max or after a jump. False starts with order 1.
         corrector: take each step again once its end has been asked about. The states that are yielded are the
             predicted ones, where the denoiser is asked.
         history: evaluations above ``sigmas[0]``, oldest first, used in place of what ``warm`` assumes.
@@ -100,77 +98,14 @@ def gaussian_exponential(
     order = check_count(order, "order", 1, 3)
     if not isinstance(gaussian, Gaussian):
         raise TypeError(f"gaussian is {type(gaussian).__name__}, expected a Gaussian; a mixture has to_gaussian()")
-    steps = check_steps(x, sigmas)
-    frame = _Frame(gaussian, x)
-    past = [
-        _Value(evaluation.sigma, frame.residual(frame.inside(evaluation.x), evaluation))
-        for evaluation in check_history(history, x, steps[0][0])
-    ]
-    past = (_assumed(past, steps[0], order) if warm else []) + past
-    plan = [
-        (
-            _Step.between(nodes, start, end, frame.variances),
-            _Step.between([*nodes, end], start, end, frame.variances) if corrector and end > 0 else None,
-        )
-        for nodes, start, end in _nodes([value.sigma for value in past], steps, order)
-    ]
-    y, retake = frame.inside(x), None
-    for (start, end), (predict, correct) in zip(steps, plan, strict=True):
-        asked = Evaluation(x, start, denoiser(x, start))
-        value = _Value(start, frame.residual(y, asked))
-        if retake is not None and correctable(past[-1].sigma, start, end):
-            correct_before, y_before = retake
-            y = correct_before.take(frame, y_before, [*past, value])
-        past = [*past, value][-order:]
-        retake = None if correct is None else (correct, y)
-        y = predict.take(frame, y, past)
-        x = frame.outside(y)
-        yield State(x, end, asked)
-
-
-class _Value(NamedTuple):
-    """The residual R at a level, in the coordinates of the frame; None is 0."""
-
-    sigma: float
-    residual: Tensor | None
-
-
-def _assumed(past: list[_Value], first: tuple[float, float], order: int) -> list[_Value]:
-    """Return the levels where the residual is taken as 0, as many as the first step lacks, oldest first."""
-    start, end = first
-    if end == 0:
-        return []
-    top, spacing = past[0].sigma if past else start, min(start / end, 1e100)  # far enough, and finite when squared
-    return [_Value(top * spacing**k, None) for k in range(order - 1 - len(past), 0, -1)]
-
-
-def _nodes(
-    above: list[float], steps: list[tuple[float, float]], order: int
-) -> Iterator[tuple[list[float], float, float]]:
-    """Return for each step the levels whose values it uses, oldest first, and its ends."""
-    levels = above
-    for start, end in steps:
-        levels = [*levels, start][-order:]
-        yield levels, start, end
-
-
-class _Step(NamedTuple):
-    """A step as a linear map, for each variance by itself."""
-
-    factor: Tensor  # of the state, (variances,)
-    weights: Tensor  # of the last values, oldest first, (values, variances)
-
-    @classmethod
-    def between(cls, nodes: list[float], start: float, end: float, variances: Tensor) -> "_Step":
-        weights = _weights(nodes, start, end, variances) if end else _last_weight(start, variances)
-        return cls(flow_factor(variances, start, end), weights)
-
-    def take(self, frame: "_Frame", y: Tensor, values: list[_Value]) -> Tensor:
-        y = frame.along(self.factor) * y
-        for weight, value in zip(self.weights, values[-len(self.weights) :], strict=True):
-            if value.residual is not None:
-                y = y + frame.along(weight) * value.residual
-        return y
+    start, end = check_steps(x, sigmas)[0]
+    history = check_history(history, x, start)
+    if warm and end > 0:
+        state, top = (history[0].x, history[0].sigma) if history else (x, start)
+        lacking = torch.arange(max(order - 1 - len(history), 0), -1, -1, dtype=torch.float64)
+        history = gaussian_history(gaussian, state, top * min(start / end, 1e3) ** lacking) + history
+    advance = _Frame(gaussian, x).advance
+    yield from multistep(denoiser, x, sigmas, history, order, advance, corrector=corrector)
 
 
 def _weights(nodes: list[float], start: float, end: float, variances: Tensor) -> Tensor:
@@ -207,6 +142,7 @@ class _Frame:
         gaussian.validate(x, 0.0)
         self.gaussian, self.spectrum = gaussian, gaussian.spectrum
         self.variances = self.spectrum.values.cpu().double()
+        self.residuals: dict[float, Tensor] = {}  # by noise level
 
     def inside(self, x: Tensor) -> Tensor:
         return torch.cat(self.spectrum.split((x - self.gaussian.mean).flatten(1)), 1)
@@ -221,7 +157,16 @@ class _Frame:
         off = self.spectrum.dim if len(factors) > rank else 0
         return torch.cat([factors[:rank], factors[rank:].expand(off)]).to(self.gaussian.mean)
 
-    def residual(self, y: Tensor, asked: Evaluation) -> Tensor:
-        """Return R, what the Gaussian leaves of an answer at the state with coordinates y."""
-        share = self.along(gain(self.variances, asked.sigma**2))
-        return self.inside(asked.denoised) - share * y
+    def advance(self, x: Tensor, start: float, end: float, used: History) -> Tensor:
+        """Return the state at end, by the residuals R of the last evaluations, oldest first."""
+        if end == 0:
+            used, weights = used[-1:], _last_weight(start, self.variances)
+        else:
+            weights = _weights([e.sigma for e in used], start, end, self.variances)
+        y = self.along(flow_factor(self.variances, start, end)) * self.inside(x)
+        for weight, e in zip(weights, used, strict=True):
+            if e.sigma not in self.residuals:
+                share = self.along(gain(self.variances, e.sigma**2))
+                self.residuals[e.sigma] = self.inside(e.denoised) - share * self.inside(e.x)
+            y = y + self.along(weight) * self.residuals[e.sigma]
+        return self.outside(y)

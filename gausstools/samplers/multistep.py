@@ -15,15 +15,14 @@ No polynomial in λ can be followed to σ = 0, where λ is infinite: in data pre
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, check_choice, check_count
-from gausstools.samplers.path import Evaluation, State, check_history, check_steps, correctable, sampler
+from gausstools.denoiser import Batch, Denoiser, Levels, check_choice, check_count
+from gausstools.samplers.path import Evaluation, History, State, multistep, sampler
 
 __all__ = ["dpmpp", "ipndm", "unipc"]
 
@@ -31,13 +30,13 @@ __all__ = ["dpmpp", "ipndm", "unipc"]
 @sampler(takes=["history"])
 def dpmpp(
     denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    sigmas: Float[Tensor, " levels"],
+    x: Batch,
+    sigmas: Levels,
     *,
     order: int = 2,
     weights: Literal["published", "exact"] = "published",
     lower_order_final: bool = False,
-    history: Sequence[Evaluation | State] = (),
+    history: History = (),
 ) -> Iterator[State]:
     """DPM-Solver++, multistep: the polynomial in ``ln σ`` through the last answers (Lu et al. 2022, algorithm 2).
 
@@ -58,32 +57,26 @@ def dpmpp(
     """
     order = check_count(order, "order", 1, 3)
     check_choice(weights, "weights", "published", "exact")
-    steps = check_steps(x, sigmas)
-    past = check_history(history, x, steps[0][0])
-    for left, (start, end) in _countdown(steps):
-        asked = Evaluation(x, start, denoiser(x, start))
-        past = [*past, asked][-order:]
-        used = past[-_order_of_step(end, left if lower_order_final else order) :]
-        moments = _moments(start, end, len(used))
-        if weights == "published" and len(used) == 2:
+
+    def approximate(moments):
+        if weights == "published" and len(moments) == 2:
             moments[1] = moments[0] / 2
-        if weights == "published" and len(used) == 3:
+        if weights == "published" and len(moments) == 3:
             moments[2] /= 2
-        x = _advance(x, start, end, used, moments)
-        yield State(x, end, asked)
+
+    options = {"lower_order_final": lower_order_final}
+    yield from multistep(denoiser, x, sigmas, history, order, _data_prediction(approximate), **options)
 
 
 @sampler(takes=["history"])
 def unipc(
     denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    sigmas: Float[Tensor, " levels"],
+    x: Batch,
+    sigmas: Levels,
     *,
     order: int = 2,
-    variant: Literal["bh1", "bh2"] = "bh2",
-    corrector: bool = True,
     lower_order_final: bool = False,
-    history: Sequence[Evaluation | State] = (),
+    history: History = (),
 ) -> Iterator[State]:
     """UniPC in data prediction: a predictor, and a corrector that costs no call (Zhao et al. 2023, section 3).
 
@@ -91,12 +84,11 @@ def unipc(
     step again with it, and the next step starts from the corrected state; the answer is kept, not asked for again. So
     a method of order p reaches p + 1. The x at ``sigmas[0]`` is taken as it is: the first to be corrected is the next.
 
+    Of the paper's variants it is B₂, ``B(h) = 1 − e^{−h}``: half of it stands for ``∫ t`` where that is the one moment
+    left to match, in a prediction of order 2 and a correction of order 1.
+
     Args:
         order: 1 to 4: how many answers a prediction uses, where it has them.
-        variant: "bh1" or "bh2": the paper's B(h), ``h`` or ``1 − e^{−h}``. Half of it stands for ``∫ t`` where that is
-            the one moment left to match: in a prediction of order 2 and a correction of order 1. ``h`` grows without
-            bound, so "bh1" is for short steps; a grid of a few levels down to 0.002 wants "bh2".
-        corrector: False leaves the predictor alone.
         lower_order_final: bound the order by the number of steps left.
 
     >>> import torch, gausstools as gt
@@ -106,38 +98,18 @@ def unipc(
     tensor([[1.0015, 1.0015]])
     """
     order = check_count(order, "order", 1, 4)
-    check_choice(variant, "variant", "bh1", "bh2")
-    steps = check_steps(x, sigmas)
-    past = check_history(history, x, steps[0][0])
 
-    def advance(x, start, end, evaluations, one_moment_left):
-        moments = _moments(start, end, len(evaluations))
-        if one_moment_left:
-            moments[1] = (math.log(start / end) if variant == "bh1" else moments[0]) / 2
-        return _advance(x, start, end, evaluations, moments)
+    def approximate(moments):
+        if len(moments) == 2:
+            moments[1] = moments[0] / 2
 
-    step_before = None
-    for left, (start, end) in _countdown(steps):
-        asked = Evaluation(x, start, denoiser(x, start))
-        if corrector and step_before is not None and correctable(step_before[1], start, end):
-            x, above, used = step_before
-            x = advance(x, above, start, [*used, asked], len(used) == 1)
-        past = [*past, asked][-order:]
-        used = past[-_order_of_step(end, left if lower_order_final else order) :]
-        step_before = x, start, used
-        x = advance(x, start, end, used, len(used) == 2)
-        yield State(x, end, asked)
+    options = {"corrector": True, "lower_order_final": lower_order_final}
+    yield from multistep(denoiser, x, sigmas, history, order, _data_prediction(approximate), **options)
 
 
 @sampler(takes=["history"])
 def ipndm(
-    denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    sigmas: Float[Tensor, " levels"],
-    *,
-    order: int = 4,
-    variable_step: bool = False,
-    history: Sequence[Evaluation | State] = (),
+    denoiser: Denoiser, x: Batch, sigmas: Levels, *, order: int = 4, variable_step: bool = False, history: History = ()
 ) -> Iterator[State]:
     """iPNDM: Adams-Bashforth on the slope ``ε = (x − D)/σ`` (Zhang & Chen 2022, after the PNDM of Liu et al. 2022).
 
@@ -157,36 +129,39 @@ def ipndm(
     tensor([[1.0032, 1.0032]])
     """
     order = check_count(order, "order", 1, 4)
-    steps = check_steps(x, sigmas)
-    past = check_history(history, x, steps[0][0])
-    for start, end in steps:
-        asked = Evaluation(x, start, denoiser(x, start))
-        past = [*past, asked][-order:]
+
+    def advance(x, start, end, used):
+        nodes = [1.0 - age for age in range(len(used), 0, -1)]
         if variable_step:
-            used = past[-_order_of_step(end, order) :]
+            used = used[-1:] if end == 0 else used
             nodes = [(e.sigma - start) / (end - start) for e in used]
-        else:
-            used, nodes = past, [1.0 - age for age in range(len(past), 0, -1)]
-        weights = _weights(nodes, [1 / (k + 1) for k in range(len(nodes))])
-        for weight, e in zip(weights, used, strict=True):
+        for weight, e in zip(_weights(nodes, [1 / (k + 1) for k in range(len(nodes))]), used, strict=True):
             x = x + (end - start) * weight * ((e.x - e.denoised) / e.sigma)
-        yield State(x, end, asked)
+        return x
+
+    yield from multistep(denoiser, x, sigmas, history, order, advance)
 
 
-def _countdown(steps):
-    """Pair each step with how many are left, itself included."""
-    return zip(range(len(steps), 0, -1), steps, strict=True)
+def _data_prediction(approximate: Callable[[list[float]], None]) -> Callable:
+    """Return the step for which D is the polynomial in ``ln σ`` through its values, some of its moments changed."""
+
+    def advance(x: Tensor, start: float, end: float, used: list[Evaluation]) -> Tensor:
+        if end == 0:
+            return used[-1].denoised
+        h = math.log(start / end)
+        moments = _moments(h, len(used))
+        approximate(moments)
+        nodes = [math.log(start / e.sigma) / h for e in used]
+        x = (end / start) * x
+        for weight, e in zip(_weights(nodes, moments), used, strict=True):
+            x = x + weight * e.denoised
+        return x
+
+    return advance
 
 
-def _order_of_step(end: float, bound: int) -> int:
-    return 1 if end == 0 else bound
-
-
-def _moments(start: float, end: float, count: int) -> list[float]:
-    """Return ``∫ t^k e^{λ − λ(end)} dλ`` over the step, t running from 0 to 1, for k below count."""
-    if end == 0:
-        return [1.0] * count
-    h = math.log(start / end)
+def _moments(h: float, count: int) -> list[float]:
+    """Return ``∫ t^k e^{λ − λ(end)} dλ`` over a step of length h, t running from 0 to 1, for k below count."""
     if h < 1:  # the recurrence below loses digits like k!/h^k
         return [
             h * sum((-h) ** j * math.factorial(k) / math.factorial(j + k + 1) for j in range(20)) for k in range(count)
@@ -201,12 +176,3 @@ def _weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
     """Return the weights that integrate each power ``t^k``, sampled at the nodes, to its moment."""
     powers = torch.tensor([[node**k for node in nodes] for k in range(len(moments))], dtype=torch.float64)
     return torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64)).tolist()
-
-
-def _advance(x: Tensor, start: float, end: float, evaluations: list[Evaluation], moments: list[float]) -> Tensor:
-    """Return the state at end, D being the polynomial in ``ln σ`` through the evaluations."""
-    nodes = [0.0] if end == 0 else [math.log(start / e.sigma) / math.log(start / end) for e in evaluations]
-    x = (end / start) * x
-    for weight, e in zip(_weights(nodes, moments), evaluations, strict=True):
-        x = x + weight * e.denoised
-    return x

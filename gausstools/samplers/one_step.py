@@ -1,20 +1,17 @@
 """One-step methods for the probability-flow ODE ``dx/dσ = (x − D(x, σ))/σ`` (Karras et al. 2022, eq. 1 with s = 1)."""
 
-import numbers
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from gausstools.denoiser import Denoiser
+from gausstools.denoiser import Batch, Denoiser, Levels, check_that
 from gausstools.samplers.path import Evaluation, State, check_steps, sampler
 
 __all__ = ["ddim", "euler", "heun"]
 
 
 @sampler()
-def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]) -> Iterator[State]:
+def euler(denoiser: Denoiser, x: Batch, sigmas: Levels) -> Iterator[State]:
     """Euler's method in σ: first order, one network call a step. In VE this is DDIM (Song et al. 2021).
 
     ``x(b) = D + (b/a)·(x(a) − D)``, exact where D is constant along the path; a step to 0 lands on D.
@@ -32,7 +29,7 @@ def euler(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Te
 
 
 @sampler(calls_a_step=2)
-def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]) -> Iterator[State]:
+def heun(denoiser: Denoiser, x: Batch, sigmas: Levels) -> Iterator[State]:
     """Heun's method in σ: second order, two network calls a step, one for a last step to 0.
 
     Karras et al. 2022, algorithm 1. It averages the slopes ``(x − D)/σ`` at both ends of Euler's step. With n levels
@@ -56,12 +53,7 @@ def heun(denoiser: Denoiser, x: Float[Tensor, "batch *event"], sigmas: Float[Ten
 
 @sampler()
 def ddim(
-    denoiser: Denoiser,
-    x: Float[Tensor, "batch *event"],
-    sigmas: Float[Tensor, " levels"],
-    *,
-    eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    denoiser: Denoiser, x: Batch, sigmas: Levels, *, eta: float = 0.0, generator: torch.Generator | None = None
 ) -> Iterator[State]:
     """DDIM with its stochasticity η (Song, Meng & Ermon 2021, eq. 12 and 16): first order, one network call a step.
 
@@ -86,8 +78,7 @@ def ddim(
     >>> last.x.mean().abs() < 0.05, (last.x.std() - 1).abs() < 0.05      # where it started is forgotten
     (tensor(True), tensor(True))
     """
-    if isinstance(eta, bool) or not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta!r}, expected a number from 0, deterministic, to 1")
+    check_that(0 <= eta <= 1, f"eta is {eta}", "a number from 0, deterministic, to 1")
     for start, end in check_steps(x, sigmas):
         asked = Evaluation(x, start, denoiser(x, start))
         fresh = eta * end * (1 - (end / start) ** 2) ** 0.5

@@ -12,14 +12,13 @@ since the flow passes through every level above (:func:`gausstools.samplers.gaus
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from gausstools.denoiser import Denoiser, Sigma, check_batch, check_shape, working_dtype
+from gausstools.denoiser import Batch, Denoiser, Levels, Sigma, check_batch, check_shape, check_that, sampler_asks, wide
 from gausstools.models.gaussian import Gaussian
 
 __all__ = ["Counted", "Declared", "Evaluation", "State", "declared", "gaussian_history", "sampler"]
@@ -40,9 +39,9 @@ class Evaluation:
     tensor([[1.]])
     """
 
-    x: Float[Tensor, "batch *event"]
+    x: Batch
     sigma: float
-    denoised: Float[Tensor, "batch *event"]
+    denoised: Batch
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,18 @@ class State:
     (80.0, tensor([[0.0125]]))
     """
 
-    x: Float[Tensor, "batch *event"]
+    x: Batch
     sigma: float
     asked: Evaluation
 
     @property
-    def denoised(self) -> Float[Tensor, "batch *event"]:
+    def denoised(self) -> Batch:
         """What the denoiser answered at the step's start, ``(batch, *event)``."""
         return self.asked.denoised
+
+
+History = Sequence[Evaluation | State]
+"""What was asked and answered at levels above a state, oldest first, or the states of a run."""
 
 
 class Counted:
@@ -89,7 +92,7 @@ class Counted:
     def __init__(self, denoiser: Denoiser):
         self.denoiser, self.calls = denoiser, 0
 
-    def __call__(self, x: Float[Tensor, "batch *event"], sigma: Sigma) -> Float[Tensor, "batch *event"]:
+    def __call__(self, x: Batch, sigma: Sigma) -> Batch:
         """Return the denoiser's answer."""
         self.calls += 1
         return self.denoiser(x, sigma)
@@ -111,7 +114,7 @@ class Declared:
     calls_a_step: int = 1
     takes: frozenset[str] = frozenset()
 
-    def calls(self, sigmas: Float[Tensor, " levels"]) -> int:
+    def calls(self, sigmas: Levels) -> int:
         """Return how many network calls a grid costs."""
         steps = len(sigmas) - 1
         return steps * self.calls_a_step - (self.calls_a_step - 1) * int(steps > 0 and sigmas[-1] == 0)
@@ -144,7 +147,7 @@ def sampler(*, calls_a_step: int = 1, takes: Sequence[str] = ()) -> Callable[[Ca
         @functools.wraps(method)
         def run(denoiser, x, sigmas, **options):
             dtype = check_shape(x).dtype
-            states = method(_asked(denoiser, x), x.to(working_dtype(dtype)), sigmas, **options)
+            states = method(sampler_asks(denoiser, x), wide(x), sigmas, **options)
             for number, state in enumerate(states, 1):
                 state = State(state.x.to(dtype), state.sigma, _in_dtype(state.asked, dtype))
                 if number == len(sigmas) - 1:
@@ -155,22 +158,6 @@ def sampler(*, calls_a_step: int = 1, takes: Sequence[str] = ()) -> Callable[[Ca
         return run
 
     return declare
-
-
-def _asked(denoiser: Denoiser, x: Tensor) -> Denoiser:
-    """Return the denoiser as a sampler asks it about a state that began as x."""
-    counted = Counted(denoiser)
-
-    def ask(state, sigma):
-        answer = counted(state.to(x.dtype), sigma)
-        if not isinstance(answer, Tensor) or answer.shape != x.shape:
-            given = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-            raise ValueError(f"the denoiser answers in {given}, expected a tensor of the shape of x, {tuple(x.shape)}")
-        if counted.calls == 1:
-            check_batch(answer, name="the denoiser's first answer")
-        return answer.to(state.dtype)
-
-    return ask
 
 
 def declared(sampler: Callable) -> Declared:
@@ -189,9 +176,7 @@ def declared(sampler: Callable) -> Declared:
     return getattr(sampler, "declared", Declared())
 
 
-def gaussian_history(
-    gaussian: Gaussian, x: Float[Tensor, "batch *event"], sigmas: Float[Tensor, " levels"]
-) -> list[Evaluation]:
+def gaussian_history(gaussian: Gaussian, x: Batch, sigmas: Levels) -> list[Evaluation]:
     """Return the evaluations that a sampler would have left on its way down to ``x``, had all been Gaussian.
 
     The path through ``x`` is followed upwards by the Gaussian's flow, and the Gaussian's denoiser answers on it.
@@ -231,15 +216,12 @@ def check_steps(x: Tensor, sigmas: Tensor, least: int = 2) -> list[tuple[float, 
     if not isinstance(sigmas, Tensor) or sigmas.is_complex():
         given = sigmas.dtype if isinstance(sigmas, Tensor) else type(sigmas).__name__
         raise TypeError(f"sigmas is {given}, expected a 1-D tensor of decreasing noise levels")
-    levels = sigmas.detach().double()
-    if levels.ndim != 1 or len(levels) < least:
-        expected = f"(steps + 1,) with at least {least} levels" if least > 1 else "(levels,)"
-        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, expected {expected}")
-    if not levels.isfinite().all() or not (levels.diff() < 0).all() or levels[-1] < 0:
-        first = ", ".join(f"{level:g}" for level in levels[:2])
-        raise ValueError(
-            f"sigmas runs {first}, …, {levels[-1]:g}, expected finite levels, strictly decreasing and >= 0"
-        )
+    levels = sigmas.detach().cpu().double()
+    shape = f"sigmas has shape {tuple(sigmas.shape)}"
+    check_that(levels.ndim == 1 and len(levels) >= least, shape, f"(steps + 1,) with at least {least} levels")
+    decreasing = levels.isfinite().all() and (levels.diff() < 0).all() and levels[-1] >= 0
+    runs = f"sigmas runs {', '.join(f'{level:g}' for level in levels[:2])}, …, {levels[-1]:g}"
+    check_that(decreasing, runs, "finite levels, strictly decreasing and >= 0")
     return list(itertools.pairwise(levels.tolist()))
 
 
@@ -253,30 +235,53 @@ def correctable(above: float, start: float, end: float) -> bool:
     return end == 0 or math.log(start / end) > 1e-3 * math.log(above / start)
 
 
-def check_history(history: Sequence[Evaluation | State], x: Tensor, sigma: float) -> list[Evaluation]:
+def multistep(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    history: History,
+    order: int,
+    advance: Callable[[Tensor, float, float, list[Evaluation]], Tensor],
+    *,
+    corrector: bool = False,
+    lower_order_final: bool = False,
+) -> Iterator[State]:
+    """Walk down a grid by steps ``advance(x, start, end, evaluations)`` from the last evaluations, oldest first.
+
+    With a corrector each step is taken again once its end has been asked about, which is then the last evaluation.
+    """
+    steps = check_steps(x, sigmas)
+    past, before = check_history(history, x, steps[0][0]), None
+    for left, (start, end) in zip(range(len(steps), 0, -1), steps, strict=True):
+        asked = Evaluation(x, start, denoiser(x, start))
+        if before is not None and correctable(before[1], start, end):
+            x, above, used = before
+            x = advance(x, above, start, [*used, asked])
+        past = [*past, asked][-order:]
+        used = past[-left:] if lower_order_final else past
+        before = (x, start, used) if corrector else None
+        x = advance(x, start, end, used)
+        yield State(x, end, asked)
+
+
+def check_history(history: History, x: Tensor, sigma: float) -> list[Evaluation]:
     """Return the evaluations in the dtype of x if they lie above sigma, oldest first, on batches as x, else raise.
 
     Raises:
         TypeError: if one is neither an :class:`Evaluation` nor a :class:`State`.
-        ValueError: if their levels do not decrease to above sigma, a shape differs from that of x, or a dtype has more
-            digits.
+        ValueError: if their levels do not decrease to above sigma, or a shape differs from that of x.
     """
     evaluations = [entry.asked if isinstance(entry, State) else entry for entry in history]
     for evaluation in evaluations:
         if not isinstance(evaluation, Evaluation):
             raise TypeError(f"history holds {type(evaluation).__name__}, expected gausstools.samplers.Evaluation")
-        for name in ("x", "denoised"):
-            value = check_batch(getattr(evaluation, name), name=f"history's {name}")
-            if value.shape != x.shape or value.dtype.itemsize > x.dtype.itemsize:
-                raise ValueError(
-                    f"history holds {name} of shape {tuple(value.shape)} in {value.dtype}, expected those of x: "
-                    f"{tuple(x.shape)} in {x.dtype}"
-                )
+        for value in (evaluation.x, evaluation.denoised):
+            shape = check_batch(value, name="history").shape
+            check_that(shape == x.shape, f"history has shape {tuple(shape)}", f"that of x, {tuple(x.shape)}")
     levels = [evaluation.sigma for evaluation in evaluations]
-    if not all(above > below for above, below in itertools.pairwise([*levels, sigma])):
-        raise ValueError(
-            f"history has the levels {levels}, expected them to decrease, oldest first, to above {sigma:g}"
-        )
+    decreasing = all(above > below for above, below in itertools.pairwise([*levels, sigma]))
+    given = f"history has the levels {levels}"
+    check_that(decreasing, given, f"them to decrease, oldest first, to above {sigma:g}")
     return [_in_dtype(evaluation, x.dtype) for evaluation in evaluations]
 
 
