@@ -24,7 +24,9 @@ COMMANDS = {
 }
 """The commands, and what they do."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+PLAIN = {"add_completion": False, "pretty_exceptions_enable": False}
+
+app = typer.Typer(no_args_is_help=True, **PLAIN)
 """The application."""
 
 
@@ -41,13 +43,9 @@ def _register(name: str, help_text: str) -> None:
     def run(context: typer.Context) -> None:
         try:
             function = getattr(importlib.import_module(f"gausstools.commands.{name}"), name)
-            check_device = importlib.import_module("gausstools.commands.processes").check_device
-            application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            application.command(help=inspect.getdoc(function).partition("\n\n>>> ")[0])(function)  # without the example
-            command = typer.main.get_command(application)
-            with command.make_context(f"python -m gausstools {name}", context.args) as given:
-                check_device(given.params["device"])
-                command.invoke(given)
+            own = typer.Typer(**PLAIN)
+            own.command(help=inspect.getdoc(function).partition("\n\n>>> ")[0])(function)  # without the example
+            own(context.args, prog_name=f"python -m gausstools {name}", standalone_mode=False)
         except Exception as error:
             message = _message(error)
             if message is None:
@@ -62,10 +60,8 @@ def _message(error: Exception) -> str | None:
     match error:
         case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "memory" in str(error):
             return f"not enough memory ({kind}: {error}); give a smaller --batch-size, or another --device"
-        case EOFError() | RecursionError():
-            return f"a file ends too early, or is nested too deep ({kind}: {error}); make or fetch those given again"
-        case OverflowError():
-            return f"a number is too large ({error}); give a smaller one"
+        case EOFError() | RecursionError() | OverflowError():
+            return f"a file is damaged, or a number too large ({kind}: {error}); fetch the file again, or give another"
         case ModuleNotFoundError():  # which the library did not word
             return f"{error}: pip install 'gausstools[commands,figures]'"
         case BrokenPipeError():
@@ -81,12 +77,7 @@ def _message(error: Exception) -> str | None:
 for _name, _help in COMMANDS.items():
     _register(_name, _help)
 
-
-def _main() -> None:
+if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a pipe on Windows may have no σ
     app(prog_name="python -m gausstools")
-
-
-if __name__ == "__main__":
-    _main()

@@ -15,10 +15,6 @@ from torch import Tensor, nn
 __all__ = ["Processes", "check_device", "join"]
 
 
-def _nothing() -> None:
-    """What one process does to wait for the others."""
-
-
 @dataclass(frozen=True)
 class Processes:
     """How many processes there are, which one this is, and what they do together.
@@ -40,8 +36,8 @@ class Processes:
     device: str
     number: int = 0
     count: int = 1
-    barrier: Callable[[], None] = _nothing
-    leave: Callable[[], None] = _nothing
+    barrier: Callable[[], None] = lambda: None
+    leave: Callable[[], None] = lambda: None
     total: Callable[[Tensor], Tensor] | None = None
     parallel: Callable[[nn.Module], nn.Module] | None = None
 
@@ -57,11 +53,14 @@ def join(device: str) -> Processes:
     Args:
         device: "cpu", or where a single process computes; of several, each gets a device of its own.
 
+    Raises:
+        ValueError: if this is the only one, and torch cannot compute on the device.
+
     >>> join("cpu").count
     1
     """
-    if _alone():
-        return Processes(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes(check_device(device))
     from accelerate import Accelerator, PartialState
     from accelerate.utils import reduce
 
@@ -78,20 +77,16 @@ def join(device: str) -> Processes:
     )
 
 
-def check_device(name: str) -> None:
-    """Raise ValueError unless torch can compute on this device; of several processes, each gets one of its own.
+def check_device(name: str) -> str:
+    """Return the name of a device if torch can compute on it here, else raise ValueError.
 
     >>> check_device("cpu")
+    'cpu'
     """
     try:
-        device = torch.device(name)
-        if _alone():
-            torch.ones(1, device=device).item()
+        torch.ones(1, device=name).item()
     except (AssertionError, ImportError, RuntimeError) as error:
         reason = textwrap.shorten(str(error), 100, placeholder=" …")
         there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         raise ValueError(f"device is {name!r}, which torch cannot use here ({reason}); give {there}") from error
-
-
-def _alone() -> bool:
-    return int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return name
