@@ -26,13 +26,10 @@ COMMANDS = {
 
 PLAIN = {"add_completion": False, "pretty_exceptions_enable": False}
 
-app = typer.Typer(no_args_is_help=True, **PLAIN)
+app = typer.Typer(
+    help="Closed-form Gaussian models of diffusion scores, and what they buy.", no_args_is_help=True, **PLAIN
+)
 """The application."""
-
-
-@app.callback()
-def _gausstools() -> None:
-    """Closed-form Gaussian models of diffusion scores, and what they buy."""
 
 
 def _register(name: str, help_text: str) -> None:
@@ -64,11 +61,8 @@ def _message(error: Exception) -> str | None:
             return f"a file is damaged, or a number too large ({kind}: {error}); fetch the file again, or give another"
         case ModuleNotFoundError():  # which the library did not word
             return f"{error}: pip install 'gausstools[commands,figures]'"
-        case BrokenPipeError():
-            return None
         case OSError(errno=int()):
-            said = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-            return f"{said}; see to the path, its permissions and the disk, then run again"
+            return f"{error}; see to the path, its permissions and the disk, then run again"
         case FloatingPointError() | ImportError() | OSError() | ValueError():
             return str(error)
     return None

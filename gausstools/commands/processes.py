@@ -3,6 +3,7 @@
 accelerate is imported only where there are several.
 """
 
+import atexit
 import os
 import textwrap
 from collections.abc import Callable
@@ -24,7 +25,6 @@ class Processes:
         number: of this one, from 0; the first prints and writes what is needed once.
         count: of all.
         barrier: waits until all have come so far.
-        leave: parts from the others, at the end.
         total: returns the sum of a tensor over all; None if there is one process.
         parallel: makes a network one whose gradients are averaged over all; None if there is one process.
 
@@ -37,7 +37,6 @@ class Processes:
     number: int = 0
     count: int = 1
     barrier: Callable[[], None] = lambda: None
-    leave: Callable[[], None] = lambda: None
     total: Callable[[Tensor], Tensor] | None = None
     parallel: Callable[[nn.Module], nn.Module] | None = None
 
@@ -66,12 +65,12 @@ def join(device: str) -> Processes:
 
     cpu = device == "cpu"
     state = PartialState(cpu=cpu)
+    atexit.register(state.destroy_process_group)
     return Processes(
         device=str(state.device),
         number=state.process_index,
         count=state.num_processes,
         barrier=state.wait_for_everyone,
-        leave=state.destroy_process_group,
         total=partial(reduce, reduction="sum"),
         parallel=lambda network: Accelerator(cpu=cpu).prepare_model(network),
     )

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import io
 import json
-import reprlib
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +29,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
-from gausstools.commands import processes
 from gausstools.commands.options import grouped
+from gausstools.commands.processes import Processes, join
 from gausstools.commands.stats import statistics
 from gausstools.denoiser import check_choice, check_count
 from gausstools.models import files
@@ -62,19 +61,12 @@ class Settings:
     grid: Annotated[str, typer.Option(help="karras, or log: uniform in ln σ")] = "karras"
     sigma_min: Annotated[float, typer.Option(help="last noise level above 0")] = 0.002
     sigma_max: Annotated[float, typer.Option(help="first noise level")] = 80.0
-    skip: Annotated[
-        str | None, typer.Option(help="noise level to jump to by the Gaussian's closed form, or auto: by --tolerance")
-    ] = None
+    skip: Annotated[str | None, typer.Option(help="noise level to jump to, or auto: by --tolerance")] = (
+        None
+    )
     tolerance: Annotated[float, typer.Option(help="how far `--skip auto` may move a pixel, of a range of 2")] = 0.02
-    gaussian: Annotated[
-        Path | None, typer.Option(help="its file, as `stats` writes it; of a shipped network, the shipped one")
-    ] = None
-    labels: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="class, from 0; several such options take turns; if none is given, it is drawn from the seed"
-        ),
-    ] = None
+    gaussian: Annotated[Path | None, typer.Option(help="file of `stats`; of a shipped network, the shipped one")] = None
+    labels: Annotated[list[int] | None, typer.Option(help="class, from 0; several take turns; if none, drawn")] = None
     seed: Annotated[int, typer.Option(help="image i depends on it and i alone")] = 0
     batch_size: Annotated[int, typer.Option(help="images at once, in each process")] = 64
     format: Annotated[str, typer.Option(help="png: a file an image; npz: a file a batch")] = "png"
@@ -161,7 +153,7 @@ def sample(
     10
     """
     check_count(num, "num", 1)
-    level, team = settings.level(), processes.join(device)
+    level, team = settings.level(), join(device)
     network = gt.pretrained.load(model, device=team.device)
     sampler = getattr(gt.samplers, settings.sampler)
     sampler = sampler if settings.order is None else partial(sampler, order=settings.order)
@@ -169,7 +161,9 @@ def sample(
     noted = {"model": model} | asdict(settings) | {"skip": level, "model_sha256": _checksum(_files_of(model))}
     gaussian = None
     if level is not None or "gaussian" in declared(sampler).takes:
-        file = settings.gaussian or _shipped_statistics(model)
+        if settings.gaussian is None and model not in gt.shipped.names("statistics"):
+            raise ValueError("there is no Gaussian: python -m gausstools stats DATA --out FILE, then --gaussian FILE")
+        file = settings.gaussian or gt.shipped.path(f"{model}-statistics.safetensors")
         gaussian = statistics(file, network.event_shape).to(team.device, torch.float32)
         noted["gaussian_sha256"] = _checksum([file])
     drawing = Drawing(network, sampler, sigmas, gaussian, settings.labels, settings.seed, team.device)
@@ -187,12 +181,9 @@ def sample(
         classes = "" if settings.labels or not getattr(network, "classes", 0) else "; classes drawn from the seed"
         each = f"each by {calls(sigmas[-len(one) - 1 :])} network calls{jump}{classes}"
         print(f"{num:,} images of shape {tuple(network.event_shape)} in {out}, {each}")
-    team.leave()
 
 
-def _draw(
-    drawing: Drawing, level: float | None, out: Path, num: int, settings: Settings, team: processes.Processes
-) -> None:
+def _draw(drawing: Drawing, level: float | None, out: Path, num: int, settings: Settings, team: Processes) -> None:
     """Write the images that are missing, of the batches that are this process's share."""
     size = settings.batch_size
     batches = [range(first, first + size) for first in range(0, num, size)][team.number :: team.count]
@@ -232,15 +223,6 @@ def _encoded(numbers: range, pixels: np.ndarray, format: str) -> Iterator[tuple[
         yield f"{number:06d}.png", buffer.getvalue()
 
 
-def _shipped_statistics(model: str) -> Path:
-    if model not in gt.shipped.names("statistics"):
-        raise ValueError(
-            "a jump and gaussian_exponential need the statistics of the data: write them with "
-            "`python -m gausstools stats DATASET_OR_FOLDER --out FILE`, and give the file as --gaussian FILE"
-        )
-    return gt.shipped.path(f"{model}-statistics.safetensors")
-
-
 def _files_of(model: str) -> list[Path]:
     """Return the files of a network that could be loaded."""
     if model in gt.shipped.names("network"):
@@ -251,13 +233,10 @@ def _files_of(model: str) -> list[Path]:
 
 def _checksum(paths: list[Path]) -> str:
     """Return the sha256 of a file, or of several one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def _claim(folder: Path, settings: dict, team: processes.Processes) -> None:
+def _claim(folder: Path, settings: dict, team: Processes) -> None:
     """Note a run's settings in its folder, or compare them with those of the run that stands there."""
     ours = json.loads(json.dumps(settings, default=str))
     if not _recorded(folder) and team.first:
@@ -266,8 +245,8 @@ def _claim(folder: Path, settings: dict, team: processes.Processes) -> None:
     team.barrier()
     theirs = _recorded(folder)
     odd = [
-        f"{name.replace('_', '-')} {reprlib.repr(theirs.get(name))} there, {reprlib.repr(ours.get(name))} now"
-        for name in sorted({*ours, *theirs})
+        f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} now"
+        for name in sorted(ours | theirs)
         if ours.get(name) != theirs.get(name)
     ]
     if odd:

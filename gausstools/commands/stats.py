@@ -96,7 +96,6 @@ def stats(
         print(f"{name}: {len(data):,} images of shape {tuple(data.event_shape)}")
         print(_summary(gaussian))
         print(f"written to {out}")
-    team.leave()
 
 
 def fit(data: Data, team: processes.Processes, rank: int | None = None, batch_size: int = 256) -> gt.Gaussian:
