@@ -168,3 +168,9 @@ def along_batch(values: Tensor, x: Tensor) -> Tensor:
 
 def _batch_of(event_shape: torch.Size | None) -> str:
     return "(batch, *event)" if event_shape is None else f"(batch, {', '.join(map(str, event_shape))})"
+
+
+def check_that(true: bool | Tensor, given: str, expected: str) -> None:
+    """Raise ValueError, which says what was given and what is expected, if that is not true."""
+    if not true:
+        raise ValueError(f"{given}, expected {expected}")

@@ -17,6 +17,7 @@ Two ways to draw images are best compared from the same noise: then what chance 
 other, and if the same images are left out of both sets, the jackknife knows that of their difference.
 """
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from gausstools import shipped
-from gausstools.denoiser import check_batch, check_count, working_dtype
+from gausstools.denoiser import check_batch, check_choice, check_count, check_that, working_dtype
 from gausstools.models import files
 from gausstools.models.batches import labelled_batches, unlabelled_batches
 from gausstools.models.gaussian import Gaussian
@@ -73,11 +74,9 @@ class Classifier(nn.Module):
         sizes = {"classes": classes, "width": width, "features": features, "fold": fold}
         for name, value in sizes.items():
             check_count(value, name, 1)
-        if len(self.event_shape) != 3 or any(side % fold or side < 4 * fold for side in self.event_shape[1:]):
-            raise ValueError(
-                f"event_shape is {tuple(event_shape)}, expected (channels, height, width) with sides divisible by the "
-                f"fold, {fold}, and at least {4 * fold}"
-            )
+        fits = len(self.event_shape) == 3 and all(n >= 4 * fold and n % fold == 0 for n in self.event_shape[1:])
+        expected = f"(channels, height, width) with sides divisible by the fold, {fold}, and at least {4 * fold}"
+        check_that(fits, f"event_shape is {tuple(event_shape)}", expected)
         self.config = {"event_shape": list(event_shape), **sizes}
         self.trunk = nn.Sequential(
             nn.PixelUnshuffle(fold),
@@ -102,13 +101,10 @@ class Classifier(nn.Module):
         return self._trunk(images).to(images.dtype)
 
     def _trunk(self, images: Tensor) -> Tensor:
-        if not len(check_batch(images, self.event_shape, "images")):
-            raise ValueError("images are none, expected at least one")
+        check_that(len(check_batch(images, self.event_shape, "images")) > 0, "images are none", "at least one")
         return self.trunk(images.to(self.head.weight))
 
-    def accuracy(
-        self, images: Float[Tensor, "batch channels height width"], labels: Integer[Tensor, " batch"]
-    ) -> float:
+    def accuracy(self, images: Float[Tensor, "n channels height width"], labels: Integer[Tensor, " n"]) -> float:
         """Return the fraction of images whose largest logit is that of their label."""
         with torch.no_grad():
             guesses = torch.cat([self(part).argmax(1) for part in images.split(BATCH)])
@@ -123,10 +119,7 @@ class Classifier(nn.Module):
         ...     Classifier.load(f"{folder}/mine.safetensors").config["width"]
         8
         """
-        tensors = {
-            name: value.to(dtype) if value.is_floating_point() else value for name, value in self.state_dict().items()
-        }
-        files.write(path, "Classifier", tensors, self.config)
+        files.write(path, "Classifier", copy.deepcopy(self).to(dtype).state_dict(), self.config)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Classifier":
@@ -158,9 +151,7 @@ def load(name: str) -> Classifier:
     >>> load("mnist").event_shape
     torch.Size([1, 28, 28])
     """
-    known = shipped.names("classifier")
-    if name not in known:
-        raise ValueError(f"no classifier of {name!r} is shipped; there are those of {', '.join(known)}")
+    check_choice(name, "name", *shipped.names("classifier"))
     return Classifier.load(shipped.path(f"{name}-classifier.safetensors"))
 
 
@@ -247,11 +238,8 @@ def frechet_difference(images: Images, others: Images, reference: Gaussian | Ima
     True
     """
     ours, theirs = _rows(images, features, "images"), _rows(others, features, "others")
-    if ours.shape != theirs.shape:
-        raise ValueError(
-            f"the images have features of shape {tuple(ours.shape)} and the others of shape {tuple(theirs.shape)}, "
-            "expected pairs: as many of each, image i of both from the same noise"
-        )
+    given = f"the images have features of shape {tuple(ours.shape)} and the others of shape {tuple(theirs.shape)}"
+    check_that(ours.shape == theirs.shape, given, "pairs: as many of each, image i of both from the same noise")
     target = _target(reference, features, ours)
     pairs = zip(*(_distances(_without_groups(rows), target) for rows in (ours, theirs)), strict=True)
     return _jackknife([first - second for first, second in pairs], len(ours))
@@ -363,17 +351,13 @@ def _rows(images: Images, features: Features, name: str) -> Tensor:
         for part in batch.split(BATCH) if len(batch) else ():
             with torch.no_grad():
                 rows = check_batch(features(part.to(working_dtype(part.dtype))), name=f"features of the {name}")
-            if rows.ndim != 2 or len(rows) != len(part):
-                raise ValueError(f"features have shape {tuple(rows.shape)}, expected ({len(part)}, features)")
+            fits = rows.ndim == 2 and len(rows) == len(part)
+            check_that(fits, f"features have shape {tuple(rows.shape)}", f"({len(part)}, features)")
             found.append(rows)
-    if not found:
-        raise ValueError(f"no {name} were given: expected at least one batch with at least one image")
+    check_that(found, f"there are no {name}", "at least one batch with at least one image")
     count, dim = (rows := torch.cat(found).double()).shape
-    if count <= dim:
-        raise ValueError(
-            f"there are {count} {name} for {dim} features, expected more images than features: their covariance is "
-            f"singular, and the distance would tell little but that. Use at least {dim + 1}, better {10 * dim}"
-        )
+    expected = f"more than features, so that their covariance is not singular: at least {dim + 1}, better {10 * dim}"
+    check_that(count > dim, f"there are {count} {name} for {dim} features", expected)
     return rows
 
 
@@ -398,11 +382,8 @@ def _target(reference: Gaussian | Images, features: Features, rows: Tensor) -> l
     """Return the Gaussian to compare with, and those without each group of the images behind it, if there are any."""
     if not isinstance(reference, Gaussian):
         return _without_groups(_rows(reference, features, "reference"))
-    if reference.event_shape != rows.shape[1:]:
-        raise ValueError(
-            f"the reference is a Gaussian over {tuple(reference.event_shape)}, expected {tuple(rows.shape[1:])}: one "
-            "of the same features, not of images"
-        )
+    given, expected = reference.event_shape, rows.shape[1:]
+    check_that(given == expected, f"the reference is a Gaussian over {tuple(given)}", f"{tuple(expected)}, of features")
     return [reference]
 
 

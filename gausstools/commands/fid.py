@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -60,33 +61,21 @@ def fid(
     check_count(batch_size, "batch-size", 1)
     features = features or ("inception" if importlib.util.find_spec("torch_fidelity") else "small")
     check_choice(features, "features", "inception", "small")
-    named, split = reference in gt.datasets.NAMES, reading.split or "train"
-    if not named and not (reading.split is None and reading.data_dir is None):
-        raise ValueError(f"split and data-dir are for data sets, but {reference} is none of them: {gt.datasets.NAMES}")
-    of_folder, of_data_set = Reading(size=reading.size, channels=reading.channels), Reading(split, reading.data_dir)
+    small, split = features == "small", reading.split or "train"
+    of_folder, named = replace(reading, split=None), reference in gt.datasets.NAMES
     ours = _open(str(samples.absolute()), of_folder, batch_size)  # which is the name of no data set
-    if features == "small":
-        known = {str(tuple(load(name).event_shape)): name for name in gt.shipped.names("classifier")}
-        check_choice(str(tuple(ours.event_shape)), "for small features the shape of an image", *known)
-        name = known[str(tuple(ours.event_shape))]
-    if features == "small" and reading.data_dir is None and reference in gt.shipped.names(f"features-{split}"):
+    if small and reference in gt.shipped.names(f"features-{split}"):
         theirs, event_shape = gt.shipped.feature_statistics(reference, split), load(reference).event_shape
     else:
-        theirs = _open(reference, of_data_set if named else of_folder, batch_size)
+        theirs = _open(reference, Reading(split) if named else reading, batch_size)
         event_shape = theirs.event_shape
     check_images(str(samples), ours.event_shape, event_shape)
     if of_folder != Reading() and not any(getattr(images, "in_folder", False) for images in (ours, theirs)):
         raise ValueError("size and channels are for folders of images, but neither samples nor reference is one")
-    if features == "small":
-        classifier = load(name).to(device)
-        distance = frechet(ours, theirs, lambda batch: classifier.features(batch.to(device)).cpu())
-        measure = f"Fréchet distance in the features of the shipped classifier of {name} (no FID)"
-        found = {"measure": measure} | distance._asdict()
-    else:
-        found = {"measure": "FID", "value": _inception(ours, theirs, batch_size, device), "images": len(ours)}
+    found = {"images": len(ours), "reference": f"{reference}, {split}" if named else reference}
+    found |= _small(ours, theirs, device) if small else _inception(ours, theirs, batch_size, device)
     if isinstance(theirs, gt.Gaussian) and split == "train":
         found["floor"] = gt.shipped.floor(reference)
-    found["reference"] = f"{reference}, {split}" if named else reference
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:
@@ -156,27 +145,29 @@ def _read_npz(path: Path) -> Tensor:
     return pixels.permute(0, 3, 1, 2) if pixels.shape[3] in (1, 3) else pixels
 
 
-def _inception(ours: _Images, theirs: _Images, batch_size: int, device: str) -> float:
-    """Return the FID, as torch-fidelity computes it."""
-    small = "Or give --features small for the distance in the features of a small classifier"
+def _small(ours: _Images, theirs: _Images | gt.Gaussian, device: str) -> dict:
+    """Return the distance in the features of the shipped classifier of such images."""
+    known = {str(tuple(load(name).event_shape)): name for name in gt.shipped.names("classifier")}
+    shape = str(tuple(ours.event_shape))
+    check_choice(shape, "for small features the shape of an image", *known)
+    classifier = load(known[shape]).to(device)
+    distance = frechet(ours, theirs, lambda batch: classifier.features(batch.to(device)).cpu())
+    measure = f"Fréchet distance in the features of the shipped classifier of {known[shape]} (no FID)"
+    return {"measure": measure} | distance._asdict()
+
+
+def _inception(ours: _Images, theirs: _Images, batch_size: int, device: str) -> dict:
+    """Return the FID, as torch-fidelity computes it; it says from where to where it downloads its weights."""
     try:
         import torch_fidelity
     except ImportError as error:
         raise ImportError(
             f"the FID is computed by torch-fidelity, which cannot be imported ({error}): pip install torch-fidelity, "
-            f"with a torchvision that fits torch. {small}"
+            "with a torchvision that fits torch. Or give --features small"
         ) from error
-    cuda = torch.device(device).type == "cuda"
-    try:
-        found = torch_fidelity.calculate_metrics(
-            input1=ours, input2=theirs, fid=True, cuda=cuda, batch_size=batch_size, verbose=False
-        )
-    except OSError as error:
-        raise OSError(
-            f"torch-fidelity could not get its Inception weights ({error}). Copy the file weights-inception-2015-12-05-"
-            f"6726825d.pth of its releases from a machine with a network to {torch.hub.get_dir()}/checkpoints. {small}"
-        ) from error
-    return float(found["frechet_inception_distance"])
+    options = {"cuda": torch.device(device).type == "cuda", "batch_size": batch_size, "verbose": False}
+    found = torch_fidelity.calculate_metrics(input1=ours, input2=theirs, fid=True, **options)
+    return {"measure": "FID", "value": float(found["frechet_inception_distance"])}
 
 
 def _report(found: dict) -> Iterator[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from gausstools.denoiser import check_that
+
 __all__ = ["check_images", "check_writable", "grouped"]
 
 
@@ -54,24 +56,19 @@ def check_images(whose: str, found: torch.Size, expected: torch.Size) -> None:
     >>> check_images("photos", torch.Size((3, 64, 64)), torch.Size((3, 32, 32)))
     Traceback (most recent call last):
         ...
-    ValueError: photos: images of shape (3, 64, 64), expected (3, 32, 32). Give others; --size and --channels ...
+    ValueError: photos: images of shape (3, 64, 64), expected (3, 32, 32); a command's --size and --channels, ...
     """
-    if found != expected:
-        raise ValueError(
-            f"{whose}: images of shape {tuple(found)}, expected {tuple(expected)}. Give others; --size and --channels "
-            "of a command that has them resize and convert a folder's"
-        )
+    right = f"{tuple(expected)}; a command's --size and --channels, where it has them, resize and convert a folder's"
+    check_that(found == expected, f"{whose}: images of shape {tuple(found)}", right)
 
 
 def check_writable(file: Path) -> None:
-    """Raise OSError if no file of this name can be written, before the work of which it is to hold the result.
+    """Raise ValueError if no file of this name can be written, before the work of which it is to hold the result.
 
     >>> check_writable(Path("nowhere", "a.html"))
     Traceback (most recent call last):
         ...
-    FileNotFoundError: cannot write ...a.html: the folder ...nowhere does not exist; create it
+    ValueError: cannot write ...a.html, expected the name of a file in a folder that exists
     """
-    if not file.absolute().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {file}: the folder {file.absolute().parent} does not exist; create it")
-    if file.is_dir():
-        raise IsADirectoryError(f"{file} is a folder, expected the name of a file to write")
+    fits = file.absolute().parent.is_dir() and not file.is_dir()
+    check_that(fits, f"cannot write {file}", "the name of a file in a folder that exists")

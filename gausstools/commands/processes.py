@@ -5,7 +5,6 @@ accelerate is imported only where there are several.
 
 import atexit
 import os
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +84,6 @@ def check_device(name: str) -> str:
     try:
         torch.ones(1, device=name).item()
     except (AssertionError, ImportError, RuntimeError) as error:
-        reason = textwrap.shorten(str(error), 100, placeholder=" …")
-        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise ValueError(f"device is {name!r}, which torch cannot use here ({reason}); give {there}") from error
+        (reason, *_) = str(error).splitlines()
+        raise ValueError(f"device is {name!r}, which torch cannot use here ({reason}); give cpu, or cuda") from error
     return name

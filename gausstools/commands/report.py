@@ -15,7 +15,7 @@ from tqdm import tqdm
 import gausstools as gt
 from gausstools.commands.options import check_images, check_writable, grouped
 from gausstools.commands.processes import Processes, check_device
-from gausstools.commands.stats import Reading, every, fit, statistics
+from gausstools.commands.stats import Reading, every, fit
 from gausstools.convergence import SolverError, converged, solver_errors
 from gausstools.denoiser import check_count
 from gausstools.figures.page import Findings, page
@@ -46,13 +46,12 @@ SOLVERS["gaussian_exponential"] = partial(gt.samplers.gaussian_exponential, orde
 class Questions:
     """What is asked of a network, and how closely."""
 
-    tolerance: Annotated[
-        float, typer.Option(help="error that a jump may cause: root mean square per pixel, of a range of 2")
-    ] = 0.02
+    tolerance: Annotated[float, typer.Option(help="RMS error of a pixel, of a range of 2, by a jump")] = (
+        0.02
+    )
     points: Annotated[int, typer.Option(help="noised images at each noise level")] = 256
     seeds: Annotated[int, typer.Option(help="images drawn by each sampler")] = 16
     steps: Annotated[int, typer.Option(help="of the Karras grid whose savings are told")] = 18
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0
 
     def __post_init__(self):
         for name in ("points", "seeds", "steps"):
@@ -64,9 +63,6 @@ def report(
     model: Annotated[str, typer.Argument(help="a shipped network, a file, a folder of diffusers, or owner/name")],
     data: Annotated[str, typer.Option(help=f"one of {', '.join(gt.datasets.NAMES)}, or a folder of images")],
     out: Annotated[Path, typer.Option(help="page to write, .html")] = Path("report.html"),
-    gaussian: Annotated[
-        Path | None, typer.Option(help="statistics of the data, as `stats` writes them; computed if not given")
-    ] = None,
     *,
     reading: Reading,
     questions: Questions,
@@ -89,15 +85,14 @@ def report(
     network = gt.pretrained.load(model, device=device)
     name, images = reading.open(data)
     check_images(name, images.event_shape, network.event_shape)
-    fitted = statistics(gaussian, images.event_shape) if gaussian else fit(images, Processes(device))
-    fitted = fitted.to(device, torch.float32)
+    fitted = fit(images, Processes(device)).to(device, torch.float32)
     probe = torch.cat(list(every(images, max(1, len(images) // questions.points))))[: questions.points]
     with torch.no_grad():
         measured = _measure(network, fitted, probe.to(device), questions)
     findings = Findings(
         model=model,
         data=name,
-        images=None if gaussian else len(images),
+        images=len(images),
         gaussian=fitted.cpu(),
         seeds=questions.seeds,
         steps=questions.steps,
@@ -117,16 +112,16 @@ def report(
 
 def _measure(network: gt.Denoiser, gaussian: gt.Gaussian, probe: Tensor, questions: Questions) -> dict:
     """Return what is measured of a network, by the names of the page's findings."""
-    tolerance, seed = questions.tolerance, questions.seed
-    noise = HIGHEST * seeded_noise(seed, range(questions.seeds), gaussian.event_shape).to(probe.device)
+    tolerance = questions.tolerance
+    noise = HIGHEST * seeded_noise(0, range(questions.seeds), gaussian.event_shape).to(probe.device)
     grid = gt.karras_sigmas(questions.steps, LOWEST, HIGHEST)
-    skip = gt.choose_skip(network, gaussian, grid[:-1], tolerance, seed=seed)
+    skip = gt.choose_skip(network, gaussian, grid[:-1], tolerance)
     jump = gt.teleport(gaussian, noise, grid, skip.sigma)
     models = {"isotropic": gt.Gaussian.isotropic(gaussian.mean, gaussian.total_variance / gaussian.dim)}
     models["gaussian"] = gaussian
     compared = []
     for sigma in tqdm(SIGMAS, desc="unexplained variance", file=sys.stderr):
-        compared += gt.residuals(network, models, probe, [sigma], points=len(probe), seed=seed)
+        compared += gt.residuals(network, models, probe, [sigma], points=len(probe))
     print("following the flow to its end", file=sys.stderr)
     close = min(max(tolerance / 10, 1e-3), 5e-3)
     reference = jumped = converged(network, noise, HIGHEST, tolerance=close)

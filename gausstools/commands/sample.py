@@ -9,7 +9,6 @@ and however often they were interrupted.
 only if they are the same.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -29,10 +28,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
-from gausstools.commands.options import grouped
+from gausstools.commands.options import check_images, grouped
 from gausstools.commands.processes import Processes, join
-from gausstools.commands.stats import statistics
-from gausstools.denoiser import check_choice, check_count
+from gausstools.denoiser import check_choice, check_count, check_that
 from gausstools.models import files
 from gausstools.networks import hub
 from gausstools.noise import seeded_noise
@@ -61,9 +59,7 @@ class Settings:
     grid: Annotated[str, typer.Option(help="karras, or log: uniform in ln σ")] = "karras"
     sigma_min: Annotated[float, typer.Option(help="last noise level above 0")] = 0.002
     sigma_max: Annotated[float, typer.Option(help="first noise level")] = 80.0
-    skip: Annotated[str | None, typer.Option(help="noise level to jump to, or auto: by --tolerance")] = (
-        None
-    )
+    skip: Annotated[str | None, typer.Option(help="noise level to jump to, or auto: by --tolerance")] = None
     tolerance: Annotated[float, typer.Option(help="how far `--skip auto` may move a pixel, of a range of 2")] = 0.02
     gaussian: Annotated[Path | None, typer.Option(help="file of `stats`; of a shipped network, the shipped one")] = None
     labels: Annotated[list[int] | None, typer.Option(help="class, from 0; several take turns; if none, drawn")] = None
@@ -76,17 +72,19 @@ class Settings:
         check_choice(self.grid, "grid", *_GRIDS)
         check_choice(self.format, "format", "png", "npz")
         check_count(self.batch_size, "batch-size", 1)
-        if self.order is not None and self.sampler not in ORDERED:
-            raise ValueError(f"{self.sampler} has no choice of order; leave --order out")
+        fits = self.order is None or self.sampler in ORDERED
+        check_that(fits, f"{self.sampler} has no choice of order", "no --order")
 
     def level(self) -> float | str | None:
         """Return the noise level to jump to, "auto" or None."""
         if self.skip in (None, "auto"):
             return self.skip
-        with contextlib.suppress(ValueError):
-            if 0 < float(self.skip) <= self.sigma_max:
-                return float(self.skip)
-        raise ValueError(f"skip is {self.skip}, expected auto, or a noise level up to sigma-max, {self.sigma_max:g}")
+        try:
+            level = float(self.skip)
+        except ValueError:
+            level = 0.0
+        check_that(level > 0, f"skip is {self.skip}", "auto, or a noise level above 0")
+        return level
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,7 @@ class Drawing:
     def denoiser(self, numbers: Sequence[int]) -> gt.Denoiser:
         """Return the network, told the classes of these images where it has any: those that take turns, or drawn."""
         classes = getattr(self.network, "classes", 0)
-        if self.labels and not classes:
-            raise ValueError("labels were given, but this network has no classes; leave --labels out")
+        check_that(classes or not self.labels, "labels are given for a network without classes", "no --labels")
         if not classes:
             return self.network
         if self.labels:
@@ -164,7 +161,8 @@ def sample(
         if settings.gaussian is None and model not in gt.shipped.names("statistics"):
             raise ValueError("there is no Gaussian: python -m gausstools stats DATA --out FILE, then --gaussian FILE")
         file = settings.gaussian or gt.shipped.path(f"{model}-statistics.safetensors")
-        gaussian = statistics(file, network.event_shape).to(team.device, torch.float32)
+        gaussian = gt.Gaussian.load(file).to(team.device, torch.float32)
+        check_images(str(file), gaussian.event_shape, network.event_shape)
         noted["gaussian_sha256"] = _checksum([file])
     drawing = Drawing(network, sampler, sigmas, gaussian, settings.labels, settings.seed, team.device)
     if level == "auto":  # a run keeps its own
@@ -249,10 +247,8 @@ def _claim(folder: Path, settings: dict, team: Processes) -> None:
         for name in sorted(ours | theirs)
         if ours.get(name) != theirs.get(name)
     ]
-    if odd:
-        raise ValueError(
-            f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder, or what was given then"
-        )
+    given = f"{folder} holds images of other settings: {'; '.join(odd)}"
+    check_that(not odd, given, "what was given then, or another folder")
     if team.first:
         for kind in ("png", "npz", "json"):
             for left in folder.glob(f".*.{kind}.*"):  # by a kill in the middle of writing

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
 from gausstools.commands import processes
-from gausstools.commands.options import check_images, check_writable, grouped
+from gausstools.commands.options import check_writable, grouped
 from gausstools.denoiser import check_count
 from gausstools.models import Moments, files, fit_streamed
 
@@ -34,7 +33,6 @@ class Reading:
     """Which images of a data set or a folder are read, and how."""
 
     split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None
     size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None
     channels: Annotated[int | None, typer.Option(help="of a folder of images: 1 for grey, 3 for RGB")] = None
 
@@ -42,15 +40,15 @@ class Reading:
         """Return what the data are called, and the data."""
         check_count(batch_size, "batch-size", 1)
         if dataset in gt.datasets.NAMES:
-            if not (self.size is None and self.channels is None):
+            if self.size or self.channels:
                 raise ValueError(f"size and channels are for folders of images; {dataset} has its own")
-            data = gt.datasets.load(dataset, self.split or "train", self.data_dir)
+            data = gt.datasets.load(dataset, self.split or "train")
             return f"{data.name}, {data.split}", data
         if not Path(dataset).is_dir():
             known = ", ".join(gt.datasets.NAMES)
             raise ValueError(f"{dataset} is neither a data set ({known}) nor a folder; check the name or the path")
-        if not (self.split is None and self.data_dir is None):
-            raise ValueError(f"split and data-dir are for data sets, but {dataset} is a folder of images")
+        if self.split:
+            raise ValueError(f"split is for data sets, but {dataset} is a folder of images")
         return dataset, gt.datasets.ImageFolder(dataset, size=self.size, channels=self.channels, batch_size=batch_size)
 
 
@@ -117,24 +115,15 @@ def every(data: Data, step: int, first: int = 0, batch_size: int = 256) -> gt.da
     return data.images[first::step].split(batch_size)
 
 
-def statistics(file: Path, event_shape: torch.Size) -> gt.Gaussian:
-    """Return the Gaussian in a file, if it is one of images of this shape."""
-    found = gt.Gaussian.load(file)
-    check_images(str(file), found.event_shape, event_shape)
-    return found
-
-
 class _Watched:
     """Batches on a device, with a bar for each pass over them."""
 
     def __init__(self, batches: gt.datasets.ImageFolder | tuple[Tensor, ...], team: processes.Processes):
-        self.batches, self.team, self.passes = batches, team, 0
+        self.batches, self.team = batches, team
         self.images = sum(map(len, batches)) if isinstance(batches, tuple) else len(batches)
 
     def __iter__(self) -> Iterator[Tensor]:
-        self.passes += 1
-        options = {"desc": f"pass {self.passes}", "unit": " images", "file": sys.stderr}
-        with tqdm(total=self.images, disable=not self.team.first, **options) as bar:
+        with tqdm(total=self.images, unit=" images", disable=not self.team.first, file=sys.stderr) as bar:
             for batch in self.batches:
                 yield batch.to(self.team.device)
                 bar.update(len(batch))
