@@ -102,7 +102,8 @@ class Drawing:
     def denoiser(self, numbers: Sequence[int]) -> gt.Denoiser:
         """Return the network, told the classes of these images where it has any: those that take turns, or drawn."""
         classes = getattr(self.network, "classes", 0)
-        check_that(classes or not self.labels, "labels are given for a network without classes", "no --labels")
+        known = all(0 <= label < classes for label in self.labels or ())
+        check_that(known, f"labels are {self.labels}", f"classes of the network, of which there are {classes}")
         if not classes:
             return self.network
         if self.labels:
