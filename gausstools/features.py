@@ -354,7 +354,7 @@ def _rows(images: Images, features: Features, name: str) -> Tensor:
             fits = rows.ndim == 2 and len(rows) == len(part)
             check_that(fits, f"features have shape {tuple(rows.shape)}", f"({len(part)}, features)")
             found.append(rows)
-    check_that(found, f"there are no {name}", "at least one batch with at least one image")
+    check_that(len(found) > 0, f"there are no {name}", "at least one batch with at least one image")
     count, dim = (rows := torch.cat(found).double()).shape
     expected = f"more than features, so that their covariance is not singular: at least {dim + 1}, better {10 * dim}"
     check_that(count > dim, f"there are {count} {name} for {dim} features", expected)
