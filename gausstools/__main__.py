@@ -42,7 +42,9 @@ def _register(name: str, help_text: str) -> None:
             function = getattr(importlib.import_module(f"gausstools.commands.{name}"), name)
             own = typer.Typer(**PLAIN)
             own.command(help=inspect.getdoc(function).partition("\n\n>>> ")[0])(function)  # without the example
-            own(context.args, prog_name=f"python -m gausstools {name}", standalone_mode=False)
+            command = typer.main.get_command(own)
+            with command.make_context(f"python -m gausstools {name}", context.args) as given:
+                command.invoke(given)
         except Exception as error:
             message = _message(error)
             if message is None:
@@ -71,7 +73,12 @@ def _message(error: Exception) -> str | None:
 for _name, _help in COMMANDS.items():
     _register(_name, _help)
 
-if __name__ == "__main__":
+
+def _main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a pipe on Windows may have no σ
     app(prog_name="python -m gausstools")
+
+
+if __name__ == "__main__":
+    _main()

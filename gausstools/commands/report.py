@@ -46,9 +46,7 @@ SOLVERS["gaussian_exponential"] = partial(gt.samplers.gaussian_exponential, orde
 class Questions:
     """What is asked of a network, and how closely."""
 
-    tolerance: Annotated[float, typer.Option(help="RMS error of a pixel, of a range of 2, by a jump")] = (
-        0.02
-    )
+    tolerance: Annotated[float, typer.Option(help="RMS error of a pixel, of a range of 2, by a jump")] = 0.02
     points: Annotated[int, typer.Option(help="noised images at each noise level")] = 256
     seeds: Annotated[int, typer.Option(help="images drawn by each sampler")] = 16
     steps: Annotated[int, typer.Option(help="of the Karras grid whose savings are told")] = 18
