@@ -26,9 +26,7 @@ COMMANDS = {
 
 PLAIN = {"add_completion": False, "pretty_exceptions_enable": False}
 
-app = typer.Typer(
-    help="Closed-form Gaussian models of diffusion scores, and what they buy.", no_args_is_help=True, **PLAIN
-)
+app = typer.Typer(help="Closed-form Gaussian models of diffusion scores.", no_args_is_help=True, **PLAIN)
 """The application."""
 
 

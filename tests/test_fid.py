@@ -102,10 +102,10 @@ def test_the_report_is_never_called_fid_and_has_all_that_is_needed_to_judge_it(n
     fid(npz, "digits")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "360 images of shape (1, 8, 8), against digits, train"
-    assert re.match(r"Fréchet distance in .* shipped classifier of digits \(no FID\): 0\.39\d ± 0\.1\d\d$", lines[1])
-    assert lines[2].startswith("Without the bias of 360 images: 0.1")
-    assert re.match(r"Floor, 360 held-out real images: 0\.39\d ± 0\.1\d\d, without bias 0\.1", lines[3])
-    assert lines[4].startswith("Warning: the bias of so few images is larger than the error")
+    number = r"0\.39\d ± 0\.1\d\d, without bias 0\.1\d\d$"
+    assert re.match(r"Fréchet distance in .* shipped classifier of digits \(no FID\): " + number, lines[1])
+    assert re.match("Floor, 360 held-out real images: " + number, lines[2])
+    assert lines[3].startswith("Warning: the bias of so few images is larger than the error")
     assert "FID" not in "".join(lines).replace("no FID", "")
 
 

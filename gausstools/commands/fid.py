@@ -76,11 +76,7 @@ def fid(
     found |= _small(ours, theirs, device) if small else _inception(ours, theirs, batch_size, device)
     if isinstance(theirs, gt.Gaussian) and split == "train":
         found["floor"] = gt.shipped.floor(reference)
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        print(f"{len(ours):,} images of shape {tuple(ours.event_shape)}, against {found['reference']}")
-        print("\n".join(_report(found)))
+    print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_report(found, ours.event_shape)))
 
 
 class _Images(Dataset):
@@ -170,22 +166,20 @@ def _inception(ours: _Images, theirs: _Images, batch_size: int, device: str) -> 
     return {"measure": "FID", "value": float(found["frechet_inception_distance"])}
 
 
-def _report(found: dict) -> Iterator[str]:
+def _report(found: dict, event_shape: torch.Size) -> Iterator[str]:
     images = f"{found['images']:,} images"
+    yield f"{images} of shape {tuple(event_shape)}, against {found['reference']}"
     if found["measure"] == "FID":
         yield f"FID: {found['value']:.3f}, in the features of torch-fidelity's Inception"
         if found["images"] < USUAL:
             yield f"Warning: an FID of few images is too large; compare it with those of {images} only"
         return
-    yield f"{found['measure']}: {found['value']:.3f} ± {found['error']:.3f}"
-    yield f"Without the bias of {images}: {found['extrapolated']:.3f}"
+    yield f"{found['measure']}: {_told(found)}"
     if floor := found.get("floor"):
-        yield (
-            f"Floor, {floor['images']:,} held-out real images: {floor['value']:.3f} ± {floor['error']:.3f}, without "
-            f"bias {floor['extrapolated']:.3f}"
-        )
+        yield f"Floor, {floor['images']:,} held-out real images: {_told(floor)}"
     if found["value"] - found["extrapolated"] > found["error"]:
-        yield (
-            "Warning: the bias of so few images is larger than the error. Compare the value with those of "
-            f"{images} only, or the values without bias; or draw more"
-        )
+        yield "Warning: the bias of so few images is larger than the error; compare what is without it, or draw more"
+
+
+def _told(distance: dict) -> str:
+    return f"{distance['value']:.3f} ± {distance['error']:.3f}, without bias {distance['extrapolated']:.3f}"

@@ -85,8 +85,7 @@ def report(
     check_images(name, images.event_shape, network.event_shape)
     fitted = fit(images, Processes(device)).to(device, torch.float32)
     probe = torch.cat(list(every(images, max(1, len(images) // questions.points))))[: questions.points]
-    with torch.no_grad():
-        measured = _measure(network, fitted, probe.to(device), questions)
+    measured = _measure(network, fitted, probe.to(device), questions)
     findings = Findings(
         model=model,
         data=name,

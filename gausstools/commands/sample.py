@@ -243,13 +243,9 @@ def _claim(folder: Path, settings: dict, team: Processes) -> None:
         files.write_bytes(folder / _NOTED, json.dumps(ours, indent=1).encode())
     team.barrier()
     theirs = _recorded(folder)
-    odd = [
-        f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} now"
-        for name in sorted(ours | theirs)
-        if ours.get(name) != theirs.get(name)
-    ]
-    given = f"{folder} holds images of other settings: {'; '.join(odd)}"
-    check_that(not odd, given, "what was given then, or another folder")
+    odd = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
+    given = "; ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} now" for name in odd)
+    check_that(not odd, f"{folder} holds images of other settings: {given}", "what was given then, or another folder")
     if team.first:
         for kind in ("png", "npz", "json"):
             for left in folder.glob(f".*.{kind}.*"):  # by a kill in the middle of writing

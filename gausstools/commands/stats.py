@@ -56,9 +56,7 @@ class Reading:
 def stats(
     dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(gt.datasets.NAMES)}, or a folder of images")],
     out: Annotated[Path, typer.Option(help="file to write, .safetensors")],
-    rank: Annotated[
-        int | None, typer.Option(help=f"eigenpairs to keep; all if not given, {RANK} above {DENSE:,} entries")
-    ] = None,
+    rank: Annotated[int | None, typer.Option(help=f"eigenpairs to keep; else all, or {RANK} of large images")] = None,
     *,
     reading: Reading,
     batch_size: Annotated[int, typer.Option(help="images read at once, by each process")] = 256,
