@@ -295,6 +295,7 @@ def train(
     >>> losses[2] < losses[0]
     True
     """
+    check_count(len(images), "the number of images", 1)
     check_count(epochs, "epochs", 1)
     check_count(batch_size, "batch_size", 2)
     check_count(shift, "shift", 0, min(classifier.event_shape[1:]) - 1)
@@ -354,7 +355,7 @@ def _rows(images: Images, features: Features, name: str) -> Tensor:
             fits = rows.ndim == 2 and len(rows) == len(part)
             check_that(fits, f"features have shape {tuple(rows.shape)}", f"({len(part)}, features)")
             found.append(rows)
-    check_that(len(found) > 0, f"there are no {name}", "at least one batch with at least one image")
+    check_that(len(found) > 0, f"no {name} were given", "at least one batch with at least one image")
     count, dim = (rows := torch.cat(found).double()).shape
     expected = f"more than features, so that their covariance is not singular: at least {dim + 1}, better {10 * dim}"
     check_that(count > dim, f"there are {count} {name} for {dim} features", expected)

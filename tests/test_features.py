@@ -210,8 +210,8 @@ def test_sets_that_are_no_pairs_are_refused():
     ("images", "message"),
     [
         (torch.zeros(4, 1, 2, 2), r"there are 4 images for 4 features, expected more.* at least 5, better 40"),
-        (torch.zeros(0, 1, 2, 2), "there are no images"),
-        ([], "there are no images"),
+        (torch.zeros(0, 1, 2, 2), "no images were given"),
+        ([], "no images were given"),
         (torch.full((9, 1, 2, 2), torch.nan), "images holds 36 values that are NaN"),
         (
             [torch.zeros(9, 1, 2, 2), torch.zeros(9, 1, 2, 3)],

@@ -109,10 +109,9 @@ def report(
 
 def _measure(network: gt.Denoiser, gaussian: gt.Gaussian, probe: Tensor, questions: Questions) -> dict:
     """Return what is measured of a network, by the names of the page's findings."""
-    tolerance = questions.tolerance
     noise = HIGHEST * seeded_noise(0, range(questions.seeds), gaussian.event_shape).to(probe.device)
     grid = gt.karras_sigmas(questions.steps, LOWEST, HIGHEST)
-    skip = gt.choose_skip(network, gaussian, grid[:-1], tolerance)
+    skip = gt.choose_skip(network, gaussian, grid[:-1], questions.tolerance)
     jump = gt.teleport(gaussian, noise, grid, skip.sigma)
     models = {"isotropic": gt.Gaussian.isotropic(gaussian.mean, gaussian.total_variance / gaussian.dim)}
     models["gaussian"] = gaussian
@@ -120,7 +119,7 @@ def _measure(network: gt.Denoiser, gaussian: gt.Gaussian, probe: Tensor, questio
     for sigma in tqdm(SIGMAS, desc="unexplained variance", file=sys.stderr):
         compared += gt.residuals(network, models, probe, [sigma], points=len(probe))
     print("following the flow to its end", file=sys.stderr)
-    close = min(max(tolerance / 10, 1e-3), 5e-3)
+    close = min(max(questions.tolerance / 10, 1e-3), 5e-3)
     reference = jumped = converged(network, noise, HIGHEST, tolerance=close)
     if jump.steps_skipped:
         jumped = converged(network, jump.x, skip.sigma, sigma_min=min(LOWEST, skip.sigma / 2), tolerance=close)
