@@ -84,6 +84,6 @@ def check_device(name: str) -> str:
     try:
         torch.ones(1, device=name).item()
     except (AssertionError, ImportError, RuntimeError) as error:
-        (reason, *_) = str(error).splitlines()
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"device is {name!r}, which torch cannot use here ({reason}); give cpu, or cuda") from error
     return name

@@ -167,9 +167,8 @@ def sample(
         noted["gaussian_sha256"] = _checksum([file])
     drawing = Drawing(network, sampler, sigmas, gaussian, settings.labels, settings.seed, team.device)
     if level == "auto":  # a run keeps its own
-        level = _recorded(out).get("level")
-        probes = drawing.denoiser(range(16))
-        level = level or gt.choose_skip(probes, gaussian, sigmas[:-1], settings.tolerance).sigma
+        probed, levels = drawing.denoiser(range(16)), sigmas[:-1]
+        level = _recorded(out).get("level") or gt.choose_skip(probed, gaussian, levels, settings.tolerance).sigma
     one = list(drawing.states(range(1), level))  # what does not fit is told before the folder is taken
     _claim(out, noted | {"level": level}, team)
     _draw(drawing, level, out, num, settings, team)
@@ -227,7 +226,8 @@ def _files_of(model: str) -> list[Path]:
     if model in gt.shipped.names("network"):
         return [gt.shipped.path(f"{model}-network.safetensors")]
     path = Path(model) if Path(model).exists() else hub.download(model)
-    return sorted(f for f in path.rglob("*") if f.suffix in (".json", ".bin", ".safetensors")) or [path]
+    homes, kinds = [path, path / "unet", path / "scheduler"], (".json", ".bin", ".safetensors")
+    return sorted(f for home in homes for f in home.glob("*.*") if f.suffix in kinds) or [path]
 
 
 def _checksum(paths: list[Path]) -> str:
