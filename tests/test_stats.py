@@ -1,5 +1,8 @@
 """Statistics of data too large for a covariance matrix, shared among processes, from the command line."""
 
+import multiprocessing
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -270,23 +273,31 @@ def test_the_command_line_reports_errors_and_help_without_torch(tmp_path):
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_two_processes_find_what_one_finds(photographs, tmp_path):
-    (tmp_path / "both.py").write_text(
-        "import sys\nfrom pathlib import Path\nfrom gausstools.commands.stats import stats\n"
-        "for dataset in sys.argv[1:]:\n"
-        "    stats(dataset, Path(__file__).with_name(Path(dataset).name + '.safetensors'), rank=4)\n"
-    )
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
-    launch += " --mixed_precision no --dynamo_backend no"  # on CPUs, as --device says
-    command = [sys.executable, *launch.split(), tmp_path / "both.py", "digits", photographs]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("images of shape") == 2
-    for dataset, shared in {"digits": 719, str(photographs): 15}.items():
-        stats(dataset, tmp_path / "one.safetensors", rank=4)
-        one, two = (
-            gt.Gaussian.load(tmp_path / name).state_dict()
-            for name in ("one.safetensors", f"{Path(dataset).name}.safetensors")
-        )
-        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
-        assert f"/{shared} " in done.stderr  # each has read its half: the bar is that of the first process
+def share(rank, port, arguments):
+    """Be one of two processes, as accelerate launch starts them (its own start is tested in tests/test_sample.py)."""
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    stats(*arguments, rank=4)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "photographs"])
+def test_two_processes_find_what_one_finds(photographs, tmp_path, capfd, dataset):
+    dataset = str(photographs) if dataset == "photographs" else dataset
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("one", "two")}
+    fork = multiprocessing.get_context("fork")
+    started = [fork.Process(target=share, args=(rank, port, (dataset, files["two"]))) for rank in range(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
+    printed = capfd.readouterr()
+    assert printed.out.count("images of shape") == 1
+    # Each has read its half: the bar is that of the first process.
+    assert f"/{719 if dataset == 'digits' else 15} " in printed.err
+    stats(dataset, files["one"], rank=4)
+    one, two = (gt.Gaussian.load(file).state_dict() for file in files.values())
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
