@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import subprocess
@@ -127,30 +128,27 @@ def test_interrupted_anywhere_it_ends_with_the_same_files(tmp_path, monkeypatch,
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
-def command(*arguments, **more) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-    )
-
-
 def test_killed_and_started_again_and_in_two_processes_the_bytes_are_the_same(tmp_path):
-    options = ["--num", 40, "--batch-size", 4, "--steps", 6, "--skip", 20]
-    sample("digits", tmp_path / "whole", num=40, batch_size=4, steps=6, skip="20")
+    options = {"num": 40, "batch_size": 4, "steps": 6, "skip": "20"}
+    sample("digits", tmp_path / "whole", **options)
     expected = contents(tmp_path / "whole")
-    killed = command("gausstools", "sample", "digits", "--out", tmp_path / "killed", *options)
+    killed = multiprocessing.get_context("fork").Process(
+        target=sample, args=("digits", tmp_path / "killed"), kwargs=options
+    )
+    killed.start()
     while len(list(tmp_path.glob("killed/*.png"))) < 9:
-        assert killed.poll() is None, killed.stderr.read()
+        assert killed.is_alive()
         time.sleep(0.01)
     killed.kill()
-    killed.communicate()
+    killed.join()
     assert 9 <= len(list(tmp_path.glob("killed/*.png"))) < 40
     (tmp_path / "killed" / ".000039.png.1").write_text("what a kill leaves in the middle of writing")
-    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0, "-m"]
-    two = command(*launch, "gausstools", "sample", "digits", "--out", tmp_path / "killed", *options)
-    out, err = two.communicate(timeout=120)
-    assert two.returncode == 0, err
-    assert out.count("40 images of shape (1, 8, 8)") == 1
+    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --main_process_port 0"
+    launch += " --mixed_precision no --dynamo_backend no -m gausstools sample digits --num 40 --batch-size 4"
+    launch += f" --steps 6 --skip 20 --out {tmp_path / 'killed'}"
+    two = subprocess.run([sys.executable, *launch.split()], capture_output=True, text=True, timeout=120)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("40 images of shape (1, 8, 8)") == 1
     assert contents(tmp_path / "killed") == expected
 
 
