@@ -325,6 +325,24 @@ def test_unreadable_settings_of_a_run_are_named(tmp_path, content):
         sample("digits", tmp_path, **FEW)
 
 
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_a_second_run_beside_the_first_does_not_disturb_it(tmp_path, monkeypatch, format):
+    """It takes the first one's unfinished file for a leftover of a kill."""
+    sample("digits", tmp_path / "alone", format=format, **FEW)
+    replace = os.replace
+
+    def interrupted(source, target):
+        if target.suffix == f".{format}":
+            monkeypatch.setattr(os, "replace", replace)
+            sample("digits", tmp_path / "both", format=format, **FEW)
+            assert not source.exists()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    sample("digits", tmp_path / "both", format=format, **FEW)
+    assert contents(tmp_path / "both") == contents(tmp_path / "alone")
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="holds files, but no run"):

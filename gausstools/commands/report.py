@@ -125,18 +125,10 @@ def _measure(network: gt.Denoiser, gaussian: gt.Gaussian, probe: Tensor, questio
         jumped = converged(network, jump.x, skip.sigma, sigma_min=min(LOWEST, skip.sigma / 2), tolerance=close)
     off = (jumped.x - reference.x).flatten(1).square().mean(1).sqrt()
     best: dict[tuple, SolverError] = {}
+    options = {"sigma_skips": [None, skip.sigma] if jump.steps_skipped else [None], "gaussian": gaussian}
     for name, levels in GRIDS.items():
-        for row in solver_errors(
-            network,
-            noise,
-            reference.x,
-            SOLVERS,
-            NFES,
-            sigma_skips=[None, skip.sigma] if jump.steps_skipped else [None],
-            gaussian=gaussian,
-            grid=levels,
-            progress=partial(tqdm, desc=f"samplers, {name}", file=sys.stderr),
-        ):
+        options |= {"grid": levels, "progress": partial(tqdm, desc=f"samplers, {name}", file=sys.stderr)}
+        for row in solver_errors(network, noise, reference.x, SOLVERS, NFES, **options):
             key = row.solver, row.sigma_skip, row.nfe
             best[key] = min(best.get(key, row), row, key=lambda row: row.rmse)
     return {

@@ -193,7 +193,14 @@ def _draw(drawing: Drawing, level: float | None, out: Path, num: int, settings: 
             *_, last = drawing.states(batch, level)
             pixels = ((last.x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
             for name, content in _encoded(kept, pixels[: len(kept)], settings.format):
-                files.write_bytes(out / name, content)
+                _write(out / name, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        files.write_bytes(path, content)
+    except FileNotFoundError:  # a run that began beside this one took the unfinished file for what a kill had left
+        files.write_bytes(path, content)
 
 
 def _held(folder: Path, numbers: range, format: str) -> bool:
