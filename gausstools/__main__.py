@@ -24,13 +24,10 @@ COMMANDS = {
 }
 """The commands, and what they do."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+PLAIN = {"add_completion": False, "pretty_exceptions_enable": False}
+
+app = typer.Typer(help="Closed-form Gaussian models of diffusion scores.", no_args_is_help=True, **PLAIN)
 """The application."""
-
-
-@app.callback()
-def _gausstools() -> None:
-    """Closed-form Gaussian models of diffusion scores, and what they buy."""
 
 
 def _register(name: str, help_text: str) -> None:
@@ -41,12 +38,10 @@ def _register(name: str, help_text: str) -> None:
     def run(context: typer.Context) -> None:
         try:
             function = getattr(importlib.import_module(f"gausstools.commands.{name}"), name)
-            check_device = importlib.import_module("gausstools.commands.processes").check_device
-            application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            application.command(help=inspect.getdoc(function).partition("\n\n>>> ")[0])(function)  # without the example
-            command = typer.main.get_command(application)
+            own = typer.Typer(**PLAIN)
+            own.command(help=inspect.getdoc(function).partition("\n\n>>> ")[0])(function)  # without the example
+            command = typer.main.get_command(own)
             with command.make_context(f"python -m gausstools {name}", context.args) as given:
-                check_device(given.params["device"])
                 command.invoke(given)
         except Exception as error:
             message = _message(error)
@@ -62,17 +57,12 @@ def _message(error: Exception) -> str | None:
     match error:
         case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "memory" in str(error):
             return f"not enough memory ({kind}: {error}); give a smaller --batch-size, or another --device"
-        case EOFError() | RecursionError():
-            return f"a file ends too early, or is nested too deep ({kind}: {error}); make or fetch those given again"
-        case OverflowError():
-            return f"a number is too large ({error}); give a smaller one"
+        case EOFError() | RecursionError() | OverflowError():
+            return f"a file is damaged, or a number too large ({kind}: {error}); fetch the file again, or give another"
         case ModuleNotFoundError():  # which the library did not word
             return f"{error}: pip install 'gausstools[commands,figures]'"
-        case BrokenPipeError():
-            return None
         case OSError(errno=int()):
-            said = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-            return f"{said}; see to the path, its permissions and the disk, then run again"
+            return f"{error}; see to the path, its permissions and the disk, then run again"
         case FloatingPointError() | ImportError() | OSError() | ValueError():
             return str(error)
     return None

@@ -17,11 +17,10 @@ Two ways to draw images are best compared from the same noise: then what chance 
 other, and if the same images are left out of both sets, the jackknife knows that of their difference.
 """
 
+import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import reduce
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +29,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from gausstools import shipped
-from gausstools.denoiser import check_batch, check_count, working_dtype
-from gausstools.models import Moments, files
-from gausstools.models.batches import unlabelled_batches
+from gausstools.denoiser import check_batch, check_choice, check_count, check_that, working_dtype
+from gausstools.models import files
+from gausstools.models.batches import labelled_batches, unlabelled_batches
 from gausstools.models.gaussian import Gaussian
 from gausstools.theory import frechet_distance
 
@@ -42,6 +41,7 @@ GROUPS = 32  # of the jackknife: its standard error is then itself known to 13 %
 BATCH = 256  # images that a classifier sees at once
 
 Features = Callable[[Tensor], Tensor]
+Images = Tensor | np.ndarray | Iterable
 
 
 class Classifier(nn.Module):
@@ -74,11 +74,9 @@ class Classifier(nn.Module):
         sizes = {"classes": classes, "width": width, "features": features, "fold": fold}
         for name, value in sizes.items():
             check_count(value, name, 1)
-        if len(self.event_shape) != 3 or any(side % fold or side < 4 * fold for side in self.event_shape[1:]):
-            raise ValueError(
-                f"event_shape is {tuple(event_shape)}, expected (channels, height, width) with sides divisible by the "
-                f"fold, {fold}, and at least {4 * fold}"
-            )
+        fits = len(self.event_shape) == 3 and all(n >= 4 * fold and n % fold == 0 for n in self.event_shape[1:])
+        expected = f"(channels, height, width) with sides divisible by the fold, {fold}, and at least {4 * fold}"
+        check_that(fits, f"event_shape is {tuple(event_shape)}", expected)
         self.config = {"event_shape": list(event_shape), **sizes}
         self.trunk = nn.Sequential(
             nn.PixelUnshuffle(fold),
@@ -103,13 +101,10 @@ class Classifier(nn.Module):
         return self._trunk(images).to(images.dtype)
 
     def _trunk(self, images: Tensor) -> Tensor:
-        if not len(check_batch(images, self.event_shape, "images")):
-            raise ValueError("images are none, expected at least one")
+        check_that(len(check_batch(images, self.event_shape, "images")) > 0, "images are none", "at least one")
         return self.trunk(images.to(self.head.weight))
 
-    def accuracy(
-        self, images: Float[Tensor, "batch channels height width"], labels: Integer[Tensor, " batch"]
-    ) -> float:
+    def accuracy(self, images: Float[Tensor, "n channels height width"], labels: Integer[Tensor, " n"]) -> float:
         """Return the fraction of images whose largest logit is that of their label."""
         with torch.no_grad():
             guesses = torch.cat([self(part).argmax(1) for part in images.split(BATCH)])
@@ -124,10 +119,7 @@ class Classifier(nn.Module):
         ...     Classifier.load(f"{folder}/mine.safetensors").config["width"]
         8
         """
-        tensors = {
-            name: value.to(dtype) if value.is_floating_point() else value for name, value in self.state_dict().items()
-        }
-        files.write(path, "Classifier", tensors, self.config)
+        files.write(path, "Classifier", copy.deepcopy(self).to(dtype).state_dict(), self.config)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Classifier":
@@ -159,9 +151,7 @@ def load(name: str) -> Classifier:
     >>> load("mnist").event_shape
     torch.Size([1, 28, 28])
     """
-    known = shipped.names("classifier")
-    if name not in known:
-        raise ValueError(f"no classifier of {name!r} is shipped; there are those of {', '.join(known)}")
+    check_choice(name, "name", *shipped.names("classifier"))
     return Classifier.load(shipped.path(f"{name}-classifier.safetensors"))
 
 
@@ -184,11 +174,7 @@ class Distance(NamedTuple):
     images: int
 
 
-def frechet(
-    images: Tensor | np.ndarray | Iterable,
-    reference: Gaussian | Tensor | np.ndarray | Iterable,
-    features: Features,
-) -> Distance:
+def frechet(images: Images, reference: Gaussian | Images, features: Features) -> Distance:
     """Return the Fréchet distance of images to a reference in a classifier's features, with a standard error.
 
     **Few images**: the distance is too large by about F/N, and this bias can be more than the standard error. N random
@@ -215,16 +201,11 @@ def frechet(
     >>> near.value < 0.05 * frechet(upside_down, gt.shipped.feature_statistics("digits"), classifier.features).value
     True
     """
-    ours = _grouped(images, features, "images")
-    return _jackknife(_distances(ours, *_target(reference, features, ours)), ours)
+    rows = _rows(images, features, "images")
+    return _jackknife(_distances(_without_groups(rows), _target(reference, features, rows)), len(rows))
 
 
-def frechet_difference(
-    images: Tensor | np.ndarray | Iterable,
-    others: Tensor | np.ndarray | Iterable,
-    reference: Gaussian | Tensor | np.ndarray | Iterable,
-    features: Features,
-) -> Distance:
+def frechet_difference(images: Images, others: Images, reference: Gaussian | Images, features: Features) -> Distance:
     """Return by how much images are further from a reference than others that were drawn from the same noise.
 
     The value is ``Δ = d(images) − d(others)``, above 0 where the others are nearer to the reference. Without group j of
@@ -256,19 +237,15 @@ def frechet_difference(
     >>> paired.error < 0.5 * frechet(digits, reference, classifier.features).error
     True
     """
-    ours, theirs = _grouped(images, features, "images"), _grouped(others, features, "others")
-    sizes = [(sum(group.count for group in groups), *groups[0].event_shape) for groups in (ours, theirs)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"the images have features of shape {sizes[0]} and the others of shape {sizes[1]}, expected pairs: as many "
-            "of each, image i of both from the same noise"
-        )
+    ours, theirs = _rows(images, features, "images"), _rows(others, features, "others")
+    given = f"the images have features of shape {tuple(ours.shape)} and the others of shape {tuple(theirs.shape)}"
+    check_that(ours.shape == theirs.shape, given, "pairs: as many of each, image i of both from the same noise")
     target = _target(reference, features, ours)
-    pairs = zip(_distances(ours, *target), _distances(theirs, *target), strict=True)
-    return _jackknife([first - second for first, second in pairs], ours)
+    pairs = zip(*(_distances(_without_groups(rows), target) for rows in (ours, theirs)), strict=True)
+    return _jackknife([first - second for first, second in pairs], len(ours))
 
 
-def gaussian(images: Tensor | np.ndarray | Iterable, features: Features) -> Gaussian:
+def gaussian(images: Images, features: Features) -> Gaussian:
     """Return the Gaussian of the features of images, in float64: a reference for :func:`gausstools.features.frechet`.
 
     Args:
@@ -278,7 +255,7 @@ def gaussian(images: Tensor | np.ndarray | Iterable, features: Features) -> Gaus
     >>> gaussian(torch.rand(50, 3, 8, 8), lambda x: x.mean((2, 3))).event_shape        # the mean colour as features
     torch.Size([3])
     """
-    return Gaussian.from_moments(reduce(_joined, _grouped(images, features, "images")))
+    return Gaussian.fit(_rows(images, features, "images"))
 
 
 def train(
@@ -318,16 +295,11 @@ def train(
     >>> losses[2] < losses[0]
     True
     """
-    if not len(check_batch(images, classifier.event_shape, "images")):
-        raise ValueError("images are none, expected at least one")
+    check_count(len(images), "the number of images", 1)
     check_count(epochs, "epochs", 1)
     check_count(batch_size, "batch_size", 2)
-    check_count(shift, "shift", 0, min(images.shape[2:]) - 1)
-    if labels.shape != images.shape[:1] or not (labels.min() >= 0 and labels.max() < classifier.config["classes"]):
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and lie from {labels.min()} to {labels.max()}, expected "
-            f"({len(images)},) and 0 to {classifier.config['classes'] - 1}"
-        )
+    check_count(shift, "shift", 0, min(classifier.event_shape[1:]) - 1)
+    ((images, labels),) = labelled_batches(images, labels)
     generator = torch.Generator().manual_seed(seed)
     classifier.train().requires_grad_(True).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(classifier.parameters(), learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -372,89 +344,61 @@ def _altered(images: Tensor, mirror: bool, shift: int, generator: torch.Generato
     return padded[*places, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def _grouped(images: Tensor | np.ndarray | Iterable, features: Features, name: str) -> list[Moments]:
-    """Return the moments of the features in float64, of each group of images."""
-    groups = [Moments() for _ in range(GROUPS)]
-    seen, event_shape = 0, None
+def _rows(images: Images, features: Features, name: str) -> Tensor:
+    """Return the features of images, ``(n, features)`` in float64, of more images than features."""
+    found, event_shape = [], None
     for batch in unlabelled_batches(images):
         event_shape = check_batch(batch, event_shape, name).shape[1:]
         for part in batch.split(BATCH) if len(batch) else ():
             with torch.no_grad():
-                found = features(part.to(working_dtype(part.dtype)))
-            check_batch(found, name=f"features of the {name}")
-            if found.ndim != 2 or len(found) != len(part):
-                raise ValueError(f"features have shape {tuple(found.shape)}, expected ({len(part)}, features)")
-            assigned = _groups_of(seen, len(found)).to(found.device)
-            for group in assigned.unique().tolist():
-                groups[group].update(found[assigned == group].double())
-            seen += len(part)
-    if seen == 0:
-        raise ValueError(f"no {name} were given: expected at least one batch with at least one image")
-    dim = found.shape[1]
-    if seen <= dim:
-        raise ValueError(
-            f"there are {seen} {name} for {dim} features, expected more images than features: their covariance is "
-            f"singular, and the distance would tell little but that. Use at least {dim + 1}, better {10 * dim}"
-        )
-    return [group for group in groups if group.count]
+                rows = check_batch(features(part.to(working_dtype(part.dtype))), name=f"features of the {name}")
+            fits = rows.ndim == 2 and len(rows) == len(part)
+            check_that(fits, f"features have shape {tuple(rows.shape)}", f"({len(part)}, features)")
+            found.append(rows)
+    check_that(len(found) > 0, f"no {name} were given", "at least one batch with at least one image")
+    count, dim = (rows := torch.cat(found).double()).shape
+    expected = f"more than features, so that their covariance is not singular: at least {dim + 1}, better {10 * dim}"
+    check_that(count > dim, f"there are {count} {name} for {dim} features", expected)
+    return rows
 
 
-def _target(
-    reference: Gaussian | Tensor | np.ndarray | Iterable, features: Features, ours: list[Moments]
-) -> tuple[Gaussian, list[Moments]]:
-    """Return the Gaussian to compare with, and the groups of images behind it: none if it is taken as exact."""
+def _groups(count: int) -> Tensor:
+    """Return the groups of so many images.
+
+    Among any 32 that follow one another each group has one, by chance: taken in turns, groups would differ in their
+    classes where the classes take turns too, and the jackknife would count that as error and bias.
+    """
+    blocks = range(-(-count // GROUPS))
+    order = np.concatenate([np.random.default_rng(block).permutation(GROUPS) for block in blocks])
+    return torch.from_numpy(order[:count])
+
+
+def _without_groups(rows: Tensor) -> list[Gaussian]:
+    """Return the Gaussian of all images, and those without each group of them."""
+    groups = _groups(len(rows)).to(rows.device)
+    return [Gaussian.fit(rows), *(Gaussian.fit(rows[groups != group]) for group in groups.unique())]
+
+
+def _target(reference: Gaussian | Images, features: Features, rows: Tensor) -> list[Gaussian]:
+    """Return the Gaussian to compare with, and those without each group of the images behind it, if there are any."""
     if not isinstance(reference, Gaussian):
-        groups = _grouped(reference, features, "reference")
-        return Gaussian.from_moments(reduce(_joined, groups)), groups
-    expected = ours[0].event_shape
-    if reference.event_shape != expected:
-        raise ValueError(
-            f"the reference is a Gaussian over {tuple(reference.event_shape)}, expected {tuple(expected)}: one of the "
-            "same features, not of images"
-        )
-    return reference, []
+        return _without_groups(_rows(reference, features, "reference"))
+    given, expected = reference.event_shape, rows.shape[1:]
+    check_that(given == expected, f"the reference is a Gaussian over {tuple(given)}", f"{tuple(expected)}, of features")
+    return [reference]
 
 
-def _distances(ours: list[Moments], target: Gaussian, theirs: list[Moments]) -> list[Tensor]:
+def _distances(ours: list[Gaussian], theirs: list[Gaussian]) -> list[Tensor]:
     """Return the distance; those without each group of ours; and, if there are any, without each of theirs."""
-    whole = Gaussian.from_moments(reduce(_joined, ours))
-    sides = [[frechet_distance(whole, target)], [frechet_distance(part, target) for part in _without_each(ours)]]
-    if theirs:
-        sides.append([frechet_distance(whole, part) for part in _without_each(theirs)])
-    return [torch.stack(side).cpu() for side in sides]
+    sides = [[frechet_distance(ours[0], theirs[0])], [frechet_distance(part, theirs[0]) for part in ours[1:]]]
+    sides.append([frechet_distance(ours[0], part) for part in theirs[1:]])
+    return [torch.stack(side).cpu() for side in sides if side]
 
 
-def _jackknife(found: list[Tensor], ours: list[Moments]) -> Distance:
+def _jackknife(found: list[Tensor], count: int) -> Distance:
     """Return what was found of all images, ``found[0]``, with what leaving out groups says of its error and bias."""
     value, *sides = found
     # Each side is drawn by itself, so their biases and the squares of their errors add up.
     bias = sum((len(without) - 1) * (without.mean() - value) for without in sides)
     variance = sum((len(without) - 1) * without.var(correction=0) for without in sides)
-    count = sum(group.count for group in ours)
     return Distance(value.item(), math.sqrt(variance), (value - bias).item(), count)
-
-
-def _groups_of(start: int, count: int) -> Tensor:
-    """Return the groups of so many images from the one with this number on.
-
-    Among any 32 that follow one another each group has one, by chance: taken in turns, groups would differ in their
-    classes where the classes take turns too, and the jackknife would count that as error and bias.
-    """
-    blocks = range(start // GROUPS, -(-(start + count) // GROUPS))
-    order = np.concatenate([np.random.default_rng(block).permutation(GROUPS) for block in blocks])
-    return torch.from_numpy(order[start % GROUPS :][:count])
-
-
-def _joined(one: Moments, other: Moments) -> Moments:
-    whole = Moments()
-    whole.merge(one)
-    whole.merge(other)
-    return whole
-
-
-def _without_each(groups: Sequence[Moments]) -> Iterator[Gaussian]:
-    """Yield the Gaussian of all groups but one, for each of them: of what stands before it and what behind it."""
-    before = accumulate(groups, _joined, initial=Moments())
-    behind = [*accumulate(groups[:0:-1], _joined, initial=Moments())]
-    for one, other in zip(before, reversed(behind), strict=False):
-        yield Gaussian.from_moments(_joined(one, other))

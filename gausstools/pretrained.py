@@ -16,8 +16,6 @@ from gausstools.networks import EDM, DiffusersDenoiser, edm_pickle, hub
 
 __all__ = ["load"]
 
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
 
 def load(name_or_path: str | os.PathLike, *, device: str | torch.device | None = "cpu") -> nn.Module:
     """Return a trained denoiser ``D(x, sigma) -> E[x0 | x]``, to be asked and not trained.
@@ -67,7 +65,7 @@ def _find(name_or_path: str | os.PathLike) -> nn.Module:
         return edm_pickle.load(path)
     if name and path.is_dir():
         return DiffusersDenoiser.load(path)
-    if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name):
+    if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return DiffusersDenoiser.load(hub.download(name))
     known = ", ".join(map(repr, shipped.names("network")))
     raise ValueError(

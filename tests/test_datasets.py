@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 import gausstools as gt
-from gausstools.datasets import DataUnavailable, ImageFolder, class_folders, images
+from gausstools.datasets import DataUnavailable, ImageFolder, images
 
 CARDS = Path(__file__).parents[1] / "data"
 RNG = np.random.default_rng(0)
@@ -417,22 +417,6 @@ def test_an_image_link_that_leads_nowhere_is_named(tmp_path):
     (tmp_path / "b.png").symlink_to(tmp_path / "moved.png")
     with pytest.raises(ValueError, match=r"b.png cannot be read as an image: .*No such file"):
         list(ImageFolder(tmp_path))
-
-
-def test_folders_of_classes_stand_in_the_order_of_text(tmp_path):
-    """As torchvision's ImageFolder has them, by sorted(names); links count, hidden folders and files do not."""
-    for name in map(str, range(12)):
-        (tmp_path / "data" / name).mkdir(parents=True)
-    (tmp_path / "data" / ".hidden").mkdir()
-    (tmp_path / "data" / "labels.txt").touch()
-    (tmp_path / "data" / "cats").symlink_to(tmp_path / "data" / "3")
-    names = [folder.name for folder in class_folders(tmp_path / "data")]
-    assert names == [*sorted(map(str, range(12))), "cats"]
-    assert names[2] == "10"
-    with pytest.raises(FileNotFoundError, match=r"holds no folders, expected one for each class"):
-        class_folders(tmp_path / "data" / "3")
-    with pytest.raises(FileNotFoundError, match="there is no folder nowhere"):
-        class_folders("nowhere")
 
 
 def _png16(colours: int, *values: int) -> bytes:

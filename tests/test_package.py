@@ -127,13 +127,16 @@ def test_a_device_that_is_not_there_is_an_error_before_any_work(tmp_path, monkey
         (FileNotFoundError("there is no file x"), "there is no file x"),
         (
             OSError(28, "No space left on device", "a.png"),
-            "a.png: No space left on device; .* the disk, then run again",
+            r"\[Errno 28\] No space left on device: 'a.png'; .* the disk, then run again",
         ),
         (MemoryError(), "not enough memory .*give a smaller --batch-size"),
         (RuntimeError("CUDA out of memory"), "not enough memory .*give a smaller --batch-size"),
-        (EOFError("No data left in file"), "a file ends too early.*No data left in file.*; make or fetch those given"),
-        (RecursionError("too deep"), "a file ends too early, or is nested too deep .*; make or fetch those given"),
-        (OverflowError("int too large"), r"a number is too large \(int too large\); give a smaller one"),
+        (EOFError("No data left in file"), r"a file is damaged, .*\(EOFError: No data left in file\); fetch the file"),
+        (RecursionError("too deep"), r"a file is damaged, or a number too large \(RecursionError: too deep\); fetch"),
+        (
+            OverflowError("int too large"),
+            r"a file is damaged, or a number too large .*int too large\); .* give another",
+        ),
         (FloatingPointError("the loss is nan"), "the loss is nan"),
     ],
 )

@@ -2,8 +2,8 @@
 
 import importlib.util
 import json
-import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import gausstools as gt
-from gausstools.commands.options import check_least, grouped
+from gausstools.commands.options import check_images, grouped
+from gausstools.commands.processes import check_device
 from gausstools.commands.stats import Reading
 from gausstools.datasets.folder import SUFFIXES
-from gausstools.features import Classifier, frechet, load
+from gausstools.denoiser import check_choice, check_count
+from gausstools.features import frechet, load
 
 __all__ = ["fid"]
 
@@ -31,10 +33,6 @@ def fid(
     reference: Annotated[str, typer.Option(help=f"one of {', '.join(gt.datasets.NAMES)}; or a path like the samples'")],
     features: Annotated[
         str | None, typer.Option(help="inception, for the FID, or small; inception where it is installed if not given")
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="torch-fidelity's file of Inception weights, which it unpickles; downloaded if not given"),
     ] = None,
     *,
     reading: Reading,
@@ -56,118 +54,73 @@ def fid(
     ...     np.savez(f"{folder}/digits.npz", images=images)
     ...     fid(Path(f"{folder}/digits.npz"), "digits", features="small")
     360 images of shape (1, 8, 8), against digits, train
-    Fréchet distance in the features of the shipped classifier of digits (no FID): 0.39 ± 0.11
+    Fréchet distance in the features of the shipped classifier of digits (no FID): 0.39... ± 0.1...
     ...
     """
-    kind = _kind(features, weights)
-    check_least(1, batch_size=batch_size)
-    named = reference in gt.datasets.NAMES
-    if not named and not (reading.split is None and reading.data_dir is None):
-        raise ValueError(f"split and data-dir are for data sets, but {reference} is none of them: {gt.datasets.NAMES}")
-    split = reading.split or "train"
-    ours = _open(samples, reading, batch_size)
-    if kind == "small":
-        name, classifier = _classifier(ours.event_shape)
-        shipped = named and reading.data_dir is None and reference in gt.shipped.names(f"features-{split}")
-    if kind == "small" and shipped:
-        _check_shapes(ours.event_shape, load(reference).event_shape)
-        theirs = gt.shipped.feature_statistics(reference, split)
+    check_device(device)
+    check_count(batch_size, "batch-size", 1)
+    features = features or ("inception" if importlib.util.find_spec("torch_fidelity") else "small")
+    check_choice(features, "features", "inception", "small")
+    small, split = features == "small", reading.split or "train"
+    of_folder, named = replace(reading, split=None), reference in gt.datasets.NAMES
+    ours = _open(str(samples.absolute()), of_folder, batch_size)  # which is the name of no data set
+    if small and reference in gt.shipped.names(f"features-{split}"):
+        theirs, event_shape = gt.shipped.feature_statistics(reference, split), load(reference).event_shape
     else:
-        theirs = (_data_set if named else _open)(reference if named else Path(reference), reading, batch_size)
-        _check_shapes(ours.event_shape, theirs.event_shape)
-    if not (reading.size is None and reading.channels is None) and not any(
-        isinstance(source, gt.datasets.ImageFolder) for source in (ours, theirs)
-    ):
+        theirs = _open(reference, Reading(split) if named else reading, batch_size)
+        event_shape = theirs.event_shape
+    check_images(str(samples), ours.event_shape, event_shape)
+    if of_folder != Reading() and not any(getattr(images, "in_folder", False) for images in (ours, theirs)):
         raise ValueError("size and channels are for folders of images, but neither samples nor reference is one")
-    if kind == "small":
-        found = _small(ours, theirs, name, classifier, device)
-        if shipped and split == "train":
-            found["floor"] = gt.shipped.floor(reference)
-    else:
-        found = {"measure": "FID", "value": _inception(ours, theirs, weights, batch_size, device)}
-    found |= {"images": len(ours), "reference": f"{reference}, {split}" if named else reference}
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        print(f"{len(ours):,} images of shape {tuple(ours.event_shape)}, against {found['reference']}")
-        print("\n".join(_report(found)))
+    found = {"images": len(ours), "reference": f"{reference}, {split}" if named else reference}
+    found |= _small(ours, theirs, device) if small else _inception(ours, theirs, batch_size, device)
+    if isinstance(theirs, gt.Gaussian) and split == "train":
+        found["floor"] = gt.shipped.floor(reference)
+    print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_report(found, ours.event_shape)))
 
 
-class _Pixels(Dataset):
-    """Images in memory, in uint8: items as torch-fidelity takes them, and batches as the library does."""
-
-    def __init__(self, pixels: Tensor, batch_size: int):
-        self.pixels, self.batch_size = pixels, batch_size
-        self.event_shape = pixels.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.pixels[index].expand(3, -1, -1)  # grey becomes RGB
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for part in self.pixels.split(self.batch_size):
-            yield part.float() / 127.5 - 1
-
-
-_Source = _Pixels | gt.datasets.ImageFolder
-
-
-class _Files(Dataset):
-    """The images of a folder one by one, in uint8, as torch-fidelity takes them.
+class _Images(Dataset):
+    """Images in memory, in uint8, or in a folder: items as torch-fidelity takes them, and batches as the library does.
 
     torch-fidelity can read a folder itself, but it takes hidden files and follows no links: not what was counted here.
     """
 
-    def __init__(self, folder: gt.datasets.ImageFolder):
-        self.folder = folder
+    def __init__(self, source: Tensor | gt.datasets.ImageFolder, batch_size: int):
+        self.source, self.batch_size = source, batch_size
+        self.in_folder = isinstance(source, gt.datasets.ImageFolder)
+        self.event_shape = source.event_shape if self.in_folder else source.shape[1:]
 
     def __len__(self) -> int:
-        return len(self.folder)
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.in_folder:
+            return (part.float() / 127.5 - 1 for part in self.source.split(self.batch_size))
+        return iter(self.source)
 
     def __getitem__(self, index: int) -> Tensor:
-        (batch,) = self.folder.shard(index, len(self))
-        return batch[0].add(1).mul(127.5).round().byte().expand(3, -1, -1)
+        pixels = _bytes(next(iter(self.source.shard(index, len(self))))) if self.in_folder else self.source[[index]]
+        return pixels[0].expand(3, -1, -1)  # grey becomes RGB
 
 
-def _kind(features: str | None, weights: Path | None) -> str:
-    """Return which features to use, "inception" or "small", after checking that they can be had."""
-    if features not in (None, "inception", "small"):
-        raise ValueError(f"features is {features!r}, expected inception or small")
-    installed = importlib.util.find_spec("torch_fidelity") is not None
-    kind = features or ("inception" if installed or weights is not None else "small")
-    if kind == "inception" and not installed:
-        raise ImportError(
-            "the FID is computed by torch-fidelity, which is not installed: pip install torch-fidelity. Or give "
-            "--features small for the distance in the features of a small classifier"
-        )
-    if weights is not None and kind == "small":
-        raise ValueError("weights are for Inception's features, but features is small; leave one out")
-    if weights is not None and not weights.is_file():
-        raise FileNotFoundError(f"there is no file {weights}, expected torch-fidelity's Inception weights (.pth)")
-    return kind
+def _bytes(images: Tensor) -> Tensor:
+    return images.add(1).mul_(127.5).round_().byte()
 
 
-def _open(path: Path, reading: Reading, batch_size: int) -> _Source:
-    """Return the images of a folder or of .npz files."""
-    if path.is_file() and path.suffix != ".npz":
-        raise ValueError(f"{path} is neither a folder nor an .npz file")
-    if not path.exists():
-        known = ", ".join(gt.datasets.NAMES)
-        raise FileNotFoundError(f"there is no folder or file {path}, and no data set of this name: {known}")
-    found = [path] if path.is_file() else sorted(file for file in path.iterdir() if not file.name.startswith("."))
-    arrays = [file for file in found if file.suffix == ".npz"]
-    if not arrays:
-        return gt.datasets.ImageFolder(path, size=reading.size, channels=reading.channels, batch_size=batch_size)
-    images = [file for file in found if file.suffix.lower() in SUFFIXES]
+def _open(place: str, reading: Reading, batch_size: int) -> _Images:
+    """Return the images of a data set, a folder or .npz files."""
+    path = Path(place)
+    arrays = [path] if path.suffix == ".npz" else sorted(path.glob("[!.]*.npz"))
+    if place in gt.datasets.NAMES or not arrays:
+        _, data = reading.open(place, batch_size)
+        return _Images(_bytes(data.images) if isinstance(data, gt.datasets.Images) else data, batch_size)
+    images = [file.name for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES]
     if images:
-        raise ValueError(f"{path} holds arrays ({arrays[0].name}) and images ({images[0].name}), expected one kind")
+        raise ValueError(f"{path} holds arrays ({arrays[0].name}) and images ({images[0]}), expected one kind")
     parts = [_read_npz(file) for file in arrays]
-    odd = [file for file, part in zip(arrays, parts, strict=True) if part.shape[1:] != parts[0].shape[1:]]
-    if odd:
-        raise ValueError(f"{odd[0]} holds images of another shape than {arrays[0].name}: all must have one")
-    return _Pixels(torch.cat(parts), batch_size)
+    for file, part in zip(arrays, parts, strict=True):
+        check_images(str(file), part.shape[1:], parts[0].shape[1:])
+    return _Images(torch.cat(parts), batch_size)
 
 
 def _read_npz(path: Path) -> Tensor:
@@ -177,116 +130,56 @@ def _read_npz(path: Path) -> Tensor:
             arrays = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # of a damaged file, numpy raises whatever it stumbles over: EOFError, TypeError, ...
         raise ValueError(f"{path} cannot be read as .npz: {error}") from error
-    images = [array for array in arrays.values() if array.ndim == 4 and array.size]
-    if len(images) != 1:
-        held = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise ValueError(f"{path} holds {held or 'nothing'}, expected one array of images with four axes")
-    (array,) = images
-    if array.dtype != np.uint8:
-        raise ValueError(f"{path} holds images in {array.dtype}, expected uint8, from 0 to 255")
-    pixels = torch.from_numpy(array)
-    if array.shape[3] in (1, 3):
-        return pixels.permute(0, 3, 1, 2)
-    if array.shape[1] in (1, 3):
-        return pixels
-    raise ValueError(
-        f"{path} holds images of shape {array.shape[1:]}, expected (height, width, channels) or (channels, height, "
-        "width) with 1 or 3 channels"
-    )
-
-
-def _data_set(name: str, reading: Reading, batch_size: int) -> _Pixels:
-    images = gt.datasets.load(name, reading.split or "train", reading.data_dir).images
-    return _Pixels(images.add_(1).mul_(127.5).round_().byte(), batch_size)
-
-
-def _check_shapes(ours: torch.Size, theirs: torch.Size) -> None:
-    if ours != theirs:
+    images = [a for a in arrays.values() if a.dtype == np.uint8 and a.ndim == 4 and a.size]
+    if len(images) != 1 or not {1, 3} & {images[0].shape[1], images[0].shape[3]}:
+        held = ", ".join(f"{name} {array.shape} in {array.dtype}" for name, array in arrays.items())
         raise ValueError(
-            f"the samples have shape {tuple(ours)} and the reference {tuple(theirs)}, expected one size and the same "
-            "number of channels; --size and --channels resize and convert folders of images"
+            f"{path} holds {held or 'nothing'}, expected one array of images in uint8: (n, height, width, channels) or "
+            "(n, channels, height, width), with 1 or 3 channels"
         )
+    pixels = torch.from_numpy(images[0])
+    return pixels.permute(0, 3, 1, 2) if pixels.shape[3] in (1, 3) else pixels
 
 
-def _classifier(event_shape: torch.Size) -> tuple[str, Classifier]:
-    """Return the shipped classifier for images of this shape, and its name."""
-    known = {name: load(name) for name in gt.shipped.names("classifier")}
-    for name, classifier in known.items():
-        if classifier.event_shape == event_shape:
-            return name, classifier
-    shapes = ", ".join(f"{tuple(classifier.event_shape)} ({name})" for name, classifier in known.items())
-    raise ValueError(
-        f"no shipped classifier takes images of shape {tuple(event_shape)}, expected {shapes}; for others install "
-        "torch-fidelity"
-    )
+def _small(ours: _Images, theirs: _Images | gt.Gaussian, device: str) -> dict:
+    """Return the distance in the features of the shipped classifier of such images."""
+    known = {str(tuple(load(name).event_shape)): name for name in gt.shipped.names("classifier")}
+    shape = str(tuple(ours.event_shape))
+    check_choice(shape, "for small features the shape of an image", *known)
+    classifier = load(known[shape]).to(device)
+    distance = frechet(ours, theirs, lambda batch: classifier.features(batch.to(device)).cpu())
+    measure = f"Fréchet distance in the features of the shipped classifier of {known[shape]} (no FID)"
+    return {"measure": measure} | distance._asdict()
 
 
-def _small(ours: _Source, theirs: _Source | gt.Gaussian, name: str, classifier: Classifier, device: str) -> dict:
-    """Return the distance in the classifier's features."""
-    classifier = classifier.to(device)
-    moved = (batch.to(device) for batch in ours)
-    target = theirs.to(device) if isinstance(theirs, gt.Gaussian) else (batch.to(device) for batch in theirs)
-    found = frechet(moved, target, classifier.features)
-    return {"measure": f"Fréchet distance in the features of the shipped classifier of {name} (no FID)"} | {
-        key: value for key, value in found._asdict().items() if key != "images"
-    }
-
-
-def _inception(ours: _Source, theirs: _Source, weights: Path | None, batch_size: int, device: str) -> float:
-    """Return the FID, as torch-fidelity computes it."""
+def _inception(ours: _Images, theirs: _Images, batch_size: int, device: str) -> dict:
+    """Return the FID, as torch-fidelity computes it; it says from where to where it downloads its weights."""
     try:
         import torch_fidelity
     except ImportError as error:
         raise ImportError(
-            f"torch-fidelity is installed but cannot be imported ({error}); it needs a torchvision that fits torch. Or "
-            "give --features small"
+            f"the FID is computed by torch-fidelity, which cannot be imported ({error}): pip install torch-fidelity, "
+            "with a torchvision that fits torch. Or give --features small"
         ) from error
-    if min(len(ours), len(theirs)) < 2:
-        raise ValueError(f"there are {len(ours)} samples and {len(theirs)} reference images, expected 2 or more")
-    inputs = [_Files(source) if isinstance(source, gt.datasets.ImageFolder) else source for source in (ours, theirs)]
-    try:
-        found = torch_fidelity.calculate_metrics(
-            input1=inputs[0],
-            input2=inputs[1],
-            fid=True,
-            cuda=torch.device(device).type == "cuda",
-            batch_size=batch_size,
-            feature_extractor_weights_path=None if weights is None else str(weights),
-            verbose=False,
-        )
-    except OSError as error:
-        if weights is not None:
-            raise
-        raise OSError(
-            f"torch-fidelity could not get its Inception weights ({error}). Copy the file weights-inception-2015-12-05-"
-            "6726825d.pth of its releases from a machine with a network, and give it with --weights. Or give "
-            "--features small for the distance in the features of a small classifier"
-        ) from error
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        if weights is None or not (isinstance(error, pickle.UnpicklingError) or "state_dict" in str(error)):
-            raise
-        raise ValueError(f"{weights} does not hold the Inception weights of torch-fidelity's releases") from error
-    return float(found["frechet_inception_distance"])
+    options = {"cuda": torch.device(device).type == "cuda", "batch_size": batch_size, "verbose": False}
+    found = torch_fidelity.calculate_metrics(input1=ours, input2=theirs, fid=True, **options)
+    return {"measure": "FID", "value": float(found["frechet_inception_distance"])}
 
 
-def _report(found: dict) -> Iterator[str]:
+def _report(found: dict, event_shape: torch.Size) -> Iterator[str]:
     images = f"{found['images']:,} images"
+    yield f"{images} of shape {tuple(event_shape)}, against {found['reference']}"
     if found["measure"] == "FID":
         yield f"FID: {found['value']:.3f}, in the features of torch-fidelity's Inception"
         if found["images"] < USUAL:
             yield f"Warning: an FID of few images is too large; compare it with those of {images} only"
         return
-    digits = max(0, 1 - int(np.floor(np.log10(found["error"])))) if found["error"] > 0 else 3
-    number = f".{digits}f"
-    yield f"{found['measure']}: {found['value']:{number}} ± {found['error']:{number}}"
-    yield f"Without the bias of {images}: {found['extrapolated']:{number}}"
+    yield f"{found['measure']}: {_told(found)}"
     if floor := found.get("floor"):
-        yield (
-            f"Floor, {floor['images']:,} held-out real images: {floor['value']:{number}} ± {floor['error']:{number}}, "
-            f"without bias {floor['extrapolated']:{number}}"
-        )
+        yield f"Floor, {floor['images']:,} held-out real images: {_told(floor)}"
     if found["value"] - found["extrapolated"] > found["error"]:
-        yield (
-            "Warning: the bias of so few images is larger than the error. Compare the value with those of "
-            f"{images} only, or the values without bias; or draw more"
-        )
+        yield "Warning: the bias of so few images is larger than the error; compare what is without it, or draw more"
+
+
+def _told(distance: dict) -> str:
+    return f"{distance['value']:.3f} ± {distance['error']:.3f}, without bias {distance['extrapolated']:.3f}"

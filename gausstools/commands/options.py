@@ -3,10 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 
-__all__ = ["check_least", "check_writable", "grouped"]
+import torch
+
+from gausstools.denoiser import check_that
+
+__all__ = ["check_images", "check_writable", "grouped"]
 
 
 def grouped(function: Callable) -> Callable:
@@ -26,46 +30,45 @@ def grouped(function: Callable) -> Callable:
     ('euler', Grid(steps=5, high=80.0), 'cpu')
     """
     signature = inspect.signature(function)
-    groups = {name: each.annotation for name, each in signature.parameters.items() if is_dataclass(each.annotation)}
-    parameters = []
+    parameters, groups = [], {}
     for name, parameter in signature.parameters.items():
-        inner = inspect.signature(groups[name]).parameters.values() if name in groups else [parameter]
-        parameters += [each.replace(kind=parameter.kind) for each in inner]
+        inner = {name: parameter}
+        if is_dataclass(parameter.annotation):
+            inner = groups[name] = inspect.signature(parameter.annotation).parameters
+        parameters += [each.replace(kind=parameter.kind) for each in inner.values()]
     flat = signature.replace(parameters=parameters)
 
     @functools.wraps(function)
     def run(*given: object, **named: object) -> object:
         bound = flat.bind(*given, **named).arguments
-        for name, group in groups.items():
-            bound[name] = group(**{each.name: bound.pop(each.name) for each in fields(group) if each.name in bound})
+        for name, inner in groups.items():
+            group = signature.parameters[name].annotation
+            bound[name] = group(**{field: bound.pop(field) for field in inner if field in bound})
         return function(**bound)
 
     run.__signature__ = flat
     return run
 
 
-def check_least(least: int, **given: int) -> None:
-    """Raise ValueError if a number is too small.
+def check_images(whose: str, found: torch.Size, expected: torch.Size) -> None:
+    """Raise ValueError if images, or statistics of images, are not of the shape of those that they are to belong to.
 
-    >>> check_least(1, batch_size=0)
+    >>> check_images("photos", torch.Size((3, 64, 64)), torch.Size((3, 32, 32)))
     Traceback (most recent call last):
         ...
-    ValueError: batch-size is 0, expected at least 1
+    ValueError: photos: images of shape (3, 64, 64), expected (3, 32, 32); a command's --size and --channels, ...
     """
-    for name, value in given.items():
-        if value < least:
-            raise ValueError(f"{name.replace('_', '-')} is {value}, expected at least {least}")
+    right = f"{tuple(expected)}; a command's --size and --channels, where it has them, resize and convert a folder's"
+    check_that(found == expected, f"{whose}: images of shape {tuple(found)}", right)
 
 
 def check_writable(file: Path) -> None:
-    """Raise OSError if no file of this name can be written, before the work of which it is to hold the result.
+    """Raise ValueError if no file of this name can be written, before the work of which it is to hold the result.
 
     >>> check_writable(Path("nowhere", "a.html"))
     Traceback (most recent call last):
         ...
-    FileNotFoundError: cannot write ...a.html: the folder ...nowhere does not exist; create it
+    ValueError: cannot write ...a.html, expected the name of a file in a folder that exists
     """
-    if not file.absolute().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {file}: the folder {file.absolute().parent} does not exist; create it")
-    if file.is_dir():
-        raise IsADirectoryError(f"{file} is a folder, expected the name of a file to write")
+    fits = file.absolute().parent.is_dir() and not file.is_dir()
+    check_that(fits, f"cannot write {file}", "the name of a file in a folder that exists")

@@ -3,8 +3,8 @@
 accelerate is imported only where there are several.
 """
 
+import atexit
 import os
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,6 @@ import torch
 from torch import Tensor, nn
 
 __all__ = ["Processes", "check_device", "join"]
-
-
-def _nothing() -> None:
-    """What one process does to wait for the others."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,6 @@ class Processes:
         number: of this one, from 0; the first prints and writes what is needed once.
         count: of all.
         barrier: waits until all have come so far.
-        leave: parts from the others, at the end.
         total: returns the sum of a tensor over all; None if there is one process.
         parallel: makes a network one whose gradients are averaged over all; None if there is one process.
 
@@ -40,8 +35,7 @@ class Processes:
     device: str
     number: int = 0
     count: int = 1
-    barrier: Callable[[], None] = _nothing
-    leave: Callable[[], None] = _nothing
+    barrier: Callable[[], None] = lambda: None
     total: Callable[[Tensor], Tensor] | None = None
     parallel: Callable[[nn.Module], nn.Module] | None = None
 
@@ -57,41 +51,39 @@ def join(device: str) -> Processes:
     Args:
         device: "cpu", or where a single process computes; of several, each gets a device of its own.
 
+    Raises:
+        ValueError: if this is the only one, and torch cannot compute on the device.
+
     >>> join("cpu").count
     1
     """
-    if _alone():
-        return Processes(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes(check_device(device))
     from accelerate import Accelerator, PartialState
     from accelerate.utils import reduce
 
     cpu = device == "cpu"
     state = PartialState(cpu=cpu)
+    atexit.register(state.destroy_process_group)
     return Processes(
         device=str(state.device),
         number=state.process_index,
         count=state.num_processes,
         barrier=state.wait_for_everyone,
-        leave=state.destroy_process_group,
         total=partial(reduce, reduction="sum"),
         parallel=lambda network: Accelerator(cpu=cpu).prepare_model(network),
     )
 
 
-def check_device(name: str) -> None:
-    """Raise ValueError unless torch can compute on this device; of several processes, each gets one of its own.
+def check_device(name: str) -> str:
+    """Return the name of a device if torch can compute on it here, else raise ValueError.
 
     >>> check_device("cpu")
+    'cpu'
     """
     try:
-        device = torch.device(name)
-        if _alone():
-            torch.ones(1, device=device).item()
+        torch.ones(1, device=name).item()
     except (AssertionError, ImportError, RuntimeError) as error:
-        reason = textwrap.shorten(str(error), 100, placeholder=" …")
-        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise ValueError(f"device is {name!r}, which torch cannot use here ({reason}); give {there}") from error
-
-
-def _alone() -> bool:
-    return int(os.environ.get("WORLD_SIZE", 1)) == 1
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device is {name!r}, which torch cannot use here ({reason}); give cpu, or cuda") from error
+    return name

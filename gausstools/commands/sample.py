@@ -9,16 +9,12 @@ and however often they were interrupted.
 only if they are the same.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import os
-import reprlib
-import secrets
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,17 +23,18 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
-from gausstools.commands import processes
-from gausstools.commands.options import check_least, grouped
-from gausstools.commands.stats import fit
+from gausstools.commands.options import check_images, grouped
+from gausstools.commands.processes import Processes, join
+from gausstools.denoiser import check_choice, check_count, check_that
 from gausstools.models import files
 from gausstools.networks import hub
 from gausstools.noise import seeded_noise
-from gausstools.samplers import Counted, declared, gaussian_history
+from gausstools.samplers import State, declared, gaussian_history
 
 __all__ = ["sample"]
 
@@ -62,63 +59,73 @@ class Settings:
     grid: Annotated[str, typer.Option(help="karras, or log: uniform in ln σ")] = "karras"
     sigma_min: Annotated[float, typer.Option(help="last noise level above 0")] = 0.002
     sigma_max: Annotated[float, typer.Option(help="first noise level")] = 80.0
-    skip: Annotated[
-        str | None, typer.Option(help="noise level to jump to by the Gaussian's closed form, or auto: by --tolerance")
-    ] = None
+    skip: Annotated[str | None, typer.Option(help="noise level to jump to, or auto: by --tolerance")] = None
     tolerance: Annotated[float, typer.Option(help="how far `--skip auto` may move a pixel, of a range of 2")] = 0.02
-    gaussian: Annotated[
-        Path | None, typer.Option(help="its file, as `stats` writes it; of a shipped network, the shipped one")
-    ] = None
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help="class, from 0, or several such as 3,5 that take turns; drawn from the seed if not given, where the "
-            "network has classes"
-        ),
-    ] = None
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="with --labels, instead of --gaussian: a data set, or a folder with a folder for each class, in the "
-            "order of their names; the Gaussian of its class carries each image"
-        ),
-    ] = None
+    gaussian: Annotated[Path | None, typer.Option(help="file of `stats`; of a shipped network, the shipped one")] = None
+    labels: Annotated[list[int] | None, typer.Option(help="class, from 0; several take turns; if none, drawn")] = None
     seed: Annotated[int, typer.Option(help="image i depends on it and i alone")] = 0
     batch_size: Annotated[int, typer.Option(help="images at once, in each process")] = 64
     format: Annotated[str, typer.Option(help="png: a file an image; npz: a file a batch")] = "png"
 
     def __post_init__(self):
-        for name, known in {"sampler": SAMPLERS, "grid": _GRIDS, "format": ("png", "npz")}.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        check_least(1, steps=self.steps, batch_size=self.batch_size)
-        check_least(0, seed=self.seed)
-        if self.order is not None and self.sampler not in ORDERED:
-            raise ValueError(f"{self.sampler} has no choice of order; leave --order out")
-        if self.data is not None and self.labels is None:
-            raise ValueError("data gives each class its Gaussian, but there are no --labels; use --gaussian without")
-        if self.data is not None and self.gaussian is not None:
-            raise ValueError("gaussian and data both say by which Gaussian to jump; leave one out")
+        check_choice(self.sampler, "sampler", *SAMPLERS)
+        check_choice(self.grid, "grid", *_GRIDS)
+        check_choice(self.format, "format", "png", "npz")
+        check_count(self.batch_size, "batch-size", 1)
+        fits = self.order is None or self.sampler in ORDERED
+        check_that(fits, f"{self.sampler} has no choice of order", "no --order")
 
     def level(self) -> float | str | None:
         """Return the noise level to jump to, "auto" or None."""
         if self.skip in (None, "auto"):
             return self.skip
-        with contextlib.suppress(ValueError):
-            if 0 < float(self.skip) <= self.sigma_max:
-                return float(self.skip)
-        raise ValueError(
-            f"skip is {self.skip}, expected auto, or a noise level above 0 and at most sigma-max, {self.sigma_max:g}"
-        )
+        try:
+            level = float(self.skip)
+        except ValueError:
+            level = 0.0
+        check_that(level > 0, f"skip is {self.skip}", "auto, or a noise level above 0")
+        return level
 
-    def turns(self) -> list[int] | None:
-        """Return the classes that take turns, or None."""
-        parts = [] if self.labels is None else [part.strip() for part in self.labels.split(",")]
-        if not all(part.isascii() and part.isdigit() for part in parts):
-            raise ValueError(
-                f"labels is {self.labels!r}, expected a whole number from 0, or several with commas between"
-            )
-        return [int(part) for part in parts] or None
+
+@dataclass(frozen=True)
+class Drawing:
+    """The way from numbers to images: noise, classes, the jump if there is one, and the sampler below it."""
+
+    network: torch.nn.Module
+    sampler: Callable
+    sigmas: Tensor
+    gaussian: gt.Gaussian | None
+    labels: list[int] | None
+    seed: int
+    device: str
+
+    def denoiser(self, numbers: Sequence[int]) -> gt.Denoiser:
+        """Return the network, told the classes of these images where it has any: those that take turns, or drawn."""
+        classes = getattr(self.network, "classes", 0)
+        known = all(0 <= label < classes for label in self.labels or ())
+        check_that(known, f"labels are {self.labels}", f"classes of the network, of which there are {classes}")
+        if not classes:
+            return self.network
+        if self.labels:
+            told = [self.labels[number % len(self.labels)] for number in numbers]
+        else:  # a spawned sequence shares no word with that of the noise, which begins with the seed and the number
+            states = (np.random.SeedSequence(self.seed, spawn_key=(n,)).generate_state(1, np.uint64) for n in numbers)
+            told = [int(state[0]) % classes for state in states]
+        # choose_skip asks about its probes twice at once.
+        return lambda x, sigma: self.network(x, sigma, torch.tensor(told * (len(x) // len(told))))
+
+    def states(self, numbers: Sequence[int], level: float | None) -> Iterator[State]:
+        """Yield the states of these images at the levels of the grid below the jump, if there is one, down to 0."""
+        noise = seeded_noise(self.seed, numbers, self.network.event_shape).to(self.device)
+        x, sigmas, takes = self.sigmas[0].item() * noise, self.sigmas, declared(self.sampler).takes
+        options = {"gaussian": self.gaussian} if "gaussian" in takes else {}
+        if level is not None:
+            jump = gt.teleport(self.gaussian, x, sigmas, level)
+            above = sigmas[sigmas > jump.times[0]]
+            x, sigmas = jump.x, jump.times
+            if "history" in takes:
+                options["history"] = gaussian_history(self.gaussian, x, torch.cat([above, sigmas[:1]])[-4:])
+        return self.sampler(self.denoiser(numbers), x, sigmas, **options)
 
 
 @grouped
@@ -143,162 +150,50 @@ def sample(
     10 images of shape (1, 8, 8) in ..., each by 5 network calls (7 without the jump to σ = 9)
     10
     """
-    check_least(1, num=num)
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file, expected a folder for the images")
-    level, turns, seed = settings.level(), settings.turns(), settings.seed
-    team = processes.join(device)
+    check_count(num, "num", 1)
+    level, team = settings.level(), join(device)
     network = gt.pretrained.load(model, device=team.device)
-    event_shape, classes = network.event_shape, getattr(network, "classes", 0)
-    if turns and not classes:
-        raise ValueError("labels were given, but this network has no classes; leave --labels out")
-    if turns and max(turns) >= classes:
-        raise ValueError(f"labels hold {max(turns)}, expected 0 to {classes - 1}, the classes of this network")
-    labels = turns or ("drawn" if classes else None)
-    turns = turns or [None]
-    noted = {"model": model} | asdict(settings) | {"skip": level, "labels": labels, "event_shape": [*event_shape]}
-    noted = {name: str(value) if isinstance(value, Path) else value for name, value in noted.items()}
-    sigmas = _GRIDS[settings.grid](settings.steps, sigma_min=settings.sigma_min, sigma_max=settings.sigma_max)
-    gaussians, names, found = _gaussians(model, settings, turns, event_shape)
-    found = {"model_sha256": _content_of_network(model)} | found  # what the images depend on beside the settings
-    gaussians = {label: one and one.to(team.device, torch.float32) for label, one in gaussians.items()}
-    if level == "auto":  # the most cautious of the classes'; a run keeps its own, and one step has nothing to skip
-        choices = (
-            gt.choose_skip(_told(network, label, seed, range(16)), one, sigmas[:-1], settings.tolerance).sigma
-            for label, one in gaussians.items()
-        )
-        level = _recorded(out).get("level") or (max(choices) if settings.steps > 1 else settings.sigma_max)
-        found["level"] = level
     sampler = getattr(gt.samplers, settings.sampler)
     sampler = sampler if settings.order is None else partial(sampler, order=settings.order)
-    # What does not fit is told before the folder is taken.
-    noise, top = seeded_noise(seed, [0], event_shape).to(team.device), level or settings.sigma_max
-    calls, without = (
-        _calls(sampler, settings.sigma_max * noise, sigmas, gaussians[turns[0]], skip) for skip in (level, None)
-    )
-    with torch.no_grad():
-        answer = _told(network, turns[0], seed, [0])(top * noise, top)
-    if not answer.isfinite().all():
-        raise ValueError(
-            f"the network {model} answers NaN or infinity at σ = {top:.4g}: its file is damaged, or its training "
-            "failed. Fetch it again, or give another one"
-        )
-    store = {"png": _Pngs, "npz": _Npz}[settings.format](out)
-    _claim(out, {name: value for name, value in noted.items() if value is not None}, found, team)
+    sigmas = _GRIDS[settings.grid](settings.steps, sigma_min=settings.sigma_min, sigma_max=settings.sigma_max)
+    noted = {"model": model} | asdict(settings) | {"skip": level, "model_sha256": _checksum(_files_of(model))}
+    gaussian = None
+    if level is not None or "gaussian" in declared(sampler).takes:
+        if settings.gaussian is None and model not in gt.shipped.names("statistics"):
+            raise ValueError("there is no Gaussian: python -m gausstools stats DATA --out FILE, then --gaussian FILE")
+        file = settings.gaussian or gt.shipped.path(f"{model}-statistics.safetensors")
+        gaussian = gt.Gaussian.load(file).to(team.device, torch.float32)
+        check_images(str(file), gaussian.event_shape, network.event_shape)
+        noted["gaussian_sha256"] = _checksum([file])
+    drawing = Drawing(network, sampler, sigmas, gaussian, settings.labels, settings.seed, team.device)
+    if level == "auto":  # a run keeps its own
+        probed, levels = drawing.denoiser(range(16)), sigmas[:-1]
+        level = _recorded(out).get("level") or gt.choose_skip(probed, gaussian, levels, settings.tolerance).sigma
+    one = list(drawing.states(range(1), level))  # what does not fit is told before the folder is taken
+    _claim(out, noted | {"level": level}, team)
+    _draw(drawing, level, out, num, settings, team)
+    team.barrier()
+    if team.first:
+        calls = declared(sampler).calls
+        jump = "" if level is None else f" ({calls(sigmas)} without the jump to σ = {level:.4g})"
+        classes = "" if settings.labels or not getattr(network, "classes", 0) else "; classes drawn from the seed"
+        each = f"each by {calls(sigmas[-len(one) - 1 :])} network calls{jump}{classes}"
+        print(f"{num:,} images of shape {tuple(network.event_shape)} in {out}, {each}")
+
+
+def _draw(drawing: Drawing, level: float | None, out: Path, num: int, settings: Settings, team: Processes) -> None:
+    """Write the images that are missing, of the batches that are this process's share."""
     size = settings.batch_size
     batches = [range(first, first + size) for first in range(0, num, size)][team.number :: team.count]
     quiet = {} if team.first else {"disable": True}  # where nothing is said, TQDM_DISABLE counts
-    total = sum(len(_kept(batch, num)) for batch in batches)
-    with tqdm(total=total, unit=" images", file=sys.stderr, **quiet) as bar:
-        for batch in batches:
-            kept = _kept(batch, num)
-            if not store.has(kept):
-                # The last batch is computed whole too, so that its images are those of a larger run.
-                noise = seeded_noise(seed, batch, event_shape)
-                images = torch.empty_like(noise)
-                for label, gaussian in gaussians.items():  # the images of each class by themselves
-                    rows = [row for row, number in enumerate(batch) if turns[number % len(turns)] == label]
-                    if rows:
-                        x = sigmas[0].item() * noise[rows].to(team.device)
-                        told = _told(network, label, seed, [batch[row] for row in rows])
-                        try:
-                            images[rows] = _draw(told, sampler, x, sigmas, gaussian, level).cpu()
-                        except ValueError as error:
-                            raise ValueError(
-                                f"{error}: by the network {model}, or by steps that are too long. Nothing of this "
-                                "batch is written; give more --steps, another --sampler or another network"
-                            ) from error
-                store.write(kept, _pixels(images)[: len(kept)])
-            bar.update(len(kept))
-    team.barrier()
-    if team.first:
-        jump = "" if level is None else f" ({without} without the jump to σ = {level:.4g})"
-        drawn = f"; classes 0 to {classes - 1}, drawn from the seed" if labels == "drawn" else ""
-        print(f"{num:,} images of shape {tuple(event_shape)} in {out}, each by {calls} network calls{jump}{drawn}")
-        if names:
-            print(f"labels: {', '.join(f'{label} is {name}' for label, name in names.items())}")
-    team.leave()
-
-
-@torch.no_grad()
-def _draw(
-    denoiser: gt.Denoiser,
-    sampler: Callable,
-    x: Tensor,
-    sigmas: Tensor,
-    gaussian: gt.Gaussian | None,
-    skip: float | None,
-) -> Tensor:
-    """Return the images at the end of the grid."""
-    takes = declared(sampler).takes
-    options = {"gaussian": gaussian} if "gaussian" in takes else {}
-    if skip is not None:
-        jump = gt.teleport(gaussian, x, sigmas, skip)
-        x, above, sigmas = jump.x, sigmas[sigmas > jump.times[0]], jump.times
-        if "history" in takes and len(above):  # none is above where a jump would be too far
-            options["history"] = gaussian_history(gaussian, x, torch.cat([above, sigmas[:1]])[-4:])
-    *_, last = sampler(denoiser, x, sigmas, **options)
-    return last.x
-
-
-def _calls(sampler: Callable, *rest: object) -> int:
-    """Count the network calls behind an image, with a stand-in for the network."""
-    counted = Counted(lambda x, sigma: torch.zeros_like(x))
-    _draw(counted, sampler, *rest)
-    return counted.calls
-
-
-class _Pngs:
-    """A PNG an image, by its number."""
-
-    def __init__(self, folder: Path):
-        from PIL import Image
-
-        self.folder, self.encode = folder, Image.fromarray
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.png"
-
-    def has(self, numbers: range) -> bool:
-        return all(_ends_with(self._path(number), _PNG_END) for number in numbers)
-
-    def write(self, numbers: range, images: np.ndarray) -> None:
-        for number, pixels in zip(numbers, images, strict=True):
-            buffer = io.BytesIO()
-            self.encode(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
-            _write(self._path(number), buffer.getvalue())
-
-
-class _Npz:
-    """An .npz file a batch, by the number of its first image."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def _path(self, numbers: range) -> Path:
-        return self.folder / f"{numbers.start:06d}.npz"
-
-    def has(self, numbers: range) -> bool:
-        try:
-            with np.load(self._path(numbers)) as held:  # a smaller run may have ended within the batch
-                return len(held["numbers"]) >= len(numbers)
-        except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile):  # none, or cut off
-            return False
-
-    def write(self, numbers: range, images: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=images, numbers=np.array(numbers))
-        _write(self._path(numbers), buffer.getvalue())
-
-
-def _ends_with(path: Path, end: bytes) -> bool:
-    """Whether there is such a file, and whole."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-len(end), os.SEEK_END)
-            return file.read() == end
-    except OSError:  # none, or a shorter one
-        return False
+    for batch in tqdm(batches, unit=" batches", file=sys.stderr, **quiet):
+        kept = range(batch.start, min(batch.stop, num))
+        if not _held(out, kept, settings.format):
+            # The last batch is computed whole too, so that its images are those of a larger run.
+            *_, last = drawing.states(batch, level)
+            pixels = ((last.x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            for name, content in _encoded(kept, pixels[: len(kept)], settings.format):
+                _write(out / name, content)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -308,160 +203,71 @@ def _write(path: Path, content: bytes) -> None:
         files.write_bytes(path, content)
 
 
-def _told(network: gt.Denoiser, label: int | None, seed: int, numbers: Iterable[int]) -> gt.Denoiser:
-    """Return a network as the denoiser of a class, or else of these images, each of the class that its number draws.
-
-    A network without classes is returned as it is.
-    """
-    if label is not None:
-        return partial(network, labels=label)
-    classes = getattr(network, "classes", 0)
-    if not classes:
-        return network
-    # A spawned sequence shares no word with that of the noise, which begins with the seed and the number.
-    states = [np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1, np.uint64) for number in numbers]
-    drawn = torch.tensor([int(state[0]) % classes for state in states])
-    # choose_skip asks about its probes twice at once.
-    return lambda x, sigma: network(x, sigma, drawn.repeat(-(-len(x) // len(drawn)))[: len(x)])
+def _held(folder: Path, numbers: range, format: str) -> bool:
+    """Whether the images of these numbers are in a folder, their files whole."""
+    if format == "png":
+        paths = [folder / f"{number:06d}.png" for number in numbers]
+        return all(path.is_file() and path.read_bytes().endswith(_PNG_END) for path in paths)
+    try:
+        with np.load(folder / f"{numbers.start:06d}.npz") as held:  # a smaller run may have ended within the batch
+            return len(held["numbers"]) >= len(numbers)
+    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile):  # none, or cut off
+        return False
 
 
-def _kept(batch: range, num: int) -> range:
-    return range(batch.start, min(batch.stop, num))
+def _encoded(numbers: range, pixels: np.ndarray, format: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each file that holds these images."""
+    if format == "npz":
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=pixels, numbers=np.array(numbers))
+        yield f"{numbers.start:06d}.npz", buffer.getvalue()
+        return
+    for number, image in zip(numbers, pixels, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
+        yield f"{number:06d}.png", buffer.getvalue()
 
 
-def _pixels(images: Tensor) -> np.ndarray:
-    """Return images in [-1, 1], ``(n, channels, height, width)``, as uint8, ``(n, height, width, channels)``."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _gaussians(
-    model: str, settings: Settings, turns: list[int | None], event_shape: torch.Size
-) -> tuple[dict[int | None, gt.Gaussian | None], dict[int, str], dict[str, str]]:
-    """Return the Gaussian of each class, or under None of all, the classes' names, and what to note of the files."""
-    if settings.data is not None:
-        names, sets, content = _images_of_classes(settings.data, sorted({*turns}), event_shape)
-        return {label: fit(sets[label], event_shape) for label in dict.fromkeys(turns)}, names, {"data_sha256": content}
-    needed = settings.skip is not None or settings.sampler == "gaussian_exponential"
-    if settings.gaussian is None and not needed:
-        return dict.fromkeys(turns), {}, {}
-    if settings.gaussian is None and model not in gt.shipped.names("statistics"):
-        raise ValueError(
-            "a jump and gaussian_exponential need the statistics of the data: write them with "
-            "`python -m gausstools stats DATASET_OR_FOLDER --out FILE`, and give the file as --gaussian FILE"
-        )
-    file = settings.gaussian or gt.shipped.path(f"{model}-statistics.safetensors")
-    found = gt.Gaussian.load(file)
-    if needed and found.event_shape != event_shape:
-        raise ValueError(
-            f"{file} holds the statistics of images of shape {tuple(found.event_shape)}, expected "
-            f"{tuple(event_shape)}, which this network draws; give those of the data that it was trained on"
-        )
-    return dict.fromkeys(turns, found), {}, {"gaussian_sha256": _checksum([file])}
-
-
-def _images_of_classes(
-    data: str, labels: list[int], event_shape: torch.Size
-) -> tuple[dict[int, str], dict[int, Iterable[Tensor]], str]:
-    """Return the name and the images of each of these classes, and a checksum of all of the images."""
-    named = data in gt.datasets.NAMES
-    if not named and not Path(data).is_dir():
-        raise ValueError(f"data is {data}, expected a folder, or one of {', '.join(gt.datasets.NAMES)}")
-    source = gt.datasets.load(data) if named else gt.datasets.class_folders(data)
-    names = source.class_names if named else [folder.name for folder in source]
-    if labels[-1] >= len(names):
-        raise ValueError(f"{data} has no class {labels[-1]}; expected one for each label, a folder's by its place")
-    if named:
-        sets = {label: source.images[source.labels == label].split(256) for label in labels}
-        content = hashlib.sha256(source.images.numpy()).hexdigest()
-    else:
-        sets = {label: gt.datasets.ImageFolder(source[label], channels=event_shape[0]) for label in labels}
-        content = _checksum(file for images in sets.values() for file in images.files)
-    for images in sets.values():
-        shape = source.event_shape if named else images.event_shape
-        if shape != event_shape:
-            raise ValueError(
-                f"{data} holds images of shape {tuple(shape)}, expected {tuple(event_shape)}, which this network draws"
-            )
-    return {label: names[label] for label in labels}, sets, content
-
-
-def _content_of_network(model: str) -> str:
-    """Return a checksum of the files of a network that could be loaded, or its revision on the hub."""
-    path = Path(model)
+def _files_of(model: str) -> list[Path]:
+    """Return the files of a network that could be loaded."""
     if model in gt.shipped.names("network"):
-        return _checksum([gt.shipped.path(f"{model}-network.safetensors")])
-    if path.is_dir():
-        homes = [path, path / "unet", path / "scheduler"]
-        return _checksum(sorted(f for home in homes for p in ("*.json", f"{hub.WEIGHTS}*") for f in home.glob(p)))
-    return _checksum([path]) if path.is_file() else f"revision {hub.download(model).name}"
+        return [gt.shipped.path(f"{model}-network.safetensors")]
+    path = Path(model) if Path(model).exists() else hub.download(model)
+    homes, kinds = [path, path / "unet", path / "scheduler"], (".json", ".bin", ".safetensors")
+    return sorted(f for home in homes for f in home.glob("*.*") if f.suffix in kinds) or [path]
 
 
-def _checksum(paths: Iterable[Path]) -> str:
+def _checksum(paths: list[Path]) -> str:
     """Return the sha256 of a file, or of several one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while part := file.read(2**20):
-                digest.update(part)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def _claim(folder: Path, settings: dict, found: dict, team: processes.Processes) -> None:
+def _claim(folder: Path, settings: dict, team: Processes) -> None:
     """Note a run's settings in its folder, or compare them with those of the run that stands there."""
-    held = {file.name for file in folder.iterdir() if not file.name.startswith(".")} if folder.is_dir() else set()
-    if held and _NOTED not in held:
-        raise ValueError(f"{folder} holds files, but no run ({_NOTED}); give an empty or new folder")
-    team.barrier()
-    if team.first:
+    ours = json.loads(json.dumps(settings, default=str))
+    if not _recorded(folder) and team.first:
         folder.mkdir(parents=True, exist_ok=True)
-        if _NOTED not in held:
-            _create(folder / _NOTED, json.dumps(settings | found, indent=1).encode())
+        files.write_bytes(folder / _NOTED, json.dumps(ours, indent=1).encode())
     team.barrier()
     theirs = _recorded(folder)
-    ours = settings | {name: value for name, value in found.items() if name in theirs}
-    odd = [
-        f"{name.replace('_', '-')} {reprlib.repr(theirs.get(name))} there, {reprlib.repr(ours.get(name))} now"
-        for name in sorted({*ours, *theirs})
-        if ours.get(name) != theirs.get(name)
-    ]
-    if odd:
-        raise ValueError(
-            f"{folder} holds images of other settings: {'; '.join(odd)}. Give another folder, or what was given then"
-        )
+    odd = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
+    given = "; ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} now" for name in odd)
+    check_that(not odd, f"{folder} holds images of other settings: {given}", "what was given then, or another folder")
     if team.first:
-        if "model_sha256" not in theirs:  # of an earlier version
-            print(
-                f"{folder / _NOTED} has no checksums; give the very files of then, or another folder", file=sys.stderr
-            )
-        for pattern in (".*.png.*", ".*.npz.*", f".*{_NOTED}.*"):
-            for left in folder.glob(pattern):  # by a kill in the middle of writing
-                with contextlib.suppress(OSError):
-                    left.unlink()
+        for kind in ("png", "npz", "json"):
+            for left in folder.glob(f".*.{kind}.*"):  # by a kill in the middle of writing
+                left.unlink(missing_ok=True)
     team.barrier()
-
-
-def _create(path: Path, content: bytes) -> None:
-    """Write a file whole, unless there is one, perhaps of a run that began at the same moment."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    files.write_bytes(draft, content)
-    try:
-        os.link(draft, path)
-    except OSError:
-        if not path.is_file():  # then the file system has no links, such as FAT
-            os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _recorded(folder: Path) -> dict:
-    """Return what a run noted in its folder; nothing if there is none."""
+    """Return what a run noted in its folder; nothing if the folder is new."""
     path = folder / _NOTED
-    if not path.is_file():
+    if not path.exists():
+        if folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
+            raise ValueError(f"{folder} holds files, but no run ({_NOTED}); give an empty or new folder")
         return {}
     try:
-        noted = json.loads(path.read_text("utf-8"))
-    except (RecursionError, ValueError):
-        noted = None
-    if not isinstance(noted, dict):
-        raise ValueError(f"{path} does not hold the settings of a run, as this command notes them; give another folder")
-    return noted
+        return dict(json.loads(path.read_text("utf-8")))
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold the settings of a run; give another folder") from error

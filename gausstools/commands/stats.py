@@ -1,19 +1,19 @@
 """``python -m gausstools stats``: the mean and covariance of a data set, as a Gaussian in one file."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from torch import Tensor
 from tqdm import tqdm
 
 import gausstools as gt
 from gausstools.commands import processes
-from gausstools.commands.options import check_least, check_writable, grouped
+from gausstools.commands.options import check_writable, grouped
+from gausstools.denoiser import check_count
 from gausstools.models import Moments, files, fit_streamed
 
 __all__ = ["stats"]
@@ -25,44 +25,38 @@ RANK = 256
 """Eigenpairs that are kept of larger images, if not told otherwise."""
 
 
+Data = gt.datasets.Images | gt.datasets.ImageFolder
+
+
 @dataclass(frozen=True)
 class Reading:
     """Which images of a data set or a folder are read, and how."""
 
     split: Annotated[str | None, typer.Option(help="train (if not given) or test, of a data set")] = None
-    data_dir: Annotated[Path | None, typer.Option(help="folder with the data set's files")] = None
     size: Annotated[int | None, typer.Option(help="cut and resize the images of a folder to so many pixels")] = None
     channels: Annotated[int | None, typer.Option(help="of a folder of images: 1 for grey, 3 for RGB")] = None
 
-    def open(self, dataset: str, batch_size: int, team: processes.Processes) -> tuple:
-        """Return what the data are called, all of them, and this process's share in batches."""
-        check_least(1, batch_size=batch_size)
+    def open(self, dataset: str, batch_size: int = 256) -> tuple[str, Data]:
+        """Return what the data are called, and the data."""
+        check_count(batch_size, "batch-size", 1)
         if dataset in gt.datasets.NAMES:
-            for option, value in {"size": self.size, "channels": self.channels}.items():
-                if value is not None:
-                    raise ValueError(f"{option} is for folders of images; {dataset} has its own")
-            data = gt.datasets.load(dataset, self.split or "train", self.data_dir)
-            share, name = data.images[team.number :: team.count].split(batch_size), f"{data.name}, {data.split}"
-        elif Path(dataset).is_dir():
-            if self.split is not None or self.data_dir is not None:
-                raise ValueError(f"split and data-dir are for data sets, but {dataset} is a folder of images")
-            data = gt.datasets.ImageFolder(dataset, size=self.size, channels=self.channels, batch_size=batch_size)
-            share, name = data.shard(team.number, team.count) if team.count <= len(data) else None, dataset
-        else:
+            if self.size or self.channels:
+                raise ValueError(f"size and channels are for folders of images; {dataset} has its own")
+            data = gt.datasets.load(dataset, self.split or "train")
+            return f"{data.name}, {data.split}", data
+        if not Path(dataset).is_dir():
             known = ", ".join(gt.datasets.NAMES)
             raise ValueError(f"{dataset} is neither a data set ({known}) nor a folder; check the name or the path")
-        if len(data) < team.count:
-            raise ValueError(f"{name} has {len(data)} images for {team.count} processes; start at most {len(data)}")
-        return name, data, share
+        if self.split:
+            raise ValueError(f"split is for data sets, but {dataset} is a folder of images")
+        return dataset, gt.datasets.ImageFolder(dataset, size=self.size, channels=self.channels, batch_size=batch_size)
 
 
 @grouped
 def stats(
     dataset: Annotated[str, typer.Argument(help=f"one of {', '.join(gt.datasets.NAMES)}, or a folder of images")],
     out: Annotated[Path, typer.Option(help="file to write, .safetensors")],
-    rank: Annotated[
-        int | None, typer.Option(help=f"eigenpairs to keep; all if not given, {RANK} above {DENSE:,} entries")
-    ] = None,
+    rank: Annotated[int | None, typer.Option(help=f"eigenpairs to keep; else all, or {RANK} of large images")] = None,
     *,
     reading: Reading,
     batch_size: Annotated[int, typer.Option(help="images read at once, by each process")] = 256,
@@ -87,60 +81,57 @@ def stats(
     """
     check_writable(out)
     team = processes.join(device)
-    name, data, batches = reading.open(dataset, batch_size, team)
-    event_shape = data.event_shape
-    if rank is not None and not 0 <= rank <= event_shape.numel():
-        raise ValueError(f"rank is {rank}, expected 0 to {event_shape.numel()} for images of {tuple(event_shape)}")
-    gaussian = fit(Watched(batches, team.device, quiet=not team.first), event_shape, rank, team.total)
+    name, data = reading.open(dataset, batch_size)
+    if rank is not None:
+        check_count(rank, "rank", 0, data.event_shape.numel())
+    gaussian = fit(data, team, rank, batch_size)
     if team.first:
         # Rounding the directions turns them by some 3e-4 at most; the variances span more than float16 does.
         directions = {"basis": gaussian.basis.half()} if half else {}
         files.write(out, "Gaussian", dict(gaussian.state_dict()) | directions)
-        print(f"{name}: {len(data):,} images of shape {tuple(event_shape)}")
+        print(f"{name}: {len(data):,} images of shape {tuple(data.event_shape)}")
         print(_summary(gaussian))
         print(f"written to {out}")
-    team.leave()
 
 
-def fit(
-    batches: Iterable[Tensor],
-    event_shape: torch.Size,
-    rank: int | None = None,
-    total: Callable[[Tensor], Tensor] | None = None,
-) -> gt.Gaussian:
-    """Return the Gaussian of all batches: from the whole covariance if it can be held, else from several passes.
+def fit(data: Data, team: processes.Processes, rank: int | None = None, batch_size: int = 256) -> gt.Gaussian:
+    """Return the Gaussian of the data, of which each process reads its share.
 
-    ``total`` adds a tensor up over the processes that share the images.
+    It is made from the whole covariance if that can be held, else in several passes.
     """
-    if event_shape.numel() > DENSE:
-        return fit_streamed(batches, min(RANK, event_shape.numel()) if rank is None else rank, total=total)
-    moments = Moments.of(batches)
-    return gt.Gaussian.from_moments(moments.reduced(total) if total else moments, rank)
+    share = _Watched(every(data, team.count, team.number, batch_size), team)
+    if data.event_shape.numel() > DENSE:
+        return fit_streamed(share, RANK if rank is None else rank, total=team.total)
+    moments = Moments.of(share)
+    return gt.Gaussian.from_moments(moments.reduced(team.total) if team.total else moments, rank)
 
 
-class Watched:
+def every(data: Data, step: int, first: int = 0, batch_size: int = 256) -> gt.datasets.ImageFolder | tuple[Tensor, ...]:
+    """Return every so-manyth image, from the first on, in batches."""
+    if isinstance(data, gt.datasets.ImageFolder):
+        return data.shard(first, step)
+    return data.images[first::step].split(batch_size)
+
+
+class _Watched:
     """Batches on a device, with a bar for each pass over them."""
 
-    def __init__(self, batches: tuple[Tensor, ...] | gt.datasets.ImageFolder, device: str, quiet: bool):
-        self.batches, self.device, self.quiet = batches, device, quiet
-        self.images = len(batches) if isinstance(batches, gt.datasets.ImageFolder) else sum(map(len, batches))
-        self.passes = 0
+    def __init__(self, batches: gt.datasets.ImageFolder | tuple[Tensor, ...], team: processes.Processes):
+        self.batches, self.team = batches, team
+        self.images = sum(map(len, batches)) if isinstance(batches, tuple) else len(batches)
 
     def __iter__(self) -> Iterator[Tensor]:
-        self.passes += 1
-        with tqdm(
-            total=self.images, desc=f"pass {self.passes}", unit=" images", disable=self.quiet, file=sys.stderr
-        ) as bar:
+        with tqdm(total=self.images, unit=" images", disable=not self.team.first, file=sys.stderr) as bar:
             for batch in self.batches:
-                yield batch.to(self.device)
+                yield batch.to(self.team.device)
                 bar.update(len(batch))
 
 
 def _summary(gaussian: gt.Gaussian) -> str:
     variances, total = gaussian.variances.double(), float(gaussian.total_variance)
-    lines = [f"total variance {total:.4f}, squared norm of the mean {float(gaussian.mean.double().square().sum()):.4f}"]
+    said = f"total variance {total:.4f}, squared norm of the mean {float(gaussian.mean.double().square().sum()):.4f}"
     if gaussian.rank and total > 0:
         ranks = sorted({*(2**k for k in range(gaussian.rank.bit_length())), gaussian.rank})
         shares = (f"{rank}: {100 * float(variances[:rank].sum()) / total:.1f} %" for rank in ranks)
-        lines.append(f"explained by rank {', '.join(shares)}")
-    return "\n".join(lines)
+        said += f"\nexplained by rank {', '.join(shares)}"
+    return said

@@ -6,7 +6,7 @@ Images of your own are an :class:`ImageFolder`. The cards in ``data/`` say what 
 """
 
 from gausstools.datasets.downloads import DataUnavailable
-from gausstools.datasets.folder import ImageFolder, class_folders
+from gausstools.datasets.folder import ImageFolder
 from gausstools.datasets.images import NAMES, Images, load
 
-__all__ = ["NAMES", "DataUnavailable", "ImageFolder", "Images", "class_folders", "load"]
+__all__ = ["NAMES", "DataUnavailable", "ImageFolder", "Images", "load"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gausstools.denoiser import check_count
 
-__all__ = ["ImageFolder", "class_folders"]
+__all__ = ["ImageFolder"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 GREY, DEEP = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's names of one channel, and of more than 8 bits
@@ -119,27 +119,6 @@ class ImageFolder:
             given = f"{file} has {size} pixels, but {self.files[0].name} has {first}"
             raise ValueError(f"{given}: all must have one size. Give size= (--size) to cut and resize them")
         return pixels
-
-
-def class_folders(path: str | os.PathLike) -> tuple[Path, ...]:
-    """Return the folders of the classes in a folder; the place of each is its label.
-
-    They stand in the order of their names as text, as torchvision's ``ImageFolder`` has them: "10" before "2".
-
-    Raises:
-        FileNotFoundError: if there is no such folder, or no folder in it.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as path:
-    ...     for name in ("2", "10", ".hidden"):
-    ...         Path(path, name).mkdir()
-    ...     print(", ".join(f"{label} is {folder.name}" for label, folder in enumerate(class_folders(path))))
-    0 is 10, 1 is 2
-    """
-    folders = [entry for entry in _folder(path).iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    if not folders:
-        raise FileNotFoundError(f"{path} holds no folders, expected one for each class")
-    return tuple(sorted(folders, key=lambda folder: folder.name))
 
 
 def _folder(path: str | os.PathLike) -> Path:

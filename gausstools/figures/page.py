@@ -53,7 +53,7 @@ class Findings:
 
     model: str
     data: str
-    images: int | None
+    images: int
     gaussian: gt.Gaussian
     residuals: list[gt.compare.Residual]
     points: int
