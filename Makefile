@@ -34,7 +34,7 @@ book: $(READY) ## run the chapters that changed, build and check the pages, prin
 	$(BOOK) book
 
 test: $(READY) ## test the library and the pipeline
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist worksteal
 
 lint: $(READY) ## check style, spelling, notebook pairs and the rules for chapters
 	$(BIN)/ruff check .

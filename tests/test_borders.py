@@ -718,6 +718,7 @@ NOT_ASKED |= {
     **dict.fromkeys((f"models.files.{f}" for f in ("read", "read_settings", "write", "write_bytes")), FILE),
     **dict.fromkeys(("models.files.check_weights", "models.files.fill"), FILE),
     **dict.fromkeys(("networks.edm.EDM.save", "networks.edm.EDM.load", "networks.edm_pickle.load"), FILE),
+    **dict.fromkeys((f"diffusers.TeleportPipeline.{m}" for m in ("from_pretrained", "save_pretrained")), FILE),
     **dict.fromkeys(("networks.hub.DiffusersDenoiser.load", "features.Classifier.save"), FILE),
     **dict.fromkeys(("features.Classifier.load", "samplers.dpm_solver_v3.ModelStatistics.save"), FILE),
     **dict.fromkeys(("samplers.dpm_solver_v3.ModelStatistics.load",), FILE),
