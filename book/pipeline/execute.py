@@ -23,11 +23,8 @@ from book.pipeline.fast import quickened
 from book.pipeline.layout import Book, Chapter, write_atomically
 from book.pipeline.pairing import describe, read_paired
 
-AT_A_TIME = 2
-"""Chapters that are executed side by side."""
-
-SLOW_SECONDS = 90
-"""What a chapter may take on two processor cores."""
+AT_A_TIME = 2  # chapters that are executed side by side
+SLOW_SECONDS = 90  # what a chapter may take on two processor cores
 
 _THREADS = [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB")]
 
@@ -77,10 +74,7 @@ def _git_state(book: Book, chapter: Chapter) -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     sources = [book.relative(chapter.source), "gausstools", "data", "requirements.txt"]
-    return {
-        "commit": git("rev-parse", "--verify", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--", *sources)),
-    }
+    return {"commit": git("rev-parse", "--verify", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *sources))}
 
 
 def _environment(job: _Job, threads: int) -> dict[str, str]:
