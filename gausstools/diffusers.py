@@ -306,9 +306,11 @@ class HybridDenoiser(nn.Module):
         """What the network would say of ``sample = a·x0 + b·n`` if the analytic denoiser were right."""
         signal, noise, form = _as_the_network_sees_it(self._scheduler, signal, noise)
         scale, sigma = (1 / signal, noise / signal) if signal > 0 else (_FAR / noise, _FAR)
-        x, (denoiser,) = sample.to(working_dtype(sample.dtype)), self._gaussian
+        (denoiser,) = self._gaussian
         if isinstance(denoiser, nn.Module):
             denoiser.to(sample.device)
+        mean = getattr(denoiser, "mean", None)
+        x = sample.to(mean.dtype if isinstance(mean, Tensor) else working_dtype(sample.dtype))
         clean = denoiser(x * scale, sigma)
         answer = form(x, clean, (x - signal * clean) / noise).to(sample)
         if self.network.config.get("out_channels") == 2 * self.network.config.get("in_channels", 0):
@@ -522,7 +524,8 @@ def _index(scheduler: Any, timestep: Tensor | float) -> int:
     distances = torch.stack([(grid - asked[0] * unit).abs() for unit in (1, scheduler.config.num_train_timesteps)])
     close = distances <= 1e-2 * grid.abs()
     stands = getattr(scheduler, "step_index", len(grid))  # which DDIM and DDPM do not tell
-    stands = (scheduler.begin_index or 0) if stands is None else stands
+    if stands is None:  # no run has begun: the first step, if none is nearer
+        stands, close = getattr(scheduler, "begin_index", None) or 0, close & (distances == distances.amin(1)[:, None])
     if stands < len(grid) and close[:, stands].any():
         return stands
     for distance, near in zip(distances, close, strict=True):

@@ -95,3 +95,14 @@ def test_classes_are_fitted_to_batches_and_not_to_single_images():
         gt.Gaussian.fit_classes([PAIRS[k] for k in range(12)])
     with pytest.raises(TypeError, match=r"data yield Tensor, expected pairs \(x, labels\)"):
         gt.Gaussian.fit_classes(IMAGES)
+
+
+def test_reduced_moments_stand_alone():
+    data = torch.arange(12.0, dtype=torch.float64).reshape(6, 2)
+    own = gt.Moments.of(data[:3])
+    reduced = own.reduced(lambda tensor: tensor)
+    own.update(data[3:])
+    assert (own.count, reduced.count) == (6, 3)
+    torch.testing.assert_close(reduced.mean, data[:3].mean(0))
+    reduced.update(data[3:5])
+    assert (own.count, reduced.count) == (6, 5)

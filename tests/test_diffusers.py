@@ -463,6 +463,28 @@ def test_the_hybrid_knows_the_level_however_it_is_called(named, dtype, gaussian)
     assert max(hybrid.network.seen) <= 0.67
 
 
+@pytest.mark.parametrize("name", ["DDIM", "Euler", "DPM++"])
+def test_outside_a_run_a_timestep_is_that_of_its_own_step(name, gaussian):
+    scheduler = copy.deepcopy(ALL[name])
+    scheduler.set_timesteps(1000)
+    hybrid, x = HybridDenoiser(tiny_unet(), gaussian, 1e-3, scheduler), draw_noise()
+    t = scheduler.timesteps[4]  # within a hundredth of the first
+    sigma = level(scheduler, 4)[0]
+    expected = gaussian(x * math.hypot(1, sigma), sigma)
+    answer = hybrid(x, t).sample
+    torch.testing.assert_close(answer, (x * math.hypot(1, sigma) - expected) / sigma, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_hybrid_computes_in_the_dtype_of_its_gaussian(dtype, gaussian):
+    scheduler = copy.deepcopy(TABLE["DDIM"])
+    scheduler.set_timesteps(10)
+    wide = copy.deepcopy(gaussian).to(dtype)
+    for asked in (torch.float32, torch.float64):
+        answer = HybridDenoiser(tiny_unet(), wide, 1e-3, scheduler)(draw_noise().to(asked), scheduler.timesteps[0])
+        assert answer.sample.dtype == asked
+
+
 def test_on_the_whole_grid_of_training_a_timestep_of_1_is_no_share_of_1000(gaussian):
     scheduler = copy.deepcopy(TABLE["DDIM"])
     scheduler.set_timesteps(1000)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gausstools as gt
+from gausstools.models import files
 from gausstools.samplers import Evaluation, ModelStatistics, dpm_v3
 
 DOUBLE = torch.float64
@@ -290,6 +291,9 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     correlated().save(tmp_path / "gaussian.safetensors")
     with pytest.raises(ValueError, match="holds a gausstools Gaussian, expected a gausstools ModelStatistics"):
         ModelStatistics.load(tmp_path / "gaussian.safetensors")
+    files.write(tmp_path / "half.safetensors", "ModelStatistics", {"sigmas": statistics.sigmas})
+    with pytest.raises(ValueError, match=r"half.safetensors holds no complete ModelStatistics"):
+        ModelStatistics.load(tmp_path / "half.safetensors")
 
 
 # ---- the protocol

@@ -236,6 +236,19 @@ def test_nothing_that_follows_from_a_tensor_stays_behind(tmp_path, kind, way):
         assert not torch.equal(before[0], model(x, 0.7))
 
 
+def test_what_an_optimiser_has_changed_in_place_is_noticed():
+    model, x = small("Mixture"), torch.ones(2, 2, 2, dtype=DOUBLE)
+    before = model(x, 0.7)
+    model.means.requires_grad_()
+    optimizer = torch.optim.SGD([model.means], 0.1)
+    (-model.log_prob(x, 0.7).sum()).backward()
+    optimizer.step()
+    model.means.requires_grad_(False)
+    weights, components = model.weights, [gt.Gaussian.from_covariance(c.mean, c.covariance) for c in model]
+    torch.testing.assert_close(model(x, 0.7), gt.Mixture(weights, components)(x, 0.7))
+    assert not torch.allclose(model(x, 0.7), before)
+
+
 def test_a_state_that_is_loaded_is_loaded_for_one():
     one = small("Gaussian")
     other, before = one.with_mean(one.mean + 1), copy.deepcopy(one.state_dict())

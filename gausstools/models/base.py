@@ -62,6 +62,7 @@ class ScoreModel(nn.Module):
         tensors = list(self.buffers())
         # A kept value would lack the way back to a tensor that is being optimised.
         if any(tensor.requires_grad for tensor in tensors):
+            self._known = None
             return self._derive()
         if self._known is None or any(old is not new for old, new in zip(self._known[0], tensors, strict=True)):
             with torch.no_grad():

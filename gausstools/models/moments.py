@@ -103,6 +103,7 @@ class Moments:
         (2, tensor([[1.]], dtype=torch.float64))
         """
         merged = copy.copy(self._seen())
+        merged._waiting = []
         merged._count = int(total(torch.tensor(self._count, device=self._origin.device)))
         merged._origin = total(self.mean.flatten() * self._count) / merged._count
         merged._shift = torch.zeros_like(merged._origin)

@@ -157,7 +157,10 @@ class ModelStatistics:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is damaged or holds something else.
         """
-        return cls(**files.read(path, "ModelStatistics"))
+        try:
+            return cls(**files.read(path, "ModelStatistics"))
+        except TypeError as error:
+            raise ValueError(f"{path} holds no complete ModelStatistics: {error}") from error
 
 
 @sampler(takes=["statistics", "history"])

@@ -169,4 +169,5 @@ class _Frame:
                 share = self.along(gain(self.variances, e.sigma**2))
                 self.residuals[e.sigma] = self.inside(e.denoised) - share * self.inside(e.x)
             y = y + self.along(weight) * self.residuals[e.sigma]
+        self.residuals = {e.sigma: self.residuals[e.sigma] for e in used}  # a long run would keep them all
         return self.outside(y)
