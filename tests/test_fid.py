@@ -206,6 +206,8 @@ def test_what_cannot_be_compared_is_refused(folder, npz, tmp_path):
     refused(ValueError, r"1.npz: images of shape \(1, 9, 9\), expected \(1, 8, 8\)", samples=tmp_path / "odd")
     refused(ValueError, r"images of shape \(1, 8, 8\), expected \(1, 28, 28\)", reference="mnist")
     refused(ValueError, "split is for data sets", reference=str(folder), split="train")
+    np.savez(tmp_path / "held-out.npz", np.zeros((40, 8, 8, 1), np.uint8))
+    refused(ValueError, "split is train, expected none", reference=str(tmp_path / "held-out.npz"), split="train")
     refused(ValueError, "split is 'all'", split="all")
     refused(ValueError, "batch-size is 0", batch_size=0)
     refused(ValueError, "features is 'large', expected 'inception' or 'small'", features="large")

@@ -318,11 +318,41 @@ def test_a_model_of_diffusers_is_known_by_its_files(tmp_path, monkeypatch):
         sample("owner/name", tmp_path / "hub", **FEW)
 
 
-@pytest.mark.parametrize("content", ["null", "", "[" * 10**5, "\xff"])
+@pytest.mark.parametrize("content", ["null", "", "{}", "[]", "[" * 10**5, "\xff"])
 def test_unreadable_settings_of_a_run_are_named(tmp_path, content):
     (tmp_path / "sampling.json").write_text(content, "latin-1")
     with pytest.raises(ValueError, match=r"sampling.json does not hold the settings of a run; give another folder"):
         sample("digits", tmp_path, **FEW)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_begin_at_once_one_has_the_folder(tmp_path, monkeypatch, links):
+    """The other is refused, or draws the same images; without links, as on FAT, the one that comes alone goes on."""
+    theirs, link = tmp_path / "theirs", os.link
+    sample("digits", theirs, seed=1, **FEW)
+
+    def late(draft, path):
+        (tmp_path / "out" / "sampling.json").write_bytes((theirs / "sampling.json").read_bytes())
+        link(draft, path)
+
+    def never(draft, path):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", late if links else never)
+    if links:
+        with pytest.raises(ValueError, match="holds images of other settings: seed 1 there, 2 now"):
+            sample("digits", tmp_path / "out", seed=2, **FEW)
+        sample("digits", tmp_path / "out", seed=1, **FEW)
+    else:
+        sample("digits", tmp_path / "out", seed=1, **FEW)
+    assert pngs(tmp_path / "out") == pngs(theirs)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_one_step_has_nothing_to_skip(tmp_path):
+    sample("digits", tmp_path / "auto", skip="auto", **FEW | {"steps": 1})
+    sample("digits", tmp_path / "none", **FEW | {"steps": 1})
+    assert pngs(tmp_path / "auto") == pngs(tmp_path / "none")
 
 
 @pytest.mark.parametrize("format", ["png", "npz"])

@@ -18,7 +18,7 @@ from gausstools.commands.options import check_images, grouped
 from gausstools.commands.processes import check_device
 from gausstools.commands.stats import Reading
 from gausstools.datasets.folder import SUFFIXES
-from gausstools.denoiser import check_choice, check_count
+from gausstools.denoiser import check_choice, check_count, check_that
 from gausstools.features import frechet, load
 
 __all__ = ["fid"]
@@ -114,6 +114,7 @@ def _open(place: str, reading: Reading, batch_size: int) -> _Images:
     if place in gt.datasets.NAMES or not arrays:
         _, data = reading.open(place, batch_size)
         return _Images(_bytes(data.images) if isinstance(data, gt.datasets.Images) else data, batch_size)
+    check_that(not reading.split, f"split is {reading.split}", f"none, since {place} is no data set")
     images = [file.name for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES]
     if images:
         raise ValueError(f"{path} holds arrays ({arrays[0].name}) and images ({images[0]}), expected one kind")

@@ -9,9 +9,12 @@ and however often they were interrupted.
 only if they are the same.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import os
+import secrets
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -168,7 +171,12 @@ def sample(
     drawing = Drawing(network, sampler, sigmas, gaussian, settings.labels, settings.seed, team.device)
     if level == "auto":  # a run keeps its own
         probed, levels = drawing.denoiser(range(16)), sigmas[:-1]
-        level = _recorded(out).get("level") or gt.choose_skip(probed, gaussian, levels, settings.tolerance).sigma
+        level = _recorded(out).get("level") or (
+            # One step has nothing to skip.
+            gt.choose_skip(probed, gaussian, levels, settings.tolerance).sigma
+            if settings.steps > 1
+            else settings.sigma_max
+        )
     one = list(drawing.states(range(1), level))  # what does not fit is told before the folder is taken
     _claim(out, noted | {"level": level}, team)
     _draw(drawing, level, out, num, settings, team)
@@ -239,15 +247,29 @@ def _files_of(model: str) -> list[Path]:
 
 def _checksum(paths: list[Path]) -> str:
     """Return the sha256 of a file, or of several one after the other."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while part := file.read(2**20):  # a network may be as large as the memory
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def _claim(folder: Path, settings: dict, team: Processes) -> None:
     """Note a run's settings in its folder, or compare them with those of the run that stands there."""
     ours = json.loads(json.dumps(settings, default=str))
-    if not _recorded(folder) and team.first:
+    held = _recorded(folder)
+    team.barrier()  # before the first writes: the others look at the folder as it was
+    if team.first and not held:
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(folder / _NOTED, json.dumps(ours, indent=1).encode())
+        path, draft = folder / _NOTED, folder / f".{_NOTED}.{secrets.token_hex(4)}"
+        files.write_bytes(draft, json.dumps(ours, indent=1).encode())
+        try:
+            os.link(draft, path)
+        except OSError:  # another run began at the same moment, or the file system has no links
+            if not path.exists():
+                os.replace(draft, path)
+        draft.unlink(missing_ok=True)
     team.barrier()
     theirs = _recorded(folder)
     odd = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
@@ -267,7 +289,7 @@ def _recorded(folder: Path) -> dict:
         if folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
             raise ValueError(f"{folder} holds files, but no run ({_NOTED}); give an empty or new folder")
         return {}
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the settings of a run; give another folder") from error
+    with contextlib.suppress(RecursionError, TypeError, ValueError):
+        if noted := dict(json.loads(path.read_text("utf-8"))):
+            return noted
+    raise ValueError(f"{path} does not hold the settings of a run; give another folder")
