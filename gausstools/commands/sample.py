@@ -37,7 +37,7 @@ from gausstools.denoiser import check_choice, check_count, check_that
 from gausstools.models import files
 from gausstools.networks import hub
 from gausstools.noise import seeded_noise
-from gausstools.samplers import State, declared, gaussian_history
+from gausstools.samplers import Counted, State, declared, gaussian_history
 
 __all__ = ["sample"]
 
@@ -117,8 +117,8 @@ class Drawing:
         # choose_skip asks about its probes twice at once.
         return lambda x, sigma: self.network(x, sigma, torch.tensor(told * (len(x) // len(told))))
 
-    def states(self, numbers: Sequence[int], level: float | None) -> Iterator[State]:
-        """Yield the states of these images at the levels of the grid below the jump, if there is one, down to 0."""
+    def states(self, denoiser: gt.Denoiser, numbers: Sequence[int], level: float | None) -> Iterator[State]:
+        """Yield the states of these images, by their denoiser, at the levels below the jump, or of the whole grid."""
         noise = seeded_noise(self.seed, numbers, self.network.event_shape).to(self.device)
         x, sigmas, takes = self.sigmas[0].item() * noise, self.sigmas, declared(self.sampler).takes
         options = {"gaussian": self.gaussian} if "gaussian" in takes else {}
@@ -128,7 +128,7 @@ class Drawing:
             x, sigmas = jump.x, jump.times
             if "history" in takes:
                 options["history"] = gaussian_history(self.gaussian, x, torch.cat([above, sigmas[:1]])[-4:])
-        return self.sampler(self.denoiser(numbers), x, sigmas, **options)
+        return self.sampler(denoiser, x, sigmas, **options)
 
 
 @grouped
@@ -177,15 +177,15 @@ def sample(
             if settings.steps > 1
             else settings.sigma_max
         )
-    one = list(drawing.states(range(1), level))  # what does not fit is told before the folder is taken
+    counted = Counted(drawing.denoiser(range(1)))
+    list(drawing.states(counted, range(1), level))  # what does not fit is told before the folder is taken
     _claim(out, noted | {"level": level}, team)
     _draw(drawing, level, out, num, settings, team)
     team.barrier()
     if team.first:
-        calls = declared(sampler).calls
-        jump = "" if level is None else f" ({calls(sigmas)} without the jump to σ = {level:.4g})"
+        jump = "" if level is None else f" ({declared(sampler).calls(sigmas)} without the jump to σ = {level:.4g})"
         classes = "" if settings.labels or not getattr(network, "classes", 0) else "; classes drawn from the seed"
-        each = f"each by {calls(sigmas[-len(one) - 1 :])} network calls{jump}{classes}"
+        each = f"each by {counted.calls} network calls{jump}{classes}"
         print(f"{num:,} images of shape {tuple(network.event_shape)} in {out}, {each}")
 
 
@@ -198,7 +198,7 @@ def _draw(drawing: Drawing, level: float | None, out: Path, num: int, settings: 
         kept = range(batch.start, min(batch.stop, num))
         if not _held(out, kept, settings.format):
             # The last batch is computed whole too, so that its images are those of a larger run.
-            *_, last = drawing.states(batch, level)
+            *_, last = drawing.states(drawing.denoiser(batch), batch, level)
             pixels = ((last.x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
             for name, content in _encoded(kept, pixels[: len(kept)], settings.format):
                 _write(out / name, content)
